@@ -1,0 +1,73 @@
+"""Execute notebooks for committing: run every cell, keep static pictures, drop widget state.
+
+    python scripts/execute.py                   # every page under nbs/
+    python scripts/execute.py nbs/00_core.ipynb # one page
+
+A plotly figure is kept as its JSON and as a palette PNG (700 px wide), so a reader without a kernel sees it.
+Widget state and widget views are dropped: a saved FigureWidget adds about 5 MB.
+"""
+import argparse, base64, io, os, shutil, sys, time
+from pathlib import Path
+
+WIDGET = 'application/vnd.jupyter.widget-view+json'
+PNG_WIDTH = 700
+root = Path(__file__).resolve().parent.parent
+
+
+def environment():
+    "What the kernels see: the PNG renderer beside the plotly JSON where a Chromium is at hand, no progress-bar noise."
+    browser = os.environ.get('BROWSER_PATH') or shutil.which('chromium') or shutil.which('google-chrome')
+    if not browser: sys.exit('execute.py needs Chromium to write the pictures: install Debian\'s package "chromium" or set BROWSER_PATH.')
+    os.environ.update(BROWSER_PATH=browser, PLOTLY_RENDERER='plotly_mimetype+png', TQDM_DISABLE='1', PYTHONWARNINGS='ignore', CXR_EXECUTING='1')
+
+
+def palette_png(data):
+    "Base64 PNG -> base64 palette PNG at most PNG_WIDTH wide."
+    from PIL import Image
+    picture = Image.open(io.BytesIO(base64.b64decode(data))).convert('RGB')
+    if picture.width > PNG_WIDTH: picture = picture.resize((PNG_WIDTH, round(picture.height*PNG_WIDTH/picture.width)), Image.LANCZOS)
+    out = io.BytesIO()
+    picture.quantize(128, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def clean_output(output):
+    "The output as it is committed, or None where it is a widget or noise of a stream."
+    data = output.get('data', {})
+    if WIDGET in data: return None
+    if output.get('output_type') == 'stream' and output.get('name') == 'stderr': return None
+    if 'image/png' in data: data['image/png'] = palette_png(data['image/png'])
+    if 'execution_count' in output: output['execution_count'] = None
+    return output
+
+
+def clean(nb):
+    "Drop widget state, execution counts and timings; shrink the pictures."
+    nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
+    for cell in nb.cells:
+        cell.metadata = {}
+        if cell.cell_type != 'code': continue
+        cell.execution_count = None
+        cell.outputs = [o for o in map(clean_output, cell.outputs) if o is not None]
+    return nb
+
+
+def run(path, timeout=600):
+    "Execute one notebook in place; a failing cell leaves the file as it was."
+    import nbformat
+    from nbclient import NotebookClient
+    nb, start = nbformat.read(path, as_version=4), time.time()
+    NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    took, part = time.time() - start, path.with_suffix('.part')
+    nbformat.write(clean(nb), part)
+    os.replace(part, path)
+    print(f'{path.relative_to(root)}: {took:.0f} s with pictures, {path.stat().st_size/1e6:.2f} MB', flush=True)
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('pages', nargs='*', type=Path, help='notebooks; all of nbs/ where none is named')
+    pages = parser.parse_args().pages or sorted((root/'nbs').rglob('[!_]*.ipynb'))
+    environment()
+    for page in pages:
+        if '.ipynb_checkpoints' not in page.parts: run(page.resolve())
