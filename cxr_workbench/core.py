@@ -122,7 +122,7 @@ def apply_unknown(
     if unknown == 'negative': return y*known, torch.ones_like(known)
     raise ValueError(f"unknown={unknown!r}: give 'ignore' or 'negative'")
 
-# %% ../nbs/00_core.ipynb #1160eae1
+# %% ../nbs/00_core.ipynb #c0d55235
 class Method(nn.Module):
     "The contract that every paper fulfils; subclasses give `look`, `step` and `recipe`."
     def __init__(self,
@@ -153,6 +153,10 @@ class Method(nn.Module):
     def targets(self, batch:Batch):
         "Labels and the entries that count in a supervised term, both (B, C)."
         return apply_unknown(batch.y, batch.known, self.unknown)
+
+    def terms(self, **losses):
+        "The terms that weigh something, computed: name -> function of no arguments giving a scalar."
+        return {name: loss() for name, loss in losses.items() if self.weights[name]}
 
     def prepare(self, y, known): prepare_labels(self, y, known)
     def look(self, x): raise NotImplementedError(f'{type(self).__name__} must define look(x) -> (logits, probes)')

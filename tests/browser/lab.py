@@ -1,0 +1,229 @@
+"""JupyterLab and a Chromium for the browser tests: one server, one browser, one page per notebook."""
+import hashlib, json, os, secrets, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+repo = Path(__file__).resolve().parents[2]
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run', '--disable-dev-shm-usage']
+SETTINGS = {
+    '@jupyterlab/notebook-extension/tracker': {'windowingMode': 'none'},   # every cell is in the page, also those out of sight
+    '@jupyterlab/apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True},
+}
+ALLOWED = {  # console errors that say nothing about a page -> why
+    'favicon': 'the icon of the tab is not there before the server knows the kernel state',
+    'WebGL': 'Chromium runs without a graphics card',
+}
+SETTLE, CHANGE = .15, 6   # seconds between two looks at a picture; seconds within which it must have changed
+
+
+def chromium():
+    "Path of the browser, or None."
+    return os.environ.get('BROWSER_PATH') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+
+
+def notebooks():
+    "Every page of nbs/, relative; names with a leading underscore are not pages."
+    found = sorted(p.relative_to(repo/'nbs') for p in (repo/'nbs').rglob('*.ipynb'))
+    return [str(p) for p in found if not any(part.startswith(('_', '.')) for part in p.parts)]
+
+
+def no_page(folder, names):
+    "What is not copied beside the pages: checkpoints, runs, sockets of kernels."
+    return [n for n in names if n in ('.ipynb_checkpoints', 'runs') or not (Path(folder, n).is_file() or Path(folder, n).is_dir())]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+class Lab:
+    "A JupyterLab on loopback with a token, on a copy of nbs/, with settings of its own."
+    def __init__(self, folder):
+        self.folder, self.port, self.token = Path(folder), free_port(), secrets.token_hex(16)
+        self.root = self.folder/'nbs'
+        shutil.copytree(repo/'nbs', self.root, ignore=no_page)
+        for name, values in SETTINGS.items():
+            path = self.folder/'settings'/f'{name}.jupyterlab-settings'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+        self.log = open(self.folder/'server.log', 'w')
+        self.process = subprocess.Popen(self.command(), cwd=self.root, env=self.environment(), stdout=self.log, stderr=subprocess.STDOUT)
+        self.wait()
+
+    def command(self):
+        options = {'ServerApp.ip': '127.0.0.1', 'ServerApp.port': self.port, 'ServerApp.port_retries': 0, 'ServerApp.root_dir': self.root, 'ServerApp.allow_root': True,
+                   'IdentityProvider.token': self.token, 'ServerApp.open_browser': False, 'LabApp.expose_app_in_browser': True, 'ServerApp.terminals_enabled': False}
+        return [sys.executable, '-m', 'jupyterlab', *(f'--{k}={v}' for k, v in options.items())]
+
+    def environment(self):
+        own = {name: str(self.folder/folder) for name, folder in {'JUPYTERLAB_SETTINGS_DIR': 'settings', 'JUPYTERLAB_WORKSPACES_DIR': 'workspaces',
+               'JUPYTER_CONFIG_DIR': 'config', 'JUPYTER_RUNTIME_DIR': 'runtime', 'IPYTHONDIR': 'ipython'}.items()}
+        return {**os.environ, **own, 'PYTHONPATH': os.pathsep.join(filter(None, [str(repo), os.environ.get('PYTHONPATH')])),
+                'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])}
+
+    def request(self, path, method='GET'):
+        call = urllib.request.Request(f'http://127.0.0.1:{self.port}/{path}', method=method, headers={'Authorization': f'token {self.token}'})
+        with urllib.request.urlopen(call, timeout=20) as answer: return answer.read()
+
+    def wait(self, seconds=90):
+        end = time.time() + seconds
+        while time.time() < end:
+            if self.process.poll() is not None: break
+            try: return self.request('api/status')
+            except OSError: time.sleep(.2)
+        self.close()
+        raise RuntimeError(f'JupyterLab did not answer within {seconds} s; its log ends with\n' + (self.folder/'server.log').read_text()[-2000:])
+
+    def url(self, notebook): return f'http://127.0.0.1:{self.port}/doc/tree/{notebook}?token={self.token}'
+
+    def stop_kernels(self):
+        for kernel in json.loads(self.request('api/kernels')): self.request(f"api/kernels/{kernel['id']}", 'DELETE')
+
+    def close(self):
+        self.process.terminate()
+        try: self.process.wait(20)
+        except subprocess.TimeoutExpired: self.process.kill()
+        self.log.close()
+
+
+@dataclass
+class Visit:
+    "What a look at one notebook found."
+    notebook: str
+    findings: list = field(default_factory=list)   # what is wrong, one sentence each; empty: the page is well
+    explorers: int = 0
+    controls: int = 0
+    seconds: float = 0.
+
+    def __str__(self): return f'{self.notebook:24s} {self.seconds:5.1f} s  {self.explorers:2d} explorers  {self.controls:3d} controls  {len(self.findings)} findings'
+
+
+def visit(lab, browser, notebook, shots=None, timeout=240):
+    "Open, run, move every control, look, and shut the kernel down."
+    found, start = Visit(notebook), time.time()
+    page = browser.new_page(viewport={'width': 1200, 'height': 1600})
+    listen(page, lab, found.findings)
+    try:
+        page.goto(lab.url(notebook))
+        run_all(page, timeout)
+        found.findings += failed_cells(page)
+        move_everything(page, found)
+        if shots: photograph(page, Path(shots), notebook)
+    except Exception as error: found.findings.append(f'the visit ended early: {type(error).__name__}: {str(error)[:600]}')
+    finally:
+        page.close()
+        lab.stop_kernels()
+    found.seconds = time.time() - start
+    return found
+
+
+def listen(page, lab, findings):
+    "Errors of the page and of the console, and requests that leave the machine, become findings."
+    def console(message):
+        if message.type == 'error' and not any(word in message.text for word in ALLOWED): findings.append(f'console error: {message.text[:400]}')
+    def request(request):
+        if request.url.startswith('http') and f'//127.0.0.1:{lab.port}/' not in request.url: findings.append(f'the page asks the network for {request.url[:200]}')
+    page.on('pageerror', lambda error: findings.append(f'page error: {str(error)[:400]}'))
+    page.on('console', console)
+    page.on('request', request)
+
+
+def run_all(page, timeout):
+    "Run All Cells; returns when every cell ran and the kernel is idle."
+    page.wait_for_function('window.jupyterapp?.shell.currentWidget?.context?.isReady', timeout=60_000)
+    page.evaluate('''async () => {
+        const panel = jupyterapp.shell.currentWidget, session = panel.context.sessionContext;
+        await panel.revealed; await session.ready;
+        panel.content.activeCellIndex = 0;
+        window.cxrRun = {done: false};
+        jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.cxrRun.done = true; }, e => { window.cxrRun = {done: true, error: String(e)}; });
+    }''')
+    page.wait_for_function('''window.cxrRun.done && jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'
+        ''', timeout=timeout*1000, polling=200)
+
+
+def failed_cells(page):
+    "Cells that raised and cells that did not run."
+    cells = page.evaluate('''() => jupyterapp.shell.currentWidget.content.widgets.map((w, i) => [i, w.model.toJSON()]).filter(([i, c]) => c.cell_type === 'code')
+        .map(([i, c]) => [i, String(c.source), c.execution_count, (c.outputs || []).filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue)])''')
+    raised = [f'cell {i} raised {error[:300]}' for i, source, count, errors in cells for error in errors]
+    return raised + [f'cell {i} did not run: {source[:60]!r}' for i, source, count, errors in cells if source.strip() and count is None and not raised]
+
+
+def expected_explorers(page):
+    "How many explorers the outputs announce; a widget manager that draws none of them must not pass."
+    return page.evaluate('''() => jupyterapp.shell.currentWidget.content.widgets.flatMap(w => w.model.toJSON().outputs || [])
+        .filter(o => String((o.data || {})['text/plain'] || '').includes('cxr-explorer')).length''')
+
+
+def move_everything(page, found):
+    "Each control of each explorer is moved once, and its picture must change."
+    expected = expected_explorers(page)
+    page.wait_for_function(f"document.querySelectorAll('.cxr-explorer .js-plotly-plot .main-svg').length >= {expected}", timeout=30_000) if expected else None
+    boxes = page.locator('.cxr-explorer')
+    found.explorers = boxes.count()
+    if found.explorers < expected: found.findings.append(f'{expected} explorers were made but {found.explorers} are on the page')
+    for i in range(found.explorers):
+        box, plot = boxes.nth(i), boxes.nth(i).locator('.js-plotly-plot').first
+        controls = box.locator('.widget-slider, .widget-hslider, .widget-vslider, .widget-dropdown, .widget-checkbox, .widget-toggle-button, .widget-radio, .widget-select, .widget-text')
+        if not controls.count(): found.findings.append(f'explorer {i} has no control')
+        for j in range(controls.count()):
+            found.controls += 1
+            name = f'explorer {i}, control {controls.nth(j).inner_text().split(chr(10))[0].strip()!r}'
+            if not any(changes(plot, move) for move in moves(controls.nth(j))): found.findings.append(f'{name}: moving it did not change the picture')
+            message = box.locator('.cxr-explorer-error').all_inner_texts()
+            if any(text.strip() for text in message): found.findings.append(f'{name}: {" ".join(message).strip()[:300]}')
+
+
+def moves(control):
+    "Ways to move a control, the gentlest first; a later one is tried where the one before left the picture as it was."
+    kind = control.get_attribute('class')
+    handle, select, tick = control.locator('.noUi-handle').first, control.locator('select'), control.locator('input[type=checkbox]')
+    if 'slider' in kind:
+        for key in ('ArrowRight', 'End', 'Home'): yield lambda: handle.press(key)
+    elif select.count():
+        options = select.evaluate('s => [...s.options].map(o => o.index).filter(i => i !== s.selectedIndex)')
+        for index in options[:4]: yield lambda: select.select_option(index=index)
+    elif tick.count(): yield lambda: tick.click()
+    elif 'toggle-button' in kind: yield lambda: control.click()
+    elif 'radio' in kind: yield lambda: control.locator('input:not(:checked)').first.click()
+    elif 'text' in kind: yield lambda: (control.locator('input').first.fill('1'), control.locator('input').first.press('Enter'))
+
+
+def digest(plot): return hashlib.sha1(plot.screenshot(animations='disabled')).hexdigest()
+
+
+def settled(plot, seconds=CHANGE):
+    "Digest of a picture that stands still."
+    end, before = time.time() + seconds, digest(plot)
+    while time.time() < end:
+        time.sleep(SETTLE)
+        now = digest(plot)
+        if now == before: return now
+        before = now
+    raise RuntimeError('a picture does not come to rest')
+
+
+def changes(plot, move):
+    "Does the picture differ after the move?"
+    before, end = settled(plot), time.time() + CHANGE
+    move()
+    while time.time() < end:
+        if digest(plot) != before: return True
+        time.sleep(SETTLE)
+    return False
+
+
+def photograph(page, folder, notebook):
+    "The whole notebook, in screens of the height of the window."
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = notebook.removesuffix('.ipynb').replace('/', '__')
+    for old in folder.glob(f'{stem}-[0-9][0-9].png'): old.unlink()
+    pane = page.locator('.jp-WindowedPanel-outer').first
+    height, view = pane.evaluate('e => [e.scrollHeight, e.clientHeight]')
+    for k in range(-(-height//view)):
+        pane.evaluate('(e, y) => { e.scrollTop = y; }', k*view)
+        page.wait_for_timeout(150)
+        page.screenshot(path=folder/f'{stem}-{k + 1:02d}.png')

@@ -1,0 +1,54 @@
+"""Every page runs in a browser, and every control of it changes its picture."""
+from pathlib import Path
+import nbformat, pytest
+from lab import notebooks
+
+SHOTS = Path(__file__).parent/'shots'
+
+
+@pytest.mark.parametrize('notebook', notebooks())
+def test_page(visit, notebook):
+    seen = visit(notebook, shots=SHOTS)
+    assert not seen.findings, '\n'.join(seen.findings)
+
+
+EXPLORER = '''import plotly.graph_objects as go
+from cxr_workbench.views import explore
+def draw(n=2, name='a', tick=False):
+    {body}
+    return go.Figure(go.Bar(y=[n, 3, 7], name=name, marker_color='red' if tick else 'blue'), dict(title_text=name))
+explore(draw, n=(1, 5, 1), name=['a', 'b'], tick=False)'''
+
+
+def write(lab, name, source):
+    "A page for the tests of the harness itself."
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell('1 + 1')])
+    nb.metadata['kernelspec'] = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
+    nbformat.write(nb, lab.root/f'_{name}.ipynb')
+    return f'_{name}.ipynb'
+
+
+def test_a_healthy_page_has_no_finding(visit, lab):
+    seen = visit(write(lab, 'healthy', EXPLORER.format(body='pass')))
+    assert (seen.findings, seen.explorers, seen.controls) == ([], 1, 3)
+
+
+def test_a_control_that_is_ignored_is_found(visit, lab):
+    seen = visit(write(lab, 'deaf', EXPLORER.format(body='n = 2')))
+    assert len(seen.findings) == 1 and "'n'" in seen.findings[0] and 'did not change' in seen.findings[0]
+
+
+def test_an_error_under_a_control_is_found(visit, lab):
+    seen = visit(write(lab, 'fragile', EXPLORER.format(body='if name == "b": raise ValueError("no b")')))
+    assert any('no b' in finding for finding in seen.findings)
+
+
+def test_a_cell_that_raises_is_found(visit, lab):
+    seen = visit(write(lab, 'raising', 'raise RuntimeError("on purpose")'))
+    assert any('on purpose' in finding for finding in seen.findings)
+
+
+def test_errors_of_the_page_are_found(visit, lab):
+    seen = visit(write(lab, 'script', 'from IPython.display import HTML, Javascript, display\n'
+                       'display(Javascript("console.error(\'logged on purpose\'); setTimeout(() => { throw new Error(\'thrown on purpose\') }, 0)"))'))
+    assert any('logged on purpose' in f for f in seen.findings) and any('thrown on purpose' in f for f in seen.findings)

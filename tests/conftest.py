@@ -1,0 +1,45 @@
+"Fixtures and settings that every test shares."
+import os
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+threads = max(1, cores//int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1)))
+os.environ['OMP_NUM_THREADS'] = str(threads)  # before torch is imported; kernels and subprocesses inherit it
+os.environ.setdefault('TQDM_DISABLE', '1')
+
+
+def pytest_configure(config):
+    "Deprecated calls and NaN arithmetic in our own modules are errors; other packages' notices are not ours to fix."
+    for line in ['ignore::DeprecationWarning', 'ignore::PendingDeprecationWarning', 'ignore:.*does not have many workers.*',
+                 'error::DeprecationWarning:cxr_workbench', 'error::FutureWarning:cxr_workbench', 'error::RuntimeWarning:cxr_workbench']:
+        config.addinivalue_line('filterwarnings', line)
+    _hypothesis_profiles()
+
+
+def _hypothesis_profiles():
+    "No deadlines, because machines are shared; in CI the same examples every time."
+    try: from hypothesis import HealthCheck, settings
+    except ImportError: return
+    settings.register_profile('here', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile('ci', settings.get_profile('here'), derandomize=True)
+    settings.load_profile('ci' if os.environ.get('CI') else 'here')
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "A page, and otherwise a file of tests, stays on one worker: one kernel a page, one build of the wheel. The largest come first."
+    from xdist.scheduler import LoadScopeScheduling
+    class ByPage(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return nodeid.split(':', 3)[2] if 'test_section[' in nodeid else nodeid.split('::')[0]
+    config.option.loadscopereorder = True
+    return ByPage(config, log)
+
+
+@pytest.fixture(scope='session')
+def cxr_data():
+    "Folder of real chest X-rays: $CXR_DATA, or shared/data beside the repository."
+    folder = Path(os.environ.get('CXR_DATA') or ROOT.parent/'shared'/'data')
+    if not folder.is_dir(): pytest.skip(f'no real chest X-rays at {folder}: set CXR_DATA to the folder that holds nih14/ and odd_files/')
+    return folder

@@ -1,0 +1,258 @@
+"The house: who may import whom, the modules equal the notebooks, and what a committed page looks like."
+import ast, json, os, re, shutil, subprocess, sys
+from pathlib import Path
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
+MODULES = sorted(p for p in (ROOT/'cxr_workbench').rglob('*.py') if p.name not in ('__init__.py', '_modidx.py'))
+page = pytest.mark.parametrize('path', PAGES, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())
+
+
+def module_name(path): return '.'.join(path.relative_to(ROOT/'cxr_workbench').with_suffix('').parts)
+
+
+module = pytest.mark.parametrize('path', MODULES, ids=module_name)
+
+# ---- floors ----
+
+GROUND = {'core', 'phantom', 'labels', 'files', 'tables'}
+SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention'}
+BESIDE = GROUND | {'data'}
+FLOORS = {  # module -> the modules of the workbench that it may import
+    'core': set(), 'phantom': {'core'}, 'labels': {'core'}, 'files': {'core'}, 'tables': {'core', 'labels'},
+    'data': GROUND, 'backbone': GROUND,
+    'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
+    'views': GROUND, 'metrics': GROUND | {'views'}, 'learner': BESIDE | {'views', 'metrics'},
+    'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
+}
+HEAVY = {'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers', 'IPython', 'nbdev', 'fastcore'}
+MAY_LOAD = {'views': {'plotly'}, 'learner': {'lightning'}}  # at import; everything else waits for a call
+
+
+def floor(name):
+    "What a module may import; a method stands on everything shared and on no other method."
+    if name.startswith('methods.'): return SHARED
+    if name not in FLOORS: pytest.fail(f'cxr_workbench.{name} has no floor: enter it in FLOORS of tests/test_house.py', pytrace=False)
+    return FLOORS[name]
+
+
+def absolute(node, package):
+    "Full dotted names that an import statement names; `from a import b` gives both a and a.b, because b may be a module."
+    if isinstance(node, ast.Import): return [alias.name for alias in node.names]
+    base = package[:len(package) - node.level + 1] if node.level else []
+    base = '.'.join([*base, *(node.module or '').split('.')]).strip('.')
+    return [base, *(f'{base}.{alias.name}' for alias in node.names)]
+
+
+def imports(source, package):
+    "Every dotted name that a module imports anywhere in it, inside functions too."
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)): yield from absolute(node, package)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ('importlib.import_module', 'import_module', '__import__'):
+            if node.args and isinstance(node.args[0], ast.Constant): yield node.args[0].value
+
+
+def inner(names, known):
+    "The modules of the workbench among dotted names; `cxr_workbench` itself and names inside a module are no modules."
+    tails = {n.removeprefix('cxr_workbench.') for n in names if n.startswith('cxr_workbench.')} - {'__version__'}
+    return {t for t in tails if t in known} | {t for t in tails if t.split('.')[0] not in {k.split('.')[0] for k in known}}
+
+
+@module
+def test_imports_stay_on_floors_below(path):
+    name, known = module_name(path), set(map(module_name, MODULES)) | set(FLOORS)
+    used = inner(imports(path.read_text(encoding='utf-8'), path.relative_to(ROOT).parent.parts), known) - {name}
+    strange = used - floor(name)
+    assert not strange, f'{name} imports {sorted(strange)}: it may import {sorted(floor(name))}'
+
+
+@module
+def test_no_module_needs_the_tools_of_its_making(path):
+    tops = {n.split('.')[0] for n in imports(path.read_text(encoding='utf-8'), path.relative_to(ROOT).parent.parts)}
+    assert not tops & {'nbdev', 'fastcore', 'IPython', 'execnb', 'jupytext'}
+
+
+@pytest.mark.parametrize('source, found', [
+    ('from cxr_workbench.views import explore', {'views'}), ('from ..views import explore', {'views'}), ('from .. import views', {'views'}),
+    ('import cxr_workbench.methods.can as c', {'methods.can'}), ('from . import can', {'methods.can'}), ('from .can import CAN', {'methods.can'}),
+    ('def f():\n  from cxr_workbench import views', {'views'}), ('import importlib\nimportlib.import_module("cxr_workbench.cli")', {'cli'}),
+    ('from cxr_workbench import __version__', set()), ('from cxr_workbench.attic import x', {'attic', 'attic.x'}), ('import torch', set())])
+def test_the_reader_of_imports_sees(source, found):
+    known = {'views', 'cli', 'methods.can', 'methods.mpc'}
+    assert inner(imports(source, ('cxr_workbench', 'methods')), known) == found
+
+
+@module
+def test_import_is_light(path):
+    "Importing a module loads no heavy package that only one of its functions uses."
+    name = module_name(path)
+    code = f'import sys, cxr_workbench.{name}; print(*sorted({HEAVY!r} & set(sys.modules)))'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    early = set(done.stdout.split()) - MAY_LOAD.get(name, set())
+    assert not early, f'import cxr_workbench.{name} loads {sorted(early)}: import it in the function that uses it'
+
+
+# ---- notebooks to library ----
+
+def directives(source):
+    "The `#| name arguments` lines at the head of a cell, as lists of words."
+    head = re.match(r'(\s*#\|.*\n?)*', source).group()
+    return [line.strip()[2:].split() for line in head.splitlines() if line.strip()[2:].split()]
+
+
+def cells(path): return nbformat.read(path, as_version=4).cells
+def code_cells(path): return [c for c in cells(path) if c.cell_type == 'code']
+def words(cell): return [d for d in directives(cell.source) if cell.cell_type == 'code']
+def is_exported(cell): return any(w[0] in ('export', 'exporti', 'exports') for w in words(cell))
+
+
+def body(cell):
+    "The statements of a code cell, magics and shell lines left out."
+    return ast.parse(re.sub(r'^\s*[%!].*$', '', cell.source, flags=re.M)).body
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    "A tree with the notebooks and no module, exported."
+    tree, env = tmp_path_factory.mktemp('tree'), {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
+    shutil.copy(ROOT/'settings.ini', tree)
+    for path in PAGES:
+        copy = tree/path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    done = subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()'], cwd=tree, timeout=300,
+                          env={**env, 'XDG_CONFIG_HOME': str(tree/'config')}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tree/'cxr_workbench'
+
+
+def test_every_module_comes_from_a_notebook(exported):
+    have, want = ({p.relative_to(d).as_posix() for p in d.rglob('*.py')} for d in (ROOT/'cxr_workbench', exported))
+    assert have == want, f'no notebook exports {sorted(have - want)}; not committed: {sorted(want - have)}. Run make export'
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'cxr_workbench').rglob('*.py')), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_module_equals_its_notebook(path, exported):
+    fresh = exported/path.relative_to(ROOT/'cxr_workbench')
+    assert fresh.exists(), 'no notebook exports it'
+    assert path.read_bytes() == fresh.read_bytes(), f'{path.name} is not what its notebook exports: edit the notebook, then make export'
+
+
+def test_no_module_has_two_notebooks():
+    names = [w[1] for p in PAGES for c in code_cells(p) for w in words(c) if w[0] == 'default_exp']
+    assert len(names) == len(set(names)), f'exported twice: {sorted({n for n in names if names.count(n) > 1})}'
+
+
+@page
+def test_page_exports_into_one_module(path):
+    found = [w for c in code_cells(path) for w in words(c)]
+    names = [w[1:] for w in found if w[0] == 'default_exp']
+    exports = [w for w in found if w[0] in ('export', 'exporti', 'exports')]
+    assert all(len(w) == 1 for w in exports), 'an export names a second module, which aborts nbdev halfway'
+    assert (len(names), len(names[0]) if names else 0) == ((1, 1) if exports else (0, 0)), f'{len(exports)} exported cells, default_exp {names}'
+
+
+# ---- a committed page ----
+
+WIDGET = 'application/vnd.jupyter.widget-view+json'
+PLOTLY = 'application/vnd.plotly.v1+json'
+MACHINE = re.compile(r'/work/|/tmp/|/home/|/root/|/Users/|(?<![\w-])shared/')
+
+
+@page
+def test_page_keeps_its_size(path):
+    code, source = len(code_cells(path)), sum(len(c.source.encode()) for c in cells(path))
+    assert path.stat().st_size <= 1_500_000, f'{path.stat().st_size/1e6:.2f} MB with its pictures, at most 1.5'
+    assert code <= 60 and source <= 60_000, f'{code} code cells (at most 60), {source/1000:.1f} KB of source (at most 60)'
+
+
+@page
+def test_page_opens_with_name_and_purpose(path):
+    first = cells(path)[0]
+    assert first.cell_type == 'markdown' and re.match(r'# .+\n+> .+', first.source), 'the first cell is "# name" and "> what it is for"'
+
+
+@page
+def test_page_carries_no_widget(path):
+    nb = nbformat.read(path, as_version=4)
+    assert 'widgets' not in nb.metadata, 'widget state: run make execute'
+    assert not [i for i, c in enumerate(nb.cells) for o in c.get('outputs', []) if WIDGET in o.get('data', {})], 'a widget view: run make execute'
+
+
+@page
+def test_page_was_executed_without_error(path):
+    bad = [i for i, c in enumerate(cells(path)) for o in c.get('outputs', []) if o.output_type == 'error']
+    assert not bad, f'cells {bad} ended in an error'
+    boxes = set(re.findall(r'^(\w+) *=.*(?:explore\(|Widget)', '\n'.join(c.source for c in code_cells(path)), flags=re.M))  # a control is not kept
+    silent = [i for i, c in enumerate(cells(path)) if c.cell_type == 'code' and shows_a_value(c, boxes) and not c.outputs]
+    assert not silent, f'cells {silent} show a value that is not there: run make execute'
+
+
+def shows_a_value(cell, boxes):
+    "Whether the last line is an expression with a value: a name, a tuple, a comparison. A call may return nothing."
+    statements = body(cell)
+    if is_exported(cell) or not statements or cell.source.rstrip().endswith(';'): return False
+    last = statements[-1]
+    if not isinstance(last, ast.Expr) or isinstance(last.value, (ast.Call, ast.Constant)): return False
+    return not {n.id for n in ast.walk(last) if isinstance(n, ast.Name)} & boxes
+
+
+@page
+def test_every_figure_has_a_picture(path):
+    bare = [i for i, c in enumerate(cells(path)) for o in c.get('outputs', []) if PLOTLY in o.get('data', {}) and 'image/png' not in o.data]
+    assert not bare, f'the figures of cells {bare} have no PNG beside them: run make execute'
+
+
+@page
+def test_page_runs_for_who_installed_the_wheel(path):
+    tops = {n.split('.')[0] for c in code_cells(path) for s in body(c) for n in imports(ast.unparse(s), ())}
+    assert not tops & {'nbdev', 'fastcore', 'execnb', 'jupytext', 'pytest', 'hypothesis', 'playwright', 'kaleido'}, 'a page needs a development tool'
+
+
+@page
+def test_page_names_no_machine(path):
+    found = {m.group() for c in cells(path) for text in [c.source, *map(readable, c.get('outputs', []))] for m in MACHINE.finditer(text)}
+    assert not found, f'paths of the machine it was written on: {sorted(found)}'
+
+
+def readable(output):
+    "The text of an output: streams, errors, plain text and HTML, no pictures."
+    texts = [output.get('text', ''), *output.get('traceback', []), *(v for k, v in output.get('data', {}).items() if k.startswith('text/'))]
+    return re.sub(r'data:[\w/+-]+;base64,[\w+/=]+', '', '\n'.join(map(str, texts)))
+
+
+@page
+def test_exported_cells_hold_one_thing(path):
+    "One function or class, or constants, or imports, and 45 lines at most."
+    for i, cell in enumerate(cells(path)):
+        if not is_exported(cell): continue
+        statements, lines = body(cell), len(cell.source.rstrip().splitlines()) - len(directives(cell.source))
+        defined = [s.name for s in statements if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+        imported = [s for s in statements if isinstance(s, (ast.Import, ast.ImportFrom))]
+        assert len(defined) <= 1, f'cell {i} defines {defined}: one function or class a cell'
+        assert not imported or len(imported) == len(statements), f'cell {i} mixes imports with code: imports have a cell of their own'
+        assert lines <= 45, f'cell {i} ({", ".join(defined)}) has {lines} lines, at most 45'
+
+
+@page
+def test_exported_cells_have_prose(path):
+    "A sentence stands before or after every exported definition; a demonstration of it may stand between."
+    lonely = [name for name, before, after in neighbours(cells(path)) if not before and not after]
+    assert not lonely, f'no sentence before or after {lonely}'
+
+
+def neighbours(found):
+    "For every exported definition: its name, and whether prose is reached going up and going down without crossing another exported cell."
+    for i, cell in enumerate(found):
+        names = [s.name for s in body(cell) if hasattr(s, 'name')] if is_exported(cell) else []
+        if names: yield names[0], reaches_prose(reversed(found[:i])), reaches_prose(found[i+1:])
+
+
+def reaches_prose(walk):
+    for cell in walk:
+        if cell.cell_type == 'markdown': return bool(re.search(r'^\s*[^#\s]', cell.source, flags=re.M))
+        if is_exported(cell): return False
+    return False

@@ -1,0 +1,113 @@
+"""Every section of every notebook is a test.
+
+A section is an H2 with the cells under it; what stands before the first H2 is the section `top`. The sections of a notebook
+share one kernel and run in order, each when its own test asks for it: `pytest -k "01_phantom and severity"` runs that section
+and what it builds on, and nothing after it. A section that stands on a failed one is reported as blocked by it.
+Sections without code are not listed: there is nothing in them that could fail.
+"""
+import os, re, time
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+import nbformat
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
+CELL_SECONDS = 180  # a page runs in 12 to 30 s; a cell that takes this long hangs
+
+
+@dataclass
+class Section:
+    title: str
+    cells: list[tuple[int, str]] = field(default_factory=list)  # place in the notebook and source, code cells only
+
+
+def headings(source):
+    "H2 titles of a markdown cell, fenced blocks left out."
+    return re.findall(r'^## +(.+?)\s*#*$', re.sub(r'^(```|~~~).*?^\1', '', source, flags=re.M | re.S), flags=re.M)
+
+
+def sections(path):
+    "The sections of a notebook that hold code."
+    found = [Section('top')]
+    for i, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        if cell.cell_type == 'markdown': found += map(Section, headings(cell.source))
+        elif cell.cell_type == 'code' and cell.source.strip(): found[-1].cells.append((i, cell.source))
+    return [s for s in found if s.cells]
+
+
+class Page:
+    "A notebook with its kernel, which starts at the first cell."
+    def __init__(self, path):
+        self.path, self.sections, self.done, self.broken, self.kernel = path, sections(path), 0, None, None
+
+    def run_to(self, n):
+        "Run the sections up to and including the n-th; fail where it fails, or where an earlier one did."
+        while self.done <= n:
+            if self.broken: pytest.fail(f'blocked: the section "{self.broken}" of {self.path.name} failed before', pytrace=False)
+            section = self.sections[self.done]
+            for i, source in section.cells:
+                error = self.run_cell(source)
+                if error is None: continue
+                self.broken = section.title
+                where = 'this section' if self.done == n else f'the section "{section.title}" before it'
+                pytest.fail(f'cell {i} of {self.path.name}, in {where}:\n\n{source}\n\n{error}', pytrace=False)
+            self.done += 1
+
+    def run_cell(self, source):
+        "None, or the traceback."
+        if self.kernel is None: self.start()
+        manager, client = self.kernel
+        request, error, end = client.execute(source, allow_stdin=False, store_history=False), None, time.monotonic() + CELL_SECONDS
+        while time.monotonic() < end:
+            try: message = client.get_iopub_msg(timeout=1)
+            except Empty:
+                if not manager.is_alive(): return 'the kernel died: out of memory, or a crash in compiled code'
+                continue
+            if message['parent_header'].get('msg_id') != request: continue
+            if message['msg_type'] == 'error': error = '\n'.join(message['content']['traceback'])
+            if message['msg_type'] == 'status' and message['content']['execution_state'] == 'idle': return error
+        return f'still running after {CELL_SECONDS} s'
+
+    def start(self):
+        "A kernel in the notebook's folder, as JupyterLab starts it; figures stay JSON, so no browser is needed."
+        env = {**os.environ, 'PLOTLY_RENDERER': 'plotly_mimetype', 'NO_COLOR': '1'}
+        self.kernel = start_new_kernel(startup_timeout=120, kernel_name='python3', cwd=str(self.path.parent), env=env,
+                                       extra_arguments=['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40'])
+
+    def close(self):
+        if self.kernel is None: return
+        manager, client = self.kernel
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        self.kernel = None
+
+
+@pytest.fixture(scope='module')
+def open_page():
+    "path -> its Page; one at a time, so that one kernel is alive per worker."
+    held = {}
+    def get(path):
+        if path not in held:
+            for page in held.values(): page.close()
+            held.clear()
+            held[path] = Page(path)
+        return held[path]
+    yield get
+    for page in held.values(): page.close()
+
+
+def cases():
+    for path in PAGES:
+        name, seen = path.relative_to(ROOT/'nbs').with_suffix('').as_posix(), set()
+        for n, section in enumerate(sections(path)):
+            title = section.title if section.title not in seen else f'{section.title} ({n})'
+            seen.add(section.title)
+            slug = re.sub(r'[^\w()]+', '-', title).strip('-')
+            yield pytest.param(path, n, id=f'{name}:{slug}')
+
+
+@pytest.mark.parametrize('path, n', cases())
+def test_section(path, n, open_page): open_page(path).run_to(n)
