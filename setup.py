@@ -18,8 +18,9 @@ class build_with_pages(build_py):
     def run(self):
         super().run()
         if getattr(self, 'editable_mode', False): return
+        shutil.rmtree(Path(self.build_lib)/'cxr_workbench'/'pages', ignore_errors=True)  # what an earlier build left
         for page in sorted((here / 'nbs').rglob('*.ipynb')):
-            if '.ipynb_checkpoints' in page.parts or page.name.startswith('_'): continue
+            if any(part.startswith(('.', '_')) for part in page.relative_to(here).parts): continue
             target = Path(self.build_lib) / 'cxr_workbench' / 'pages' / page.relative_to(here / 'nbs')
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(page, target)

@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['check_pixels', 'check_images', 'CXRDataset', 'row_numbers', 'check_patients', 'check_lengths', 'replaced',
-           'take_rows', 'read_pixels', 'read_file', 'unreadable', 'table_hash', 'Mapped', 'from_arrays', 'from_phantom',
+           'take_rows', 'read_pixels', 'unreadable', 'table_hash', 'Mapped', 'from_arrays', 'from_phantom',
            'check_split', 'patient_totals', 'deal', 'patient_folds', 'patient_split', 'RowBatches', 'InOrder',
            'batch_sampler', 'mixed_batches', 'loader', 'dataloaders', 'from_table', 'from_csv', 'find_packed',
-           'from_npz', 'nih14', 'chexpert']
+           'read_npz', 'from_npz', 'nih14', 'chexpert']
 
-# %% ../nbs/02_data.ipynb #158f9d18
-import hashlib, json, os
+# %% ../nbs/02_data.ipynb #82ea9dfe
+import hashlib, json, os, zipfile, zlib
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DataLoader
 from .core import Batch
+from .files import PackedImages, UnreadableImage, fit_image, read_image
 from .labels import CHEXPERT, NIH14, LabelPolicy, as_labels, patient_codes
 from .tables import Checks, check_dataset, chexpert_table, find_column, find_labels, join_paths, keep_files, listed, nih14_table, read_table
 
@@ -56,7 +57,7 @@ def check_images(
     if size not in (None, own): raise ValueError(f'size={size}, but the images are {own} pixels wide')
     return images, own
 
-# %% ../nbs/02_data.ipynb #7b67e37e
+# %% ../nbs/02_data.ipynb #26a38079
 class CXRDataset(Dataset):
     "Images beside a label table; rows of it become a `Batch`."
     def __init__(self,
@@ -69,23 +70,23 @@ class CXRDataset(Dataset):
         size=None,         # side in pixels, for images given as paths
         meta=None,         # further columns, a DataFrame with n rows
         rows=None,         # where in images each row lies, (n,); None: in order
+        fit='pad',         # how files become square: 'pad' | 'stretch' | 'crop'
     ):
-        self.images, self.size = check_images(images, size)
+        (self.images, self.size), self.fit = check_images(images, size), fit
         self.y, self.known = map(torch.from_numpy, as_labels(y, known))
         self.rows = row_numbers(np.arange(len(self.images)) if rows is None else rows, len(self.images))
         self.label_names = [f'label {c}' for c in range(self.y.shape[1])] if label_names is None else [str(name) for name in label_names]
         self.patient_id = None if patient_id is None else check_patients(patient_id)
         if paths is None and isinstance(self.images, list): paths = [self.images[row] for row in self.rows]
-        self.paths = None if paths is None else [str(path) for path in paths]
+        self.paths = None if paths is None else list(map(str, paths))
         self.synthetic = None if synthetic is None else torch.from_numpy(np.array(synthetic, dtype=bool))
         self.meta = None if meta is None else meta.reset_index(drop=True)
         check_lengths(self)
 
     def __len__(self): return len(self.rows)
     def __repr__(self):
-        patients = '' if self.patient_id is None else f', {len(np.unique(self.patient_id))} patients'
-        kind = 'files' if isinstance(self.images, list) else type(self.images).__name__
-        return f'CXRDataset({len(self)} rows{patients}, {len(self.label_names)} labels, {self.known.float().mean():.0%} known, {self.size} px, {kind})'
+        patients, kind = '' if self.patient_id is None else f', {len(np.unique(self.patient_id))} patients', type(self.images).__name__
+        return f'CXRDataset({len(self)} rows{patients}, {len(self.label_names)} labels, {self.known.float().mean():.0%} known, {self.size} px, {kind.replace("list", "files")})'
 
     def __getitem__(self, row): return self.__getitems__([row])
 
@@ -163,32 +164,21 @@ def take_rows(
     parts = {name: take(getattr(data, name)) for name in ('rows', 'y', 'known', 'patient_id', 'paths', 'synthetic')}
     return replaced(data, **parts, meta=None if data.meta is None else data.meta.iloc[rows].reset_index(drop=True))
 
-# %% ../nbs/02_data.ipynb #e3b5ea68
+# %% ../nbs/02_data.ipynb #f93f9dd4
 def read_pixels(
     data:CXRDataset,
     rows:np.ndarray,  # row numbers in the data set, (k,)
 )->np.ndarray:        # (k, size, size) uint8, or float in [0, 1]
     "The pixels of some rows; raises files.UnreadableImage with the path where a file cannot be read."
     where = data.rows[rows]
-    if isinstance(data.images, list): return np.stack([read_file(data.images[i], data.size) for i in where])
+    if isinstance(data.images, list): return np.stack([fit_image(read_image(data.images[i]), data.size, data.fit) for i in where])
     pixels = np.array(data.images[where])
     return check_pixels(pixels, rows) if isinstance(data.images, np.memmap) and pixels.dtype != np.uint8 else pixels
 
-# %% ../nbs/02_data.ipynb #4be6415d
-def read_file(
-    path,      # any format that files.read_image knows
-    size:int,  # side in pixels
-)->np.ndarray: # (size, size) float32 in [0, 1]
-    "One image file, decoded and resized."
-    from cxr_workbench.files import read_image
-    x = torch.from_numpy(read_image(path))[None, None]
-    return torch.nn.functional.interpolate(x, (size, size), mode='bilinear', antialias=True)[0, 0].clamp(0, 1).numpy()
-
-# %% ../nbs/02_data.ipynb #8e89819a
+# %% ../nbs/02_data.ipynb #2bdb5125
 def unreadable(data:CXRDataset):
     "The files that cannot be read: a DataFrame with row, path and reason."
     import pandas as pd
-    from cxr_workbench.files import UnreadableImage, read_image
     bad = []
     for row, where in enumerate(data.rows) if isinstance(data.images, list) else ():
         try: read_image(data.images[where])
@@ -412,23 +402,25 @@ def dataloaders(
     loaders['valid'] = loader(valid, batch_sampler(valid.known, 'sequential', batch_size, rank=rank, world=world), workers, pin_memory)
     return loaders
 
-# %% ../nbs/02_data.ipynb #43c160e3
+# %% ../nbs/02_data.ipynb #ade6ba88
 def from_table(
     table,            # DataFrame with a column path
     labels, patient,  # label columns; patient column, or None
-    policy=None,      # what uncertain and blank entries mean; None: LabelPolicy(), uncertain and blank are absent
-    size=64,          # side in pixels to which files are resized
-    packed=None,      # a folder of files.pack, or files.PackedImages, to read instead of the files
+    policy=None,      # what uncertain and blank entries mean; None: LabelPolicy(), both are absent
+    size=None,        # side in pixels to which files are resized; None: 64, or the pack's
+    packed=None, names=None,       # as in find_packed; images are read from there instead of the files
+    missing='error', fit='pad',    # as in find_packed and files.fit_image
 )->CXRDataset:
     "A data set from a table whose columns are known; ValueError where a column `synthetic` is not 0 and 1."
+    if packed is None: images, rows, size = list(table['path']), None, size or 64
+    else: images, rows, table = find_packed(packed, table, names, missing)
     y, known = (policy or LabelPolicy())(table[labels])
     synthetic = table['synthetic'] if 'synthetic' in table else None
     if synthetic is not None and not synthetic.isin([0, 1]).all(): raise ValueError('the column synthetic marks generated images: it holds 0 or 1 in every row')
-    images, rows = (list(table['path']), None) if packed is None else find_packed(packed, table['path'])
-    return CXRDataset(images, y, known, None if patient is None else table[patient], labels, table['path'], rows=rows, meta=table.drop(columns=labels),
-                      synthetic=None if synthetic is None else synthetic.astype(bool), size=size if packed is None else None)
+    return CXRDataset(images, y, known, None if patient is None else table[patient], labels, table['path'], rows=rows, size=size, fit=fit,
+                      synthetic=None if synthetic is None else synthetic.astype(bool), meta=table.drop(columns=labels))
 
-# %% ../nbs/02_data.ipynb #34a372bf
+# %% ../nbs/02_data.ipynb #670e5615
 def from_csv(
     csv,              # a .csv or .csv.gz file, or a DataFrame
     root=None,        # folder that relative names start from; None: the folder of the table
@@ -436,36 +428,55 @@ def from_csv(
     labels=None,      # label columns; None: those named as in CheXpert, ChestX-ray14 or CXR-LT
     patient=None,     # column of the patients; None: the first with a usual name, if there is one
     policy=None,      # what uncertain and blank entries mean; None: LabelPolicy()
-    size=64,          # side in pixels to which files are resized
+    size=None,        # side in pixels to which files are resized; None: 64, or the pack's
     packed=None,      # a folder of files.pack, or files.PackedImages, to read instead of the files
-    missing='error',  # 'error' | 'skip': rows without a file
+    missing='error',  # 'error' | 'skip': rows without an image
+    fit='pad',        # how files become square, as in files.fit_image
 )->CXRDataset:
     "A data set from any table of image files; an optional column `synthetic` of 0 and 1 marks generated images."
     table, checks = read_table(csv), Checks()
     column = find_column(table, 'image files', path)
     if column is None: raise ValueError(f'no column of image files is recognised: name it, path=...; the table has {list(table.columns)}')
     labels, patient = find_labels(table, labels), find_column(table, 'patients', patient)
-    home = root if root is not None else '.' if hasattr(csv, 'columns') else Path(csv).parent
-    table = table.assign(path=join_paths(table[column], home))
+    home, names = root if root is not None else '.' if hasattr(csv, 'columns') else Path(csv).parent, table[column]
+    table = table.assign(path=join_paths(names, home))
     if packed is None: table = keep_files(table, checks)
     checks.stop(missing)
-    return from_table(table, labels, patient, policy, size, packed)
+    return from_table(table, labels, patient, policy, size, packed, names, missing, fit)
 
-# %% ../nbs/02_data.ipynb #12438f02
+# %% ../nbs/02_data.ipynb #aba17131
 def find_packed(
-    packed,  # a folder of files.pack, or files.PackedImages
-    paths,   # the image file of every row, (n,)
-):           # PackedImages, and where each row lies in them, (n,)
-    "Where the rows of a table lie in packed images; ValueError names files that were not packed."
-    from cxr_workbench.files import PackedImages
-    images = packed if isinstance(packed, PackedImages) else PackedImages(packed)
-    where = {os.path.abspath(path): row for row, path in enumerate(images.paths)}
-    rows = [where.get(os.path.abspath(path)) for path in paths]
-    absent = [path for path, row in zip(paths, rows) if row is None]
-    if absent: raise ValueError(f'{len(absent)} of {len(rows)} images are not in the pack: {listed(absent)}. Pack them, or take their rows out of the table')
-    return images, np.array(rows)
+    packed,           # a folder of files.pack, or files.PackedImages
+    table, names,     # DataFrame with a column path; what the table called the files, (n,)
+    missing='error',  # 'error' | 'skip': rows whose image is not in the pack
+):                    # PackedImages, where the rows lie in them (k,), and the k rows of the table
+    "Where the rows of a table lie in packed images; FileNotFoundError names what was not packed."
+    images, checks = packed if isinstance(packed, PackedImages) else PackedImages(packed), Checks()
+    where = {os.path.normpath(path): row for row, path in enumerate(images.paths)}
+    short = {os.path.basename(path): row for row, path in enumerate(images.paths)}
+    if len(short) == len(where): where = {**short, **where}  # names without a folder, where they are unique
+    rows = np.array([where.get(os.path.normpath(name), where.get(os.path.normpath(path), -1)) for name, path in zip(names, table['path'])])
+    absent = table['path'][rows < 0]
+    if len(absent): checks.add('packed images', 'missing', f"{len(absent)} of {len(rows)} images are not in {images}: {listed(absent, 3)}. "
+                               "Pack them, or leave these rows out with missing='skip'", int((rows >= 0).sum()))
+    checks.stop(missing)
+    return images, rows[rows >= 0], table[rows >= 0].reset_index(drop=True)
 
-# %% ../nbs/02_data.ipynb #55e6dd94
+# %% ../nbs/02_data.ipynb #9f0e27eb
+def read_npz(
+    npz,                # an .npz file
+    needed, possible,   # names of arrays
+)->dict[str, np.ndarray]:
+    "Arrays of an `.npz`; ValueError where it is damaged or lacks one that is needed."
+    try:
+        with open(npz, 'rb') as raw, np.lib.npyio.NpzFile(raw) as file:
+            missing = [name for name in needed if name not in file]
+            if not missing: return {name: file[name] for name in [*needed, *possible] if name in file}
+            held = file.files
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error: raise ValueError(f'{npz} is no .npz file that can be read: {error}') from None
+    raise ValueError(f'{npz} lacks {missing}: it holds {held}')
+
+# %% ../nbs/02_data.ipynb #39aacbdc
 def from_npz(
     npz,                # an .npz file
     table=None,         # a table beside it: a CSV file or a DataFrame; None: labels and patients are in the .npz
@@ -474,11 +485,8 @@ def from_npz(
     policy=None,        # what uncertain and blank entries mean; None: LabelPolicy()
     images='images', row='npz_row',  # key of the images; column of their rows, and where there is none the orders agree
 )->CXRDataset:
-    "A data set from an `.npz`; KeyError lists the arrays where one is missing."
-    with np.load(npz) as file:
-        held = {key: file[key] for key in ('labels', 'known', 'patient_id', 'label_names', 'synthetic', images) if key in file}
-        missing = {images, 'labels'} - set(held) if table is None else {images} - set(held)
-        if missing: raise KeyError(f'{npz} lacks {sorted(missing)}: it holds {file.files}')
+    "A data set from an `.npz`, with its labels inside or in a table."
+    held = read_npz(npz, [images] if table is not None else [images, 'labels'], ['known', 'patient_id', 'label_names', 'synthetic'])
     pixels = held.pop(images)
     if table is None: return from_arrays(pixels, held.pop('labels'), policy=policy, **held)
     table = read_table(table)
@@ -488,18 +496,18 @@ def from_npz(
     y, known = (policy or LabelPolicy())(table[labels])
     return CXRDataset(pixels, y, known, None if patient is None else table[patient], labels, rows=rows, meta=table.drop(columns=labels))
 
-# %% ../nbs/02_data.ipynb #93d48b0c
+# %% ../nbs/02_data.ipynb #271f25de
 def nih14(
     root,             # folder of the official download of ChestX-ray14
     split=None,       # 'train_val' | 'test', the official parts; None: all rows, with the part in meta
-    size=64, packed=None, missing='error',  # as in from_csv
+    size=None, packed=None, missing='error',  # as in from_csv
 )->CXRDataset:
     "NIH ChestX-ray14, 14 labels, all of them known."
-    table, checks = nih14_table(root, split)
+    table, checks = nih14_table(root, split, files=packed is None)
     checks.stop(missing)
-    return from_table(table, NIH14, 'patient_id', size=size, packed=packed)
+    return from_table(table, NIH14, 'patient_id', None, size, packed, table['name'], missing)
 
-# %% ../nbs/02_data.ipynb #b67da983
+# %% ../nbs/02_data.ipynb #f924395d
 def chexpert(
     root,                # the folder that CheXpert was unpacked to
     version='small',     # 'small' | 'full'
@@ -507,9 +515,9 @@ def chexpert(
     policy=None,         # what uncertain and blank entries mean; None: LabelPolicy(), both are absent
     frontal_only=False,  # leave lateral views out
     labels=None,         # some of the observations; None: all 14
-    size=64, packed=None, missing='error',  # as in from_csv
+    size=None, packed=None, missing='error',  # as in from_csv
 )->CXRDataset:
     "CheXpert, up to 14 observations."
-    table, checks = chexpert_table(root, version, split, frontal_only)
+    table, checks = chexpert_table(root, version, split, frontal_only, files=packed is None)
     checks.stop(missing)
-    return from_table(table, find_labels(table, labels or CHEXPERT), 'patient_id', policy, size, packed)
+    return from_table(table, find_labels(table, labels or CHEXPERT), 'patient_id', policy, size, packed, table['Path'], missing)

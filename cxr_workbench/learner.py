@@ -8,7 +8,7 @@ __all__ = ['trainable', 'set_modes', 'parameter_groups', 'make_schedule', 'Train
            'scaled', 'check_widths', 'begin', 'run_stage', 'make_trainer', 'Bar', 'quiet', 'finish', 'save', 'load',
            'predict', 'probabilities', 'predict_files', 'try_read', 'trained']
 
-# %% ../nbs/09_learner.ipynb #5da7e3f1
+# %% ../nbs/09_learner.ipynb #c396ad11
 import contextlib, json, logging, math, os, re, time, warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from .core import Method, Stage, create_method, seed_all
-from .data import batch_sampler, loader
+from .data import batch_sampler, check_split, loader
 
 # %% ../nbs/09_learner.ipynb #21d9199c
 def trainable(
@@ -157,7 +157,7 @@ def broken_loss(step, epoch, batch_idx, rows)->str:
     return (f'the loss is not finite in epoch {epoch+1}, step {batch_idx} (terms {terms}, rows {rows.tolist()[:8]}...). '
             'The weights are untouched since the last good step; lower the learning rate, set a clip in the recipe, or look at these rows')
 
-# %% ../nbs/09_learner.ipynb #d3ce8a49
+# %% ../nbs/09_learner.ipynb #150451e8
 def valid_metrics(training)->dict[str, float]:
     "Macro AUROC and average precision on the held-out part, by name; empty without one."
     from cxr_workbench.metrics import auroc, average_precision
@@ -167,7 +167,8 @@ def valid_metrics(training)->dict[str, float]:
         gathered = [None]*training.trainer.world_size
         torch.distributed.all_gather_object(gathered, parts)
         parts = [part for share in gathered for part in share]
-    rows, scores = torch.cat([r for r, _ in parts]), torch.cat([s for _, s in parts]).numpy()
+    rows, first = np.unique(torch.cat([r for r, _ in parts]).numpy(), return_index=True)  # shares are padded to equal length
+    scores = torch.cat([s for _, s in parts]).numpy()[first]
     y, known = training.valid.y[rows].numpy(), training.valid.known[rows].numpy()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # a held-out part without any scorable label gives NaN, which the history shows
@@ -278,15 +279,15 @@ def scaled(
         out.append(replace(stage, epochs=n)); done += n
     return out
 
-# %% ../nbs/09_learner.ipynb #129057dd
+# %% ../nbs/09_learner.ipynb #c3fe833a
 def check_widths(method, data, valid):
-    "Labels of the method and of the data must be the same; raises ValueError naming the difference."
+    "Labels of the method and of the data must be the same, and no patient on both sides; raises ValueError naming the difference."
     for part, name in ((data, 'training'), (valid, 'held-out')):
         if part is None: continue
-        if not len(part): raise ValueError(f'the {name} part has no rows')
         if part.y.shape[1] != method.labels: raise ValueError(f'the method has {method.labels} labels, the {name} part has {part.y.shape[1]}')
         if list(part.label_names) != list(method.label_names):
             raise ValueError(f'the {name} part has labels {short(list(part.label_names))}, the method has {short(method.label_names)}: create it with labels=data.label_names')
+    if valid is not None and data.patient_id is not None and valid.patient_id is not None: check_split(data.patient_id, valid.patient_id)
 
 # %% ../nbs/09_learner.ipynb #ac190b55
 def begin(out, record, resume):
@@ -434,11 +435,11 @@ def predict_files(method, paths, batch_size, device, workers):
             rows += [dict(row=start+i, path=str(path), **dict(zip(method.label_names, scores[i])), error=read[i][1]) for i, path in enumerate(part)]
     return pd.DataFrame(rows, columns=['row', 'path', *method.label_names, 'error'])
 
-# %% ../nbs/09_learner.ipynb #acd55b64
+# %% ../nbs/09_learner.ipynb #a26207e1
 def try_read(path, size):
     "The image at the size of the model, (size, size) float32 in [0, 1], or None and the reason."
-    from cxr_workbench.data import read_file
-    try: return read_file(path, size), ''
+    from cxr_workbench.files import fit_image, read_image
+    try: return fit_image(read_image(path), size), ''
     except (OSError, ValueError) as error: return None, str(error)
 
 # %% ../nbs/09_learner.ipynb #3142082f

@@ -85,29 +85,27 @@ def as_threshold(
     if not ((threshold >= 0) & (threshold <= 1)).all(): raise ValueError('thresholds are probabilities in [0, 1]')
     return np.broadcast_to(threshold, (labels,))
 
-# %% ../nbs/08_metrics.ipynb #359654e2
+# %% ../nbs/08_metrics.ipynb #a2f33edd
 def f1(
     scores, y,      # probabilities and labels, (n, C)
     threshold=.5,   # present where p >= threshold; a number or (C,)
     known=None,     # (n, C) bool
 )->np.ndarray:      # (C,) in [0, 1], NaN where a label is absent or always present
     "F1 per label at a threshold."
-    from sklearn.metrics import f1_score
     scores, y, known = as_scores(scores, y, known, probabilities=True)
-    threshold = as_threshold(threshold, y.shape[1])
-    return _per_label(lambda t, s, c: f1_score(t, s >= threshold[c], zero_division=0), scores, y, known)
+    called = scores >= as_threshold(threshold, y.shape[1])
+    return _per_label(lambda t, s, c: 2*(s*t).sum()/(s.sum() + t.sum()), called, y, known)
 
-# %% ../nbs/08_metrics.ipynb #6ad0d04d
+# %% ../nbs/08_metrics.ipynb #a26bc583
 def tune_thresholds(
     scores, y, known=None,   # validation probabilities and labels, (n, C)
     default=.5,              # for labels without positives or negatives there, where no threshold is best
 )->np.ndarray:               # (C,); each is one of the label's scores, the highest of equally good ones
     "The threshold with the largest F1 of each label."
-    from sklearn.metrics import precision_recall_curve
     def best(t, s, c):
-        precision, recall, candidates = precision_recall_curve(t, s)
-        harmonic = 2*precision*recall/np.maximum(precision + recall, 1e-300)
-        return candidates[len(candidates) - 1 - np.argmax(harmonic[-2::-1])]
+        candidates, place = np.unique(s, return_inverse=True)
+        called, true = (np.cumsum(np.bincount(place, weights)[::-1]) for weights in (None, t))   # from the highest threshold down
+        return candidates[::-1][np.argmax(2*true/(called + t.sum()))]
     found = _per_label(best, *as_scores(scores, y, known, probabilities=True))
     return np.where(np.isnan(found), default, found)
 
@@ -199,7 +197,7 @@ def _names(
     if len(set(names)) != labels: raise ValueError('label names occur twice')
     return names
 
-# %% ../nbs/08_metrics.ipynb #2220d02f
+# %% ../nbs/08_metrics.ipynb #4bc47db4
 def _members(
     groups,       # None, 'auto', or dict label name or index -> group
     names,        # (C,)
@@ -212,7 +210,8 @@ def _members(
         given = [groups.get(name, groups.get(c)) for c, name in enumerate(names)]
         without = [name for name, group in zip(names, given) if group is None]
         strange = set(groups) - set(names) - set(range(len(names)))
-        if without or strange: raise ValueError(f'groups: no group for {without}' if without else f'groups: no label is called {sorted(strange, key=str)}')
+        if without: raise ValueError(f'groups: no group for {without}')
+        if strange: raise ValueError(f'groups: no label is called {sorted(strange, key=str)}')
         order = [g for g in ('head', 'medium', 'tail') if g in given]
         for group in dict.fromkeys(order + given): members[group] = [c for c, g in enumerate(given) if g == group]
     clash = set(members) & set(names)
@@ -245,7 +244,7 @@ def _label_columns(
     with np.errstate(invalid='ignore'): prevalence = n_pos/n
     return dict(columns, threshold=threshold, prevalence=prevalence, n=n, n_pos=n_pos, skipped=skipped.astype(int))
 
-# %% ../nbs/08_metrics.ipynb #e17343cd
+# %% ../nbs/08_metrics.ipynb #9ac5fb79
 def report(
     scores, y, known=None,   # probabilities in [0, 1], labels and mask, (n, C)
     patient_id=None,         # (n,): resampled together; None resamples rows and warns
@@ -263,16 +262,17 @@ def report(
     names = _names(label_names, labels, scores, y)
     scores, y, known = as_scores(scores, y, known, probabilities=True)
     members = _members(groups, names, y, known)
-    if n_boot and patient_id is None: warnings.warn('report without patient_id resamples rows: intervals are too narrow where patients have several images')
+    if n_boot and patient_id is None: warnings.warn('no patient_id: rows are resampled, and intervals are too narrow where patients have several images')
     columns = _label_columns(scores, y, known, threshold, bins, convention)
     draws = bootstrap(scores, y, known, patient_id, n_boot, seed) if n_boot else {}
     rows = [_summary(columns, draws, c, convention, level) for c in [[c] for c in range(labels)] + list(members.values())]
     table = pd.DataFrame(rows, index=pd.Index(names + list(members), name='label'))
     table.loc[list(members), 'threshold'] = np.nan
-    table.attrs.update(resampled=None if not n_boot else 'rows' if patient_id is None else 'patients', n_boot=n_boot, seed=seed, level=level, convention=convention)
+    resampled = None if not n_boot else 'rows' if patient_id is None else 'patients'
+    table.attrs.update(resampled=resampled, n_boot=n_boot, seed=seed, level=level, convention=convention)
     return table
 
-# %% ../nbs/08_metrics.ipynb #aa7feb7f
+# %% ../nbs/08_metrics.ipynb #268605df
 def _summary(
     columns, draws,      # point values (C,) and resamples (R, C) by name
     members,             # indices of the labels in this row
@@ -283,8 +283,7 @@ def _summary(
     for name in ('auroc', 'ap'):
         low = high = np.nan
         if name in draws and not np.isnan(mean[name]):
-            kept = [c for c in members if not columns['skipped'][c]]
-            values = draws[name][:, kept]
+            values = draws[name][:, members]
             if convention == 'trcgl': values = np.nan_to_num(values, nan={'auroc': .5, 'ap': 0.}[name])
             low, high = percentile_interval(macro(values), level)
         mean |= {f'{name}_low': float(low), f'{name}_high': float(high)}

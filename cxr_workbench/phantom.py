@@ -54,7 +54,7 @@ def check_copula(
     if not 0 <= persistence <= 1: raise ValueError(f'persistence={persistence}: give a share in [0, 1]')
     return p, R
 
-# %% ../nbs/01_phantom.ipynb #0630f5d7
+# %% ../nbs/01_phantom.ipynb #372515cc
 def stream(
     seed:int,  # the data set
     which:int,  # 0 images per patient, 1 2 latent, 3 4 anatomy, 5 sites, 6 noise
@@ -62,7 +62,6 @@ def stream(
     "An independent generator for one purpose."
     return np.random.default_rng([seed, which])
 
-# %% ../nbs/01_phantom.ipynb #5fca036b
 def draw_patients(
     n:int, seed:int,
     images_per_patient,  # (fewest, most), uniformly between
@@ -358,30 +357,30 @@ def cardiomegaly(s, v, u):
     larger = np.maximum(heart(s, .7*v), s.middle_at) - s.middle_at
     return displace(s, larger*s.lung)*(s.dark + .12)
 
-# %% ../nbs/01_phantom.ipynb #d1c14444
+# %% ../nbs/01_phantom.ipynb #3d245ab6
 @painter('Pleural Effusion')
 def pleural_effusion(s, v, u):
     "Fluid: a level that climbs the wall, first in the angle, then up the chest; both sides in three patients of ten."
     side = np.where(u[1] < .3, 1, on_side(s, u[0]))
     climb = np.clip((s.X - .2)/.5, 0, 1)
-    level = .62 - .04*u[2] - (.06 + .50*v)*(.45 + .55*climb*climb)
-    return displace(s, (side*(.75 + .2*v))*over(s.y, level, .035)*s.air)*s.dark
+    level = .60 - .04*u[2] - (.02 + .12*v + .38*v*v)*(.35 + .65*climb*climb)
+    return displace(s, (side*(.50 + .45*v))*over(s.y, level, .035)*s.air)*s.dark
 
 @painter('Pneumothorax')
 def pneumothorax(s, v, u):
     "The lung draws back from wall and apex: dark, no markings, a pleural line."
-    away = .03 + .16*v*spread(u[1], .7, 1.2)
+    away = .015 + (.04*v + .11*v*v)*spread(u[1], .7, 1.2)
     edge_at = chest_wall(s.y, s.width - .8*away, s.apex + 1.7*away, s.flank + .1)
     top = over(spread(u[2], .0, .45), s.y, .2)*(over(s.X, .15, .04)*on_side(s, u[0]))
-    line = stroke(s.X - edge_at, .014, s.px)*((.22*(s.y > s.apex + 1.5*away))*top)*s.air
-    return line - displace(s, over(s.X, edge_at, s.soft)*top*s.air)*(s.vessel + (.04 + .06*v))
+    line = stroke(s.X - edge_at, .014, s.px)*((.06 + .16*v)*(s.y > s.apex + 1.5*away)*top)*s.air
+    return line - displace(s, over(s.X, edge_at, s.soft)*top*s.air)*(s.vessel + (.02 + .07*v))
 
 @painter('Pleural Other')
 def pleural_other(s, v, u):
     "A thick, uneven rind along the chest wall."
     along = (s.y - spread(u[1], -.35, .2))/spread(u[2], .3, .45)
-    inner = s.wall - .045 - .05*v - .012*np.sin(s.y*(2*np.pi/.13) + 6*u[3])
-    rind = over(s.X, inner, s.soft)*over(s.wall + .03, s.X, s.soft)*((.08 + .18*v)*np.minimum(2*hill(along*along), 1))
+    inner = s.wall - .05 - .06*v - .012*np.sin(s.y*(2*np.pi/.13) + 6*u[3])
+    rind = over(s.X, inner, s.soft)*over(s.wall + .03, s.X, s.soft)*((.14 + .20*v)*np.minimum(2*hill(along*along), 1))
     return rind*(on_side(s, u[0])*over(s.floor_at + .05, s.y, .05))
 
 # %% ../nbs/01_phantom.ipynb #3e1fbc58
@@ -413,7 +412,7 @@ def pneumonia(s, v, u):
         total = total + hill(((s.X - x0 - far*np.cos(turn))/r)**2 + ((s.y - y0 - 1.3*far*np.sin(turn))/r)**2)
     return np.minimum(total, 1)*s.air*((.07 + .20*v)*on_side(s, u[0]))
 
-# %% ../nbs/01_phantom.ipynb #ac6d4188
+# %% ../nbs/01_phantom.ipynb #54a9e7f1
 @painter('Lung Opacity')
 def lung_opacity(s, v, u):
     "An ill-defined veil over a part of one lung."
@@ -427,7 +426,7 @@ def edema(s, v, u):
     wing = hill(((s.X - .24)/.36)**2 + ((s.y - s.hilum - .06)/.5)**2)
     kerley = stroke((s.y/.062 - np.rint(s.y/.062))*.062, .012, s.px)*hill(((s.y - .3)/.25)**2)
     at_wall = over(s.X, s.wall - .10, .04)
-    return v*s.air*(.16*wing + .16*kerley*at_wall + 1.2*s.vessel*np.minimum(2*wing, 1))
+    return v*(.2 + .8*v)*s.air*(.16*wing + .10*kerley*at_wall + 1.2*s.vessel*np.minimum(2*wing, 1))
 
 @painter('Lung Lesion')
 def lung_lesion(s, v, u):
@@ -472,7 +471,7 @@ def pacemaker(s, v, u):
     lead = stroke(s.mid - (x0*(1 - t)**2 - .05*np.sin(3.1*t) + .12*t), .012, s.px)*(over(s.y, y0, .03)*over(.30, s.y, .03))
     return np.maximum(box, lead)
 
-# %% ../nbs/01_phantom.ipynb #68b9952a
+# %% ../nbs/01_phantom.ipynb #a32a3721
 @painter('Support Devices')
 def support_devices(s, v, u):
     "One or more of tube, catheter and pacemaker, by chance of the patient."
@@ -480,7 +479,7 @@ def support_devices(s, v, u):
     for device, wanted in ((tube, (kind < .40) | (kind > .90)), (catheter, (kind > .25) & (kind < .75)), (pacemaker, kind > .70)):
         rows = np.flatnonzero(wanted)
         if len(rows): shown[rows] = np.maximum(shown[rows], device(s.take(rows), v[rows], u[:, rows]))
-    return (.10 + .25*v)*shown
+    return (.16 + .28*v)*shown
 
 # %% ../nbs/01_phantom.ipynb #ee1df2b6
 def changed(

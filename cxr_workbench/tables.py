@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 from .labels import CHEXPERT, CXR_LT_2026, NIH14
 
-# %% ../nbs/01c_tables.ipynb #136f28d9
+# %% ../nbs/01c_tables.ipynb #472b5e04
 def read_table(
     table,  # a .csv or .csv.gz file, or a DataFrame
+    **kw,   # arguments of pandas.read_csv
 ):          # DataFrame with index 0..n-1
     "A table; FileNotFoundError or ValueError say what is wrong with it."
     import pandas as pd
     if not isinstance(table, pd.DataFrame):
         if not Path(table).is_file(): raise FileNotFoundError(f'no table {table}')
-        try: table = pd.read_csv(table, low_memory=False)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        try: table = pd.read_csv(table, low_memory=False, **kw)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError) as error:
             raise ValueError(f'{table} is not a CSV table that can be read: {error}') from None
     if not len(table): raise ValueError('the table has no rows')
     return table.reset_index(drop=True)
@@ -124,19 +125,21 @@ def keep_files(
                      "Get them, or leave these rows out with missing='skip'", int(there.sum()))
     return table[there].reset_index(drop=True)
 
-# %% ../nbs/01c_tables.ipynb #2f280dcc
+# %% ../nbs/01c_tables.ipynb #f69a9e6d
 def split_findings(
     findings,  # Series of texts such as 'Effusion|Mass' or 'No Finding'
 ):             # DataFrame of 0 and 1, one column per label of NIH14
     "One column per finding; ValueError names a finding that is none of the fourteen."
+    import pandas as pd
     empty = np.flatnonzero(findings.isna())
     if len(empty): raise ValueError(f'{len(empty)} rows name neither a finding nor No Finding: rows {listed(empty)}')
-    found = findings.str.get_dummies('|')
+    kinds, kind = np.unique(findings.to_numpy(dtype=str), return_inverse=True)
+    found = pd.Series(kinds).str.get_dummies('|')
     strange = sorted(set(found.columns) - {*NIH14, 'No Finding'})
     if strange: raise ValueError(f'the findings {strange} are none of {NIH14}')
-    return found.reindex(columns=NIH14, fill_value=0)
+    return found.reindex(columns=NIH14, fill_value=0).iloc[kind].set_axis(findings.index)
 
-# %% ../nbs/01c_tables.ipynb #e6055075
+# %% ../nbs/01c_tables.ipynb #7477762a
 def official_split(
     table, root:Path,  # DataFrame with columns name and patient_id; the folder
     split,             # 'train_val' | 'test' | None: all rows
@@ -148,7 +151,7 @@ def official_split(
     for part in ('train_val', 'test'):
         file = next((f for f in (root/f'{part}_list.txt', root/f'{part}_list.txt.gz') if f.is_file()), None)
         if file is None: checks.add(f'{part} list', 'missing' if split == part else 'note', f"no {part}_list.txt in {root}: split='{part}' needs it")
-        else: table.loc[table.name.isin(np.loadtxt(file, dtype=str, ndmin=1)), 'split'] = part
+        else: table.loc[table.name.isin(read_table(file, header=None, names=['name']).name), 'split'] = part
         if file is not None: checks.add(f'{part} list', 'ok', f'{(table.split == part).sum()} of {len(table)} rows are {part}', int((table.split == part).sum()))
     both = set(table.patient_id[table.split == 'train_val']) & set(table.patient_id[table.split == 'test'])
     if both: checks.add('patients', 'wrong', f'{len(both)} patients are in both official lists: {listed(sorted(both))}')
@@ -156,10 +159,11 @@ def official_split(
     checks.add(f'split {split}', 'left out', f'{(table.split != split).sum()} of {len(table)} rows are not {split}', int((table.split == split).sum()))
     return table[table.split == split]
 
-# %% ../nbs/01c_tables.ipynb #5d810699
+# %% ../nbs/01c_tables.ipynb #cbeb27ed
 def nih14_table(
     root,        # folder of the official download
     split=None,  # 'train_val' | 'test' | None: all rows
+    files=True,  # look for the image files; False where packed images are read
 ):               # DataFrame with path, patient_id, split and the columns of NIH14, or None; and the record
     "The rows of ChestX-ray14 whose image is there."
     root, checks = Path(root), Checks()
@@ -170,10 +174,10 @@ def nih14_table(
     table = read_table(found[0])
     for column in ('Image Index', 'Finding Labels', 'Patient ID'): find_column(table, found[0].name, column)
     checks.add('table', 'ok', f'{found[0].name}, {table["Patient ID"].nunique()} patients', len(table))
-    files = {file.name: str(file) for pattern in ('images/*.*', 'images_*/*.*', 'images_*/images/*.*') for file in root.glob(pattern)}
+    known = {file.name: str(file) for pattern in ('images/*.*', 'images_*/*.*', 'images_*/images/*.*') for file in root.glob(pattern)}
     table = table.rename(columns={'Image Index': 'name', 'Patient ID': 'patient_id'}).join(split_findings(table['Finding Labels']))
-    table = official_split(table.assign(path=[files.get(name) for name in table.name]), root, split, checks)
-    return keep_files(table, checks, f' under {root}/images or {root}/images_*/images'), checks
+    table = official_split(table.assign(path=[known.get(name) or os.path.join(root, 'images', name) for name in table.name]), root, split, checks)
+    return table.reset_index(drop=True) if not files else keep_files(table, checks, f' under {root}/images or {root}/images_*/images'), checks
 
 # %% ../nbs/01c_tables.ipynb #485ec034
 def chexpert_home(
@@ -185,11 +189,12 @@ def chexpert_home(
     name = 'CheXpert-v1.0-small' if version == 'small' else 'CheXpert-v1.0'
     return next((home for home in (Path(root)/name, Path(root)) if (home/'train.csv').is_file() or (home/'valid.csv').is_file()), None)
 
-# %% ../nbs/01c_tables.ipynb #44deef08
+# %% ../nbs/01c_tables.ipynb #e4d9d1dd
 def chexpert_table(
     root, version='small',  # as in chexpert_home
     split='train',          # 'train' | 'valid'
     frontal_only=False,     # leave lateral views out
+    files=True,             # look for the image files; False where packed images are read
 ):                          # DataFrame with path, patient_id and the columns of CHEXPERT, or None; and the record
     "The rows of CheXpert whose image is there."
     checks, home = Checks(), chexpert_home(root, version)
@@ -207,7 +212,7 @@ def chexpert_table(
         frontal = table.path.str.contains('frontal')
         checks.add('frontal views', 'left out', f'{(~frontal).sum()} of {len(table)} rows are lateral', int(frontal.sum()))
         table = table[frontal]
-    return keep_files(table, checks), checks
+    return keep_files(table, checks) if files else table.reset_index(drop=True), checks
 
 # %% ../nbs/01c_tables.ipynb #664ad36f
 def check_labels(

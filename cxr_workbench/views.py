@@ -6,9 +6,9 @@
 __all__ = ['COLOURS', 'DASHES', 'STATES', 'DIVERGING', 'SEQUENTIAL', 'HEAT', 'HEAT_SIGNED', 'HOUSE', 'house', 'as_array',
            'as_control', 'redraw_figure', 'explore', 'as_uint8', 'image_trace', 'image_grid', 'show_images',
            'map_trace', 'outline_trace', 'box_trace', 'as_layers', 'show_overlay', 'matrix_axes', 'show_matrix',
-           'label_states', 'label_table', 'epoch_means', 'training_curves', 'line_look', 'score_bars', 'label_columns',
-           'thin', 'curve_figure', 'roc_curve', 'pr_curve', 'calibration_bins', 'wilson', 'reliability', 'report_bars',
-           'histogram']
+           'label_states', 'label_table', 'epoch_means', 'training_curves', 'line_look', 'label_axis', 'score_bars',
+           'label_columns', 'thin', 'curve_figure', 'roc_curve', 'pr_curve', 'calibration_bins', 'wilson',
+           'reliability', 'report_bars', 'histogram']
 
 # %% ../nbs/07_views.ipynb #ee7c272f
 import base64, html, inspect, io, math
@@ -16,10 +16,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-# %% ../nbs/07_views.ipynb #6d5cc852
+# %% ../nbs/07_views.ipynb #fbe634d6
 COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#4D4D4D']
 DASHES = ['solid', 'dash', 'dot']
-STATES = {'unknown': '#E4E4E4', 'absent': '#A6CBE3', 'present': '#D55E00'}
+STATES = {'unknown': '#D9D9D9', 'absent': '#A6CBE3', 'present': '#D55E00'}
 DIVERGING = [[0, '#0072B2'], [.5, '#F7F7F7'], [1, '#D55E00']]                   # signed values around 0
 SEQUENTIAL = [[0, '#F7F7F7'], [.35, '#A6CBE3'], [.7, '#0072B2'], [1, '#00304D']]  # amounts from 0
 HEAT = [[0, 'rgba(230,97,0,0)'], [.35, 'rgba(230,97,0,.45)'], [.7, 'rgba(255,176,0,.8)'], [1, 'rgba(255,241,163,1)']]  # over an image
@@ -45,13 +45,14 @@ def house(
     else: fig.update_layout(margin_t=layout.get('margin_t', 30))
     return fig
 
-# %% ../nbs/07_views.ipynb #09a7a5b6
+# %% ../nbs/07_views.ipynb #e13ecf4b
 def as_array(
     name:str,       # what the argument is called, for the message
     x,              # tensor, array, list or DataFrame
     *shapes:str,    # admissible shapes in letters, e.g. 'B 1 H W'
     sizes=None,     # sizes of letters seen so far; filled in
     nan=False,      # may entries be NaN
+    unit=False,     # must entries lie in [0, 1]
 )->np.ndarray:
     "An array that fits one of the shapes; raises ValueError, naming the letters, where none fits."
     if hasattr(x, 'detach'): x = x.detach().cpu(); x = x.float() if x.is_floating_point() else x
@@ -62,9 +63,11 @@ def as_array(
     for letter, n in zip(fits[0], x.shape):
         if sizes.setdefault(letter, n) != n: raise ValueError(f'{name} has {letter}={n} where the arguments before it have {letter}={sizes[letter]}')
     if not nan and x.dtype.kind == 'f' and np.isnan(x).any(): raise ValueError(f'{name} holds {np.isnan(x).sum()} NaN: {wanted} must be numbers')
+    if unit and x.size and (x.min() < 0 or x.max() > 1):
+        raise ValueError(f'{name} span [{x.min():.3g}, {x.max():.3g}]: give probabilities, the sigmoid of logits')
     return x
 
-# %% ../nbs/07_views.ipynb #ef6de157
+# %% ../nbs/07_views.ipynb #ce825ede
 def as_control(
     name:str,         # becomes the description, '_' as blank
     spec,             # (min, max, step[, value]) | list of options | bool | an ipywidget
@@ -75,7 +78,9 @@ def as_control(
     if isinstance(spec, w.Widget): return spec
     look = dict(description=name.replace('_', ' '), style={'description_width': 'initial'})
     if isinstance(spec, bool): return w.Checkbox(value=spec, indent=False, **look)
-    if isinstance(spec, list): return w.Dropdown(options=spec, layout={'width': 'max-content'}, **look, **({'value': default} if default in spec else {}))
+    if isinstance(spec, list) and spec:
+        values = [option[1] if isinstance(option, tuple) else option for option in spec]
+        return w.Dropdown(options=spec, value=default if default in values else values[0], layout={'width': 'max-content'}, **look)
     if not (isinstance(spec, tuple) and len(spec) in (3, 4)):
         raise TypeError(f'control {name!r}: give (min, max, step[, value]), a list, a bool or an ipywidget, not {spec!r}')
     low, high, step = spec[:3]
@@ -183,7 +188,7 @@ def show_images(
     x = as_array('x', x, 'B 1 H W', 'B H W', 'H W')
     return image_grid(as_uint8('x', x.reshape(-1, *x.shape[-2:])), titles, columns, side, title)[0]
 
-# %% ../nbs/07_views.ipynb #a335727e
+# %% ../nbs/07_views.ipynb #fcbbc3fb
 def map_trace(
     m:np.ndarray,    # (h, w)
     height, width,   # of the image beneath, pixels
@@ -192,42 +197,39 @@ def map_trace(
 )->go.Heatmap:
     "A map stretched over an image, transparent where it is 0."
     dy, dx = height/m.shape[0], width/m.shape[1]
-    return go.Heatmap(z=np.asarray(m, np.float32), x0=dx/2 - .5, dx=dx, y0=dy/2 - .5, dy=dy, zmin=-limit if signed else 0, zmax=limit, opacity=opacity,
-                      zsmooth='best' if smooth else False, colorscale=HEAT_SIGNED if signed else HEAT, name=name, showscale=bar,
+    return go.Heatmap(z=np.asarray(m, np.float32), x0=dx/2 - .5, dx=dx, y0=dy/2 - .5, dy=dy, zmin=-limit if signed else 0, zmax=limit,
+                      opacity=opacity, zsmooth='best' if smooth else False, colorscale=HEAT_SIGNED if signed else HEAT, name=name, showscale=bar,
                       colorbar=dict(title_text=name, title_side='right'), hovertemplate=f'{html.escape(name)} %{{z:.3g}}<extra></extra>')
 
-# %% ../nbs/07_views.ipynb #dc4ff7b0
+# %% ../nbs/07_views.ipynb #2b7b1f39
 def outline_trace(
     mask:np.ndarray,   # (H, W), true inside
     colour='#56B4E9',
 )->go.Contour:
     "The outline of a region."
-    return go.Contour(z=mask.astype(np.uint8), contours=dict(start=.5, end=.5, size=1, coloring='none'), line=dict(color=colour, width=1.5, smoothing=0),
-                      showscale=False, hoverinfo='skip', name='outline')
+    return go.Contour(z=mask.astype(np.uint8), contours=dict(start=.5, end=.5, size=1, coloring='none'),
+                      line=dict(color=colour, width=1.5, smoothing=0), showscale=False, hoverinfo='skip', name='outline')
 
-# %% ../nbs/07_views.ipynb #011735a9
+# %% ../nbs/07_views.ipynb #a9534107
 def box_trace(
     boxes,   # (K, 4): x, y, width, height in pixels of the image
     colour='#F0E442',
 )->go.Scatter:
     "Boxes as one line trace."
     boxes = as_array('boxes', boxes, 'K 4').astype(float)
-    corners = [[(x - .5, y - .5), (x + w - .5, y - .5), (x + w - .5, y + h - .5), (x - .5, y + h - .5), (x - .5, y - .5), (None, None)] for x, y, w, h in boxes]
-    xs, ys = zip(*(c for box in corners for c in box))
+    xs = [v for x, _, w, _ in boxes - .5 for v in (x, x + w + .5, x + w + .5, x, x, None)]
+    ys = [v for _, y, _, h in boxes - .5 for v in (y, y, y + h + .5, y + h + .5, y, None)]
     return go.Scatter(x=xs, y=ys, mode='lines', line=dict(color=colour, width=1.5), showlegend=False, hoverinfo='skip', name='boxes')
 
-# %% ../nbs/07_views.ipynb #95ce4398
+# %% ../nbs/07_views.ipynb #2968554d
 def as_layers(
-    name, a,        # what it is called; stacked on the first of three axes, or a single layer
-    n=None,         # how many are wanted: a single one is repeated; None: as many as there are
+    name:str, a,   # what it is called; a stack, a single layer or None
     sizes=None, shapes=('B H W', 'H W'),
-)->list:            # n layers, or Nones where a is None
-    "A stack of layers as a list; raises ValueError where there are neither 1 nor n."
-    layers = [None] if a is None else list(as_array(name, a, *shapes, sizes=sizes).reshape(-1, *np.shape(a)[-2:]))
-    if n and len(layers) not in (1, n): raise ValueError(f'{len(layers)} of {name} for {n} pictures: give 1 or {n}')
-    return layers*(n or 1) if len(layers) == 1 else layers
+)->list:           # (H, W) arrays, or one None
+    "A stack of layers as a list."
+    return [None] if a is None else list(as_array(name, a, *shapes, sizes=sizes).reshape(-1, *np.shape(a)[-2:]))
 
-# %% ../nbs/07_views.ipynb #8989b03f
+# %% ../nbs/07_views.ipynb #2c6b8c2b
 def show_overlay(
     image,                # (H, W), (1, H, W) or (B, 1, H, W)
     map=None,             # (h, w) or (B, h, w), not negative unless `signed`
@@ -240,20 +242,19 @@ def show_overlay(
     name='map', titles=None, columns=None, side=None, title=None,
 )->go.Figure:
     "Maps, outlines and boxes over images, on one scale."
-    sizes, cell_shapes = {}, ('B h w', 'h w')
-    n = max(len(as_layers('image', image, shapes=('B 1 H W', '1 H W', 'H W'))), len(as_layers('map', map, shapes=cell_shapes)), len(as_layers('mask', mask)))
-    x = as_uint8('image', np.stack(as_layers('image', image, n, sizes, ('B 1 H W', '1 H W', 'H W'))))
-    sizes.pop('B', None)
-    maps, masks = as_layers('map', map, n, shapes=cell_shapes), as_layers('mask', mask, n, sizes)
-    boxes = [boxes] if n == 1 or boxes is None else list(boxes)
-    if len(boxes) not in (1, n): raise ValueError(f'boxes of {len(boxes)} pictures for {n}: give one list of boxes per picture')
+    x, maps = as_layers('image', image, shapes=('B 1 H W', '1 H W', 'H W')), as_layers('map', map, shapes=('B h w', 'h w'))
+    masks = as_layers('mask', mask, sizes=dict(zip('HW', x[0].shape)))
+    n = max(len(x), len(maps), len(masks))
+    layers = {'image': x, 'map': maps, 'mask': masks, 'boxes': [boxes] if n == 1 or boxes is None else list(boxes)}
+    for what, a in layers.items():
+        if len(a) not in (1, n): raise ValueError(f'there are {len(a)} of {what} for {n} pictures: give 1 or {n}')
+    x, maps, masks, boxes = (a*(n//len(a)) for a in layers.values())
     values = np.zeros(1) if map is None else np.stack(maps)
     if not signed and values.min() < 0: raise ValueError(f'map goes down to {values.min():.3g}: say signed=True, or clip it first')
-    fig, cells = image_grid(x, titles, columns, side, title, right=8 if map is None else 90)
+    fig, cells = image_grid(as_uint8('image', np.stack(x)), titles, columns, side, title, right=8 if map is None else 90)
     look = dict(limit=limit or float(np.abs(values).max()) or 1., opacity=opacity, smooth=smooth, signed=signed, name=name)
-    layers = maps, masks, boxes*(n if len(boxes) == 1 else 1)
-    for cell, m, region, corners in zip(cells, *layers):
-        if m is not None: fig.add_trace(map_trace(m, *x.shape[1:], bar=cell == (1, 1), **look), *cell)
+    for cell, m, region, corners in zip(cells, maps, masks, boxes):
+        if m is not None: fig.add_trace(map_trace(m, *x[0].shape, bar=cell == (1, 1), **look), *cell)
         if region is not None: fig.add_trace(outline_trace(region), *cell)
         if corners is not None: fig.add_trace(box_trace(corners), *cell)
     return fig
@@ -265,14 +266,7 @@ def matrix_axes(fig:go.Figure)->go.Figure:
     fig.update_yaxes(autorange='reversed', showline=False, ticks='', showgrid=False, automargin=True)
     return fig
 
-# %% ../nbs/07_views.ipynb #d4705498
-def _limit(m, signed):
-    "The largest magnitude of a matrix; of a signed square one, off the diagonal."
-    if signed and m.shape[0] == m.shape[1] > 1: m = m[~np.eye(len(m), dtype=bool)]
-    m = m[np.isfinite(m)]
-    return float(np.abs(m).max()) if m.size else 0.
-
-# %% ../nbs/07_views.ipynb #3b08438f
+# %% ../nbs/07_views.ipynb #c0ce790f
 def show_matrix(
     m,                  # (R, C), often (C, C): correlation, co-occurrence, adjacency, conditional probability; NaN: undefined
     label_names,        # names of the rows, and of the columns where the matrix is square
@@ -287,14 +281,16 @@ def show_matrix(
     rows, columns = list(label_names), list(label_names if columns is None else columns)
     if m.shape != (len(rows), len(columns)): raise ValueError(f'm has shape {m.shape} but there are names for {(len(rows), len(columns))}')
     signed = signed if signed is not None else bool((m < 0).any()) or 'correlation' in of
-    limit = limit or _limit(m, signed) or 1.
+    counted = np.isfinite(m) & ~(np.eye(*m.shape, dtype=bool) & (signed and m.shape[0] == m.shape[1]))
+    limit = limit or float(np.abs(m[counted]).max(initial=0)) or 1.
     hover = f'%{{y}}, %{{x}}<br>{html.escape(of)} %{{z:.3g}}<extra></extra>'
     text = dict(texttemplate='%{z:.2f}', textfont_size=11) if max(m.shape) <= 8 else {}
     fig = go.Figure(go.Heatmap(z=m, x=columns, y=rows, zmin=-limit if signed else 0, zmax=limit, colorscale=DIVERGING if signed else SEQUENTIAL,
                                hoverongaps=False, hovertemplate=hover, xgap=1, ygap=1, colorbar_title_text=of, colorbar_title_side='right', **text))
     r, c = np.nonzero(np.isnan(m))
     if len(r): fig.add_scatter(x=[columns[i] for i in c], y=[rows[i] for i in r], mode='markers', showlegend=False, name='undefined',
-                               marker=dict(symbol='x-thin', size=7, line=dict(width=1, color='#999')), hovertemplate='%{y}, %{x}<br>undefined<extra></extra>')
+                               hovertemplate='%{y}, %{x}<br>undefined<extra></extra>',
+                               marker=dict(symbol='x-thin', size=7, line=dict(width=1, color='#999')))
     if len(rows) == len(columns): fig.update_yaxes(scaleanchor='x', constrain='domain', constraintoward='top')
     return house(matrix_axes(fig), title, width=700, height=max(340, 34*len(rows) + 140))
 
@@ -344,7 +340,7 @@ def epoch_means(
     if not table.index.is_unique: table.index = range(len(table))
     return table
 
-# %% ../nbs/07_views.ipynb #a9da430e
+# %% ../nbs/07_views.ipynb #61c6d14c
 def training_curves(
     history,      # DataFrame as above
     log=False,    # logarithmic losses
@@ -359,8 +355,9 @@ def training_curves(
     for column, (panel, names) in enumerate(panels.items(), 1):
         for i, name in enumerate(names):
             line, look = table[name].dropna(), dict(color='#222', width=2.5) if name == 'loss' else line_look(i - (panel == 'loss'))
-            fig.add_scatter(x=line.index, y=line, name=name.split('/', 1)[-1], mode='lines+markers', marker_size=4, line=look, legend=f'legend{column if column > 1 else ""}',
-                            row=1, col=column, hovertemplate=f'epoch %{{x}}<br>{html.escape(name)} %{{y:.4g}}<extra></extra>')
+            fig.add_scatter(x=line.index, y=line, name=name.split('/', 1)[-1], mode='lines+markers', marker_size=4, line=look,
+                            legend=f'legend{column if column > 1 else ""}', row=1, col=column,
+                            hovertemplate=f'epoch %{{x}}<br>{html.escape(name)} %{{y:.4g}}<extra></extra>')
     for epoch in table.index[1:][np.diff(table.stage) != 0]: fig.add_vline(x=epoch - .5, line=dict(dash='dot', color='#888', width=1))
     for i in range(len(panels)): fig.update_layout({f'legend{i + 1 if i else ""}': dict(orientation='h', x=i*.55, y=-.2, xanchor='left')})
     if log: fig.update_yaxes(type='log', dtick=1, col=1)
@@ -371,7 +368,13 @@ def line_look(i:int)->dict:
     "Colour and dash of the i-th line: 21 lines are told apart."
     return dict(color=COLOURS[i%len(COLOURS)], dash=DASHES[i//len(COLOURS)%len(DASHES)], width=2)
 
-# %% ../nbs/07_views.ipynb #d0eaffac
+# %% ../nbs/07_views.ipynb #8207f33e
+def label_axis(fig:go.Figure, names)->go.Figure:
+    "Labels down the side, the first on top, in the given order."
+    names = list(names)
+    return fig.update_yaxes(type='category', categoryorder='array', categoryarray=names, range=[len(names) - .5, -.5], automargin=True, ticks='')
+
+# %% ../nbs/07_views.ipynb #4fb7b0ec
 def score_bars(
     scores,            # probabilities of one image, (C,)
     label_names,       # C names
@@ -383,21 +386,23 @@ def score_bars(
 )->go.Figure:
     "Probabilities by label, truth in colour."
     sizes = {}
-    scores, names = as_array('scores', scores, 'C', sizes=sizes).astype(float), np.array(list(label_names), object)
+    scores, names = as_array('scores', scores, 'C', sizes=sizes, unit=True).astype(float), np.array(list(label_names), object)
     if len(names) != len(scores): raise ValueError(f'{len(names)} label_names for C={len(scores)} scores')
-    if len(scores) and (scores.min() < 0 or scores.max() > 1): raise ValueError(f'scores span [{scores.min():.3g}, {scores.max():.3g}]: give probabilities, the sigmoid of logits')
     y = None if y is None else as_array('y', y, 'C', sizes=sizes, nan=True)[None]
     states = np.full(len(scores), 9) if y is None else label_states(y, None if known is None else as_array('known', known, 'C', sizes=sizes)[None])[0]
     order = np.argsort(-scores, kind='stable') if sort else np.arange(len(scores))
     fig = go.Figure()
-    for state, name, colour in [(9, 'score', COLOURS[0]), (1, 'present', STATES['present']), (0, 'absent', STATES['absent']), (-1, 'unknown', '#BDBDBD')]:
+    for state, name in {9: 'score', 1: 'present', 0: 'absent', -1: 'unknown'}.items():
         i = [j for j in order if states[j] == state]
-        if i: fig.add_bar(x=scores[i], y=names[i], orientation='h', name=name, marker_color=colour, hovertemplate='%{y} %{x:.3f}<extra>' + name + '</extra>')
-    if threshold is not None: fig.add_scatter(x=np.broadcast_to(threshold, len(scores))[order], y=names[order], mode='markers', name='threshold', marker=dict(symbol='line-ns', size=14, line=dict(width=2, color='#222')))
-    fig.update_yaxes(categoryorder='array', categoryarray=list(names[order]), autorange='reversed', automargin=True, ticks='').update_xaxes(range=[0, 1], title_text='probability')
-    return house(fig, title, width=700, height=24*len(scores) + 110, showlegend=y is not None or threshold is not None, bargap=.25)
+        if i: fig.add_bar(x=scores[i], y=names[i], orientation='h', name=name, marker_color=STATES.get(name, COLOURS[0]),
+                          hovertemplate=f'%{{y}} %{{x:.3f}}<extra>{name}</extra>')
+    if threshold is not None: fig.add_scatter(x=np.broadcast_to(threshold, len(scores))[order], y=names[order], mode='markers', name='threshold',
+                                              marker=dict(symbol='line-ns', size=14, line=dict(width=2, color='#222')))
+    fig.update_xaxes(range=[0, 1], title_text='probability')
+    fig.update_layout(showlegend=y is not None or threshold is not None, bargap=.25)
+    return house(label_axis(fig, names[order]), title, width=700, height=24*len(scores) + 110)
 
-# %% ../nbs/07_views.ipynb #19831d0f
+# %% ../nbs/07_views.ipynb #7436ea09
 def label_columns(
     scores, y,           # (n, C), or (n,) for one label
     label_names=None,    # C names
@@ -410,7 +415,8 @@ def label_columns(
     if scores.shape != y.shape: raise ValueError(f'scores have shape {scores.shape} but y has {y.shape}')
     known = None if known is None else as_array('known', known, *shapes, sizes=sizes).reshape(len(y), -1)
     scores, states = scores.reshape(len(y), -1), label_states(y.reshape(len(y), -1), known)
-    names = [f'label {i}' for i in range(scores.shape[1])] if label_names is None else [label_names] if isinstance(label_names, str) else list(label_names)
+    if label_names is None: label_names = [f'label {i}' for i in range(scores.shape[1])]
+    names = [label_names] if isinstance(label_names, str) else list(label_names)
     if len(names) != scores.shape[1]: raise ValueError(f'{len(names)} label_names for C={scores.shape[1]} labels')
     for name, s, t in zip(names, scores.T, states.T):
         s, t = s[t >= 0], t[t >= 0]
@@ -425,20 +431,20 @@ def thin(x, y, n=200):
     keep[0], keep[-1] = 0, len(x) - 1
     return x[keep], y[keep]
 
-# %% ../nbs/07_views.ipynb #4088e6ce
+# %% ../nbs/07_views.ipynb #33925b4b
 def curve_figure(
     curves,          # (name, x, y, value, reason) per label
     x_title, y_title, title=None, chance=None,   # chance: (x, y) of a dotted reference line
 )->go.Figure:
     "Curves in the unit square, one per label, its value in the legend."
     fig = go.Figure()
-    if chance: fig.add_scatter(x=chance[0], y=chance[1], mode='lines', line=dict(color='#999', dash='dot', width=1), name='chance', hoverinfo='skip', showlegend=False)
+    if chance: fig.add_scatter(x=chance[0], y=chance[1], mode='lines', line=dict(color='#999', dash='dot'), showlegend=False, hoverinfo='skip')
     for i, (name, x, y, value, reason) in enumerate(curves):
-        if reason: fig.add_scatter(x=[None], y=[None], mode='lines', name=f'{name}: {reason}', line=dict(color='#BBB'))
-        else:
-            x, y = thin(x, y)
-            fig.add_scatter(x=x, y=y, mode='lines', name=f'{name} {value:.3f}', line=line_look(i), hovertemplate=f'{html.escape(name)}<br>({x_title} %{{x:.3f}}, {y_title} %{{y:.3f}})<extra></extra>')
-    fig.update_xaxes(range=[-.01, 1.01], title_text=x_title, constrain='domain').update_yaxes(range=[-.01, 1.01], title_text=y_title, scaleanchor='x', constrain='domain')
+        x, y = ([None], [None]) if reason else thin(x, y)
+        fig.add_scatter(x=x, y=y, mode='lines', name=f'{name}: {reason}' if reason else f'{name} {value:.3f}', line=line_look(i),
+                        hovertemplate=f'{html.escape(name)}<br>({x_title} %{{x:.3f}}, {y_title} %{{y:.3f}})<extra></extra>')
+    fig.update_xaxes(range=[-.01, 1.01], title_text=x_title, constrain='domain')
+    fig.update_yaxes(range=[-.01, 1.01], title_text=y_title, scaleanchor='x', constrain='domain')
     return house(fig, title, width=700, height=470, showlegend=True)
 
 # %% ../nbs/07_views.ipynb #014f9725
@@ -471,15 +477,15 @@ def pr_curve(
             yield name, recall, precision, None if reason else metrics.average_precision_score(t, s), reason
     return curve_figure(curves(), 'recall', 'precision', title)
 
-# %% ../nbs/07_views.ipynb #2ab37cf9
+# %% ../nbs/07_views.ipynb #c9cd492f
 def calibration_bins(
     scores, y, known=None,   # (n, C) or (n,)
     bins=10,                 # of equal width
 ):                           # mean score, share of positives, count: one entry per bin, NaN where a bin is empty
     "What a reliability diagram draws; raises ValueError where scores are no probabilities."
-    parts = list(label_columns(scores, y, None, known))
+    parts = list(label_columns(as_array('scores', scores, 'n C', 'n', unit=True), y, None, known))
     s, t = (np.concatenate([p[i] for p in parts]) for i in (1, 2))
-    if not len(s) or s.min() < 0 or s.max() > 1: raise ValueError('reliability needs known entries with probabilities in [0, 1], the sigmoid of logits')
+    if not len(s): raise ValueError('no entry is known: there is nothing to compare probabilities with')
     b = np.minimum((s*bins).astype(int), bins - 1)
     n, p, f = (np.bincount(b, weights, minlength=bins) for weights in (None, s, t))
     with np.errstate(invalid='ignore'): return p/n, f/n, n
@@ -490,7 +496,7 @@ def wilson(f, n, z=1.96):
     centre, half = f + z*z/(2*n), z*np.sqrt(f*(1 - f)/n + z*z/(4*n*n))
     return (centre - half)/(1 + z*z/n), (centre + half)/(1 + z*z/n)
 
-# %% ../nbs/07_views.ipynb #102d3c44
+# %% ../nbs/07_views.ipynb #282bcd3f
 def reliability(
     scores, y,     # probabilities and truth, (n, C) pooled, or (n,)
     bins=10,       # of equal width
@@ -508,11 +514,13 @@ def reliability(
     fig.add_scatter(x=p, y=f, mode='lines+markers', line_color=COLOURS[0], name='observed', customdata=counts, row=1, col=1,
                     error_y=dict(type='data', symmetric=False, array=high - f, arrayminus=f - low, thickness=1, width=3),
                     hovertemplate='mean probability %{x:.3f}<br>share of positives %{y:.3f}<br>%{customdata} entries<extra></extra>')
-    fig.add_bar(x=(np.arange(bins) + .5)/bins, y=n, width=.94/bins, marker_color='#A6CBE3', name='entries', row=2, col=1, hovertemplate='%{y} entries<extra></extra>')
-    fig.update_xaxes(range=[0, 1]).update_xaxes(title_text='probability', row=2).update_yaxes(title_text='share of positives', range=[0, 1], row=1).update_yaxes(title_text='entries', row=2, nticks=3)
+    fig.add_bar(x=(np.arange(bins) + .5)/bins, y=n, width=.94/bins, marker_color='#A6CBE3', name='entries', row=2, col=1,
+                hovertemplate='%{y} entries<extra></extra>')
+    fig.update_xaxes(range=[0, 1]).update_xaxes(title_text='probability', row=2)
+    fig.update_yaxes(title_text='share of positives', range=[0, 1], row=1).update_yaxes(title_text='entries', row=2, nticks=3)
     return house(fig, title or f'expected calibration error {ece:.3f}', width=700, height=480, showlegend=False)
 
-# %% ../nbs/07_views.ipynb #54155108
+# %% ../nbs/07_views.ipynb #2c07d63a
 def report_bars(
     report,            # DataFrame indexed by label with columns auroc, auroc_low, auroc_high (or another metric's)
     metric='auroc',
@@ -524,17 +532,18 @@ def report_bars(
     names, value = [str(i) for i in report.index], report[metric].to_numpy(float)
     bounds = [report[c].to_numpy(float) if (c := f'{metric}_{end}') in report else value for end in ('low', 'high')]
     fig = go.Figure(go.Scatter(x=value, y=names, mode='markers', marker=dict(size=9, color=COLOURS[0]), name=metric, customdata=np.stack(bounds, 1),
-                               error_x=dict(type='data', symmetric=False, array=bounds[1] - value, arrayminus=value - bounds[0], thickness=1.5, width=4),
+                               error_x=dict(type='data', symmetric=False, array=bounds[1] - value, arrayminus=value - bounds[0], width=4),
                                hovertemplate='%{y}<br>' + metric + ' %{x:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})<extra></extra>'))
     undefined = [name for name, v in zip(names, value) if np.isnan(v)]
     reference = .5 if reference is None and metric == 'auroc' else reference
     left = np.nanmin([*bounds[0], reference if reference is not None else np.nan, 1.])
-    if undefined: fig.add_scatter(x=[left]*len(undefined), y=undefined, mode='text', text='  undefined', textposition='middle right', textfont_color='#888', name='undefined', hoverinfo='skip')
+    if undefined: fig.add_scatter(x=[left]*len(undefined), y=undefined, mode='text', text='  undefined', textposition='middle right',
+                                  textfont_color='#888', name='undefined', hoverinfo='skip')
     if reference is not None: fig.add_vline(x=reference, line=dict(dash='dot', color='#888', width=1))
-    fig.update_yaxes(categoryorder='array', categoryarray=names, range=[len(names) - .5, -.5], automargin=True, ticks='').update_xaxes(title_text=metric)
-    return house(fig, title, width=700, height=26*len(names) + 110, showlegend=False)
+    fig.update_xaxes(title_text=metric)
+    return house(label_axis(fig, names), title, width=700, height=26*len(names) + 110, showlegend=False)
 
-# %% ../nbs/07_views.ipynb #a15fa86a
+# %% ../nbs/07_views.ipynb #28b32217
 def histogram(
     values,        # array of any shape, or a dict of arrays by name
     bins=40,       # over the range of all values together
@@ -543,12 +552,14 @@ def histogram(
     axis='value', title=None,
 )->go.Figure:
     "Histograms of several arrays over common bins."
-    values = {k: as_array(k, v.reshape(-1) if hasattr(v, 'reshape') else np.ravel(v), 'n') for k, v in (values if isinstance(values, dict) else {axis: values}).items()}
+    values = values if isinstance(values, dict) else {axis: values}
+    values = {name: as_array(name, v.reshape(-1) if hasattr(v, 'reshape') else np.ravel(v), 'n') for name, v in values.items()}
     whole = np.concatenate(list(values.values()))
     if not len(whole): raise ValueError('there is no value to count')
     edges, fig = np.histogram_bin_edges(whole, bins), go.Figure()
     for i, (name, v) in enumerate(values.items()):
-        fig.add_bar(x=(edges[1:] + edges[:-1])/2, y=np.histogram(v, edges)[0], width=np.diff(edges), name=name, marker_color=STATES.get(name, COLOURS[i%len(COLOURS)]), opacity=.7,
+        fig.add_bar(x=(edges[1:] + edges[:-1])/2, y=np.histogram(v, edges)[0], width=np.diff(edges), name=name, opacity=.7,
+                    marker_color=STATES.get(name, COLOURS[i%len(COLOURS)]),
                     hovertemplate=html.escape(name) + '<br>%{y} around %{x:.3g}<extra></extra>')
     for mark in marks: fig.add_vline(x=mark, line=dict(dash='dash', color='#222', width=1))
     fig.update_xaxes(title_text=axis).update_yaxes(title_text='count', type='log' if log else 'linear')

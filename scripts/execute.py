@@ -52,22 +52,30 @@ def clean(nb):
     return nb
 
 
+def is_page(path): return not any(part.startswith(('.', '_')) for part in path.parts[-3:])
+
+
 def run(path, timeout=600):
-    "Execute one notebook in place; a failing cell leaves the file as it was."
+    "Execute one notebook in place and say whether it went well; a failing cell leaves the file as it was."
     import nbformat
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     nb, start = nbformat.read(path, as_version=4), time.time()
-    NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    try: NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        print(f'{path.name} failed:\n{error}', file=sys.stderr, flush=True)
+        return False
     took, part = time.time() - start, path.with_suffix('.part')
     nbformat.write(clean(nb), part)
     os.replace(part, path)
-    print(f'{path.relative_to(root)}: {took:.0f} s with pictures, {path.stat().st_size/1e6:.2f} MB', flush=True)
+    print(f'{os.path.relpath(path, root)}: {took:.0f} s with pictures, {path.stat().st_size/1e6:.2f} MB', flush=True)
+    return True
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('pages', nargs='*', type=Path, help='notebooks; all of nbs/ where none is named')
-    pages = parser.parse_args().pages or sorted((root/'nbs').rglob('[!_]*.ipynb'))
+    pages = parser.parse_args().pages or sorted((root/'nbs').rglob('*.ipynb'))
     environment()
-    for page in pages:
-        if '.ipynb_checkpoints' not in page.parts: run(page.resolve())
+    failed = [page.name for page in map(Path.resolve, pages) if is_page(page) and not run(page)]
+    if failed: sys.exit(f'failed, left as they were: {", ".join(failed)}')

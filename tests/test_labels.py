@@ -187,6 +187,8 @@ def test_frequency_groups_bounds_and_names():
     assert list(L.frequency_groups(y[:, ::-1], names=list('dcba'))) == list('abcd')
     known = np.zeros(y.shape, bool); known[:100] = True                            # 100 rows are annotated at all
     assert L.frequency_groups(y, known) == {0: 'head', 1: 'head', 2: 'head', 3: 'head'}
+    split = np.arange(1000)[:, None] % 4 == np.arange(4)                            # one known entry per image: shares are of images all the same
+    assert np.isclose((y*split).sum(0)[0], 13) and L.frequency_groups(y, split) == {0: 'medium', 1: 'medium', 2: 'tail', 3: 'tail'}
     with pytest.raises(ValueError, match='names'): L.frequency_groups(y, names=['a'])
     with pytest.raises(ValueError, match='tail <= head'): L.frequency_groups(y, head=.01, tail=.05)
 

@@ -51,7 +51,7 @@ def make(name='two_stages', **kw):
 
 def train(data, out=None, method=None, **kw):
     method = method or make()
-    return method, learner.fit(method, data, data, out=out, batch_size=8, progress=False, device='cpu', **kw)
+    return method, learner.fit(method, data.subset(range(28)), data.subset(range(28, 40)), out=out, batch_size=8, progress=False, device='cpu', **kw)
 
 
 def same_state(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
@@ -171,6 +171,10 @@ def test_other_labels_are_refused(data):
     with pytest.raises(ValueError, match='held-out part has labels'): learner.fit(make(), data, other, progress=False)
 
 
+def test_a_patient_on_both_sides_is_refused(data):
+    with pytest.raises(ValueError, match='both'): learner.fit(make(), data.subset(range(28)), data.subset(range(27, 40)), progress=False)
+
+
 def test_patterns_that_take_nothing_are_refused(data):
     with pytest.raises(ValueError, match='no parameter matches'): learner.trainable(make(), 'nothing')
     with pytest.raises(ValueError, match='no group'): learner.parameter_groups(make(), ((r'head\.', 1e-3, 0.),))
@@ -245,7 +249,7 @@ def test_two_processes_end_with_equal_parameters(tmp_path):
         data = t.data.__wrapped__() if hasattr(t.data, '__wrapped__') else t.data.__pytest_wrapped__.obj()
         method = t.make()
         if __name__ == '__main__':
-            h = learner.fit(method, data, data, out={str(tmp_path/'run')!r}, batch_size=8, progress=False, device='cpu', devices=2)
+            h = learner.fit(method, data.subset(range(28)), data.subset(range(28, 39)), out={str(tmp_path/'run')!r}, batch_size=8, progress=False, device='cpu', devices=2)
             torch.save((method.state_dict(), len(h), h['valid/auroc'].tolist()), {str(tmp_path)!r} + f"/rank{{os.environ.get('LOCAL_RANK', 0)}}.pt")
     """))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})

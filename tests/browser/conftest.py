@@ -33,7 +33,7 @@ def browser():
     from playwright.sync_api import sync_playwright
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=harness.chromium(), args=harness.FLAGS)
-        yield chromium
+        yield chromium.new_context(viewport={'width': 1200, 'height': 1600})   # one cache for all pages
         chromium.close()
 
 

@@ -1,5 +1,5 @@
 """JupyterLab and a Chromium for the browser tests: one server, one browser, one page per notebook."""
-import hashlib, json, os, secrets, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
+import json, os, secrets, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ALLOWED = {  # console errors that say nothing about a page -> why
     'favicon': 'the icon of the tab is not there before the server knows the kernel state',
     'WebGL': 'Chromium runs without a graphics card',
 }
-SETTLE, CHANGE = .15, 6   # seconds between two looks at a picture; seconds within which it must have changed
+SETTLE, CHANGE = .1, 8   # seconds between two looks at a picture; seconds within which it must have changed
 
 
 def chromium():
@@ -54,7 +54,8 @@ class Lab:
 
     def command(self):
         options = {'ServerApp.ip': '127.0.0.1', 'ServerApp.port': self.port, 'ServerApp.port_retries': 0, 'ServerApp.root_dir': self.root, 'ServerApp.allow_root': True,
-                   'IdentityProvider.token': self.token, 'ServerApp.open_browser': False, 'LabApp.expose_app_in_browser': True, 'ServerApp.terminals_enabled': False}
+                   'IdentityProvider.token': self.token, 'ServerApp.open_browser': False, 'LabApp.expose_app_in_browser': True, 'ServerApp.terminals_enabled': False,
+                   'ServerApp.shutdown_no_activity_timeout': 900}   # nothing stays behind where the tests are killed
         return [sys.executable, '-m', 'jupyterlab', *(f'--{k}={v}' for k, v in options.items())]
 
     def environment(self):
@@ -100,10 +101,10 @@ class Visit:
     def __str__(self): return f'{self.notebook:24s} {self.seconds:5.1f} s  {self.explorers:2d} explorers  {self.controls:3d} controls  {len(self.findings)} findings'
 
 
-def visit(lab, browser, notebook, shots=None, timeout=240):
+def visit(lab, context, notebook, shots=None, timeout=240):
     "Open, run, move every control, look, and shut the kernel down."
     found, start = Visit(notebook), time.time()
-    page = browser.new_page(viewport={'width': 1200, 'height': 1600})
+    page = context.new_page()
     listen(page, lab, found.findings)
     try:
         page.goto(lab.url(notebook))
@@ -135,7 +136,8 @@ def run_all(page, timeout):
     page.wait_for_function('window.jupyterapp?.shell.currentWidget?.context?.isReady', timeout=60_000)
     page.evaluate('''async () => {
         const panel = jupyterapp.shell.currentWidget, session = panel.context.sessionContext;
-        await panel.revealed; await session.ready;
+        const late = new Promise((_, no) => setTimeout(() => no(new Error('the kernel was not ready within 90 s: does the notebook name one?')), 90000));
+        await Promise.race([late, Promise.all([panel.revealed, session.ready])]);
         panel.content.activeCellIndex = 0;
         window.cxrRun = {done: false};
         jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.cxrRun.done = true; }, e => { window.cxrRun = {done: true, error: String(e)}; });
@@ -192,7 +194,14 @@ def moves(control):
     elif 'text' in kind: yield lambda: (control.locator('input').first.fill('1'), control.locator('input').first.press('Enter'))
 
 
-def digest(plot): return hashlib.sha1(plot.screenshot(animations='disabled')).hexdigest()
+def digest(plot):
+    "What is drawn: the SVG of a plot (images and heat maps are data inside it), without the random names in it."
+    return plot.evaluate('''gd => {
+        const names = [gd._fullLayout._uid, ...gd._fullData.map(t => t.uid)].filter(Boolean);
+        let drawn = [...gd.querySelectorAll('svg.main-svg')].map(s => s.outerHTML).join('');
+        for (const name of new Set(names)) drawn = drawn.replaceAll(name, '');
+        return drawn.replace(/(id|clip-path|class|mask)="[^"]*"/g, '');
+    }''')
 
 
 def settled(plot, seconds=CHANGE):

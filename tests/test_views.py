@@ -1,0 +1,282 @@
+"Views: figures are checked by their traces, controls without a browser."
+import base64, io, subprocess, sys
+import numpy as np, pandas as pd, pytest, torch
+import plotly.graph_objects as go
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from cxr_workbench import views
+
+names = ['Edema', 'Fracture', 'Hernia']
+rng = np.random.default_rng(0)
+few = settings(max_examples=20)   # a figure costs milliseconds
+
+
+def pixels(trace): return np.asarray(Image.open(io.BytesIO(base64.b64decode(trace.source.split(',')[1]))))
+
+
+def test_import_is_light():
+    code = "import sys, cxr_workbench.views; print([m for m in ('torch', 'lightning', 'timm', 'sklearn', 'pandas', 'ipywidgets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+
+
+# ---- what comes in ----
+
+@pytest.mark.parametrize('x, shapes, letters', [
+    (np.zeros((2, 3)), ['B 1 H W', 'H W C'], ['(B, 1, H, W)', '(H, W, C)', '(2, 3)']),
+    (np.zeros((2, 3, 8, 8)), ['B 1 H W'], ['(B, 1, H, W)', '(2, 3, 8, 8)']),
+])
+def test_shape_errors_name_the_letters(x, shapes, letters):
+    with pytest.raises(ValueError) as error: views.as_array('x', x, *shapes)
+    assert all(word in str(error.value) for word in letters)
+
+
+def test_letters_agree_over_arguments():
+    sizes = {}
+    views.as_array('y', np.zeros((4, 3)), 'B C', sizes=sizes)
+    with pytest.raises(ValueError, match='C=2.*C=3'): views.as_array('known', np.zeros((4, 2)), 'B C', sizes=sizes)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.uint8])
+def test_tensors_of_every_type_come_in(dtype):
+    x = torch.ones(2, 3, dtype=dtype)
+    if dtype.is_floating_point: x.requires_grad_()
+    assert np.array_equal(views.as_array('x', x, 'B C').astype(float), np.ones((2, 3)))
+
+
+def test_nan_is_refused_and_counted():
+    with pytest.raises(ValueError, match='1 NaN'): views.score_bars([.1, np.nan, .2], names)
+
+
+# ---- images ----
+
+@few
+@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12))))
+def test_images_survive_the_journey(x):
+    fig = views.show_images(x)
+    assert len(fig.data) == len(x) and all(np.array_equal(pixels(t), image) for t, image in zip(fig.data, x))
+
+
+@pytest.mark.parametrize('shape', [(3, 1, 5, 4), (3, 5, 4), (5, 4)])
+def test_images_of_three_shapes_float_or_uint8(shape):
+    x = rng.integers(0, 256, shape, dtype=np.uint8)
+    for a, b in zip(views.show_images(x).data, views.show_images(torch.as_tensor(x).float()/255).data, strict=True): assert a.source == b.source
+
+
+def test_images_out_of_range_or_nan_are_refused():
+    for bad in (np.full((4, 4), 1.5), np.full((4, 4), -.2), np.full((4, 4), 200.)):
+        with pytest.raises(ValueError, match=r'\[0, 1\]'): views.show_images(bad)
+    with pytest.raises(ValueError, match='NaN'): views.show_images(np.full((4, 4), np.nan))
+    with pytest.raises(ValueError, match='B=0'): views.show_images(np.zeros((0, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match='2 titles'): views.show_images(np.zeros((3, 4, 4), np.uint8), titles=['a', 'b'])
+
+
+def test_every_image_keeps_square_pixels():
+    fig = views.show_images(np.zeros((7, 8, 4), np.uint8), columns=3)
+    axes = [fig.layout[k] for k in fig.layout if k.startswith('yaxis')]
+    assert len([a for a in axes if a.scaleanchor]) == 7
+    assert all(a.scaleanchor == a.anchor for a in axes if a.scaleanchor)
+
+
+def test_overlay_lays_cells_where_they_belong():
+    fig = views.show_overlay(np.zeros((60, 40), np.uint8), map=np.ones((6, 8)))
+    m = fig.data[1]
+    assert (m.y0 - m.dy/2, m.x0 - m.dx/2) == (-.5, -.5) and (m.dy*6, m.dx*8) == (60, 40)
+
+
+@pytest.mark.parametrize('images, maps, pictures', [(1, 4, 4), (4, 1, 4), (3, 3, 3)])
+def test_overlay_repeats_what_is_given_once(images, maps, pictures):
+    fig = views.show_overlay(np.zeros((images, 1, 8, 8), np.uint8), map=rng.random((maps, 2, 2)), mask=np.eye(8, dtype=bool))
+    assert [sum(t.type == kind for t in fig.data) for kind in ('image', 'heatmap', 'contour')] == [pictures]*3
+    assert len({t.zmax for t in fig.data if t.type == 'heatmap'}) == 1
+
+
+def test_overlay_refuses_what_does_not_fit():
+    image = np.zeros((8, 8), np.uint8)
+    with pytest.raises(ValueError, match='signed'): views.show_overlay(image, map=-np.ones((2, 2)))
+    with pytest.raises(ValueError, match='2 of image for 3'): views.show_overlay(np.zeros((2, 1, 8, 8), np.uint8), map=np.ones((3, 2, 2)))
+    with pytest.raises(ValueError, match='H=4'): views.show_overlay(image, mask=np.zeros((4, 4)))
+    with pytest.raises(ValueError, match='K, 4'): views.show_overlay(image, boxes=[[1, 2, 3]])
+
+
+def test_boxes_are_pixels():
+    box = views.show_overlay(np.zeros((8, 8), np.uint8), boxes=[[2, 1, 3, 4]]).data[-1]
+    assert (min(box.x[:5]), max(box.x[:5]), min(box.y[:5]), max(box.y[:5])) == (1.5, 4.5, .5, 4.5)
+
+
+# ---- tables and matrices ----
+
+def test_label_table_counts_states():
+    y, known = np.array([[1, 0, 0], [0, 1, 0]]), np.array([[True, True, False], [False, True, True]])
+    z = views.label_table(y, known, names).data[0].z
+    assert np.array_equal(z, [[1, 0, -1], [-1, 1, 0]])
+
+
+def test_label_table_forgives_nan_only_where_unknown():
+    y = np.array([[1, np.nan, 0]])
+    views.label_table(y, ~np.isnan(y), names)
+    with pytest.raises(ValueError, match='0 or 1'): views.label_table(y, np.ones((1, 3), bool), names)
+    with pytest.raises(ValueError, match='0 or 1'): views.label_table(np.array([[1, -1, 0]]), None, names)
+    with pytest.raises(ValueError, match='2 label_names'): views.label_table(y, ~np.isnan(y), names[:2])
+
+
+@few
+@given(arrays(float, (3, 3), elements=st.floats(-1, 1)))
+def test_matrix_colours_are_symmetric_around_zero(m):
+    cells = views.show_matrix(m, names, of='correlation').data[0]
+    off = np.abs(m[~np.eye(3, dtype=bool)]).max()
+    assert cells.zmin == -cells.zmax and cells.zmax == (off or 1)
+
+
+def test_matrix_crosses_undefined_cells_and_reads_row_then_column():
+    m = np.array([[0, 5, np.nan], [1, 0, 2]])
+    fig = views.show_matrix(m, ['a', 'b'], columns=names, of='count')
+    cells, crosses = fig.data
+    assert (cells.zmin, cells.zmax) == (0, 5) and list(cells.y) == ['a', 'b'] and list(cells.x) == names
+    assert (list(crosses.x), list(crosses.y)) == (['Hernia'], ['a'])
+    assert len(views.show_matrix(np.full((3, 3), np.nan), names).data) == 2
+    with pytest.raises(ValueError, match='names for'): views.show_matrix(m, names)
+
+
+# ---- curves ----
+
+def test_training_curves_average_epochs_and_mark_stages():
+    history = pd.DataFrame({'epoch': [0, 0, 1, 0, 1], 'stage': [0, 0, 0, 1, 1], 'loss': [4., 2, 1, 5, 6], 'term/bce': 1., 'valid/mAUC': [np.nan, .5, .6, .7, np.nan]})
+    fig = views.training_curves(history)
+    lines = {t.name: t for t in fig.data}
+    assert list(lines['loss'].y) == [3, 1, 5, 6] and list(lines['loss'].x) == [0, 1, 2, 3]
+    assert list(lines['mAUC'].x) == [0, 1, 2] and {s.x0 for s in fig.layout.shapes} == {1.5}
+    with pytest.raises(ValueError, match='epoch'): views.training_curves(history.drop(columns='epoch'))
+    with pytest.raises(ValueError, match='term/'): views.training_curves(history[['epoch', 'stage']])
+
+
+def test_score_bars_mark_truth_and_keep_order():
+    fig = views.score_bars([.2, .9, .4], names, y=[0, 1, 0], known=[True, True, False], sort=True)
+    assert {t.name: list(t.y) for t in fig.data} == {'absent': ['Edema'], 'present': ['Fracture'], 'unknown': ['Hernia']}
+    assert list(fig.layout.yaxis.categoryarray) == ['Fracture', 'Hernia', 'Edema']
+    with pytest.raises(ValueError, match='sigmoid'): views.score_bars([3., .1, .2], names)
+
+
+@few
+@given(st.integers(0, 10_000))
+def test_curves_agree_with_scikit_learn(seed):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+    rng = np.random.default_rng(seed)
+    s, t, known = rng.random((60, 2)).round(1), rng.random((60, 2)) < .4, rng.random((60, 2)) < .8
+    for view, metric in [(views.roc_curve, roc_auc_score), (views.pr_curve, average_precision_score)]:
+        shown = [float(t.name.split()[-1]) for t in view(s, t, known=known).data if t.name]
+        wanted = [metric(t[k, c], s[k, c]) for c in range(2) for k in [known[:, c]]]
+        assert np.allclose(shown, wanted, atol=6e-4)
+
+
+@pytest.mark.parametrize('y, known, reason', [([1, 1], None, 'no negatives'), ([0, 0], None, 'no positives'), ([0, 1], [False, False], 'nothing known'),
+                                              ([0, 1], [True, False], 'no positives')])
+def test_a_label_without_a_curve_stays_in_the_legend(y, known, reason):
+    for view in (views.roc_curve, views.pr_curve): assert view([.1, .2], y, 'Hernia', known=known).data[-1].name == f'Hernia: {reason}'
+
+
+@few
+@given(st.integers(2, 3000), st.integers(0, 99))
+def test_thinning_keeps_ends_order_and_area(n, seed):
+    steps = np.random.default_rng(seed).random((2, n))
+    x, y = np.cumsum(steps, 1)/steps.sum(1, keepdims=True)
+    a, b = views.thin(x, y)
+    assert len(a) <= 200 and (a[0], b[0], a[-1], b[-1]) == (x[0], y[0], x[-1], y[-1]) and np.all(np.diff(a) >= 0)
+    assert abs(np.trapezoid(y, x) - np.trapezoid(b, a)) < .01
+
+
+@few
+@given(arrays(float, 50, elements=st.floats(0, 1)), st.integers(1, 30))
+def test_bins_hold_every_entry(scores, bins):
+    truth = (np.arange(50) % 3 == 0).astype(float)
+    p, f, n = views.calibration_bins(scores, truth, bins=bins)
+    assert n.sum() == 50 and np.nansum(n*f) == pytest.approx(truth.sum()) and np.nansum(n*p) == pytest.approx(scores.sum())
+
+
+@few
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+def test_wilson_lies_around_the_share_and_in_the_unit_interval(case):
+    n, k = case
+    low, high = views.wilson(k/n, n)
+    assert -1e-12 <= low <= k/n + 1e-12 and k/n - 1e-12 <= high <= 1 + 1e-12 and high - low < 1
+
+
+def test_reliability_counts_only_what_is_known():
+    known = np.array([True, True, False, True])
+    fig = views.reliability([.1, .9, .5, .9], [0, 1, 1, 1], known=known)
+    assert sum(fig.data[-1].y) == 3
+    with pytest.raises(ValueError, match='sigmoid'): views.reliability([2., .1], [1, 0])
+    with pytest.raises(ValueError, match='known'): views.reliability([.2, .1], [1, 0], known=[False, False])
+
+
+def test_report_bars_draw_intervals_and_say_undefined():
+    report = pd.DataFrame({'auroc': [.8, np.nan], 'auroc_low': [.7, np.nan], 'auroc_high': [.85, np.nan]}, index=['Edema', 'Hernia'])
+    fig = views.report_bars(report)
+    assert fig.data[0].error_x.array[0] == pytest.approx(.05) and fig.data[0].error_x.arrayminus[0] == pytest.approx(.1)
+    assert list(fig.data[1].y) == ['Hernia']
+    assert len(views.report_bars(report[['auroc']].dropna()).data) == 1
+    with pytest.raises(ValueError, match="'ap'"): views.report_bars(report, 'ap')
+
+
+@few
+@given(arrays(float, st.integers(1, 80), elements=st.floats(-5, 5)))
+def test_histogram_loses_nothing(values):
+    fig = views.histogram({'a': values, 'b': torch.as_tensor(values[:3])})
+    assert [sum(t.y) for t in fig.data] == [len(values), len(values[:3])]
+    with pytest.raises(ValueError, match='no value'): views.histogram([])
+
+
+# ---- controls ----
+
+def bars(n=2, height=.5, kind='bar', tick=False):
+    if n == 4: raise ValueError('four <is> wrong')
+    trace = go.Bar if kind == 'bar' else go.Scatter
+    return go.Figure([trace(y=[height, i], name=str(i)) for i in range(n)], dict(title_text='ticked', shapes=[dict(type='line')]) if tick else {})
+
+
+def plain(fig):
+    "A figure as it would be drawn, without ids and templates."
+    drawn = go.Figure(fig).to_plotly_json()
+    for trace in drawn['data']: trace.pop('uid', None)
+    return drawn['data'], {k: v for k, v in drawn['layout'].items() if k != 'template' and v}
+
+
+@few
+@given(st.lists(st.one_of(st.tuples(st.just('n'), st.sampled_from([1, 2, 3, 5])), st.tuples(st.just('height'), st.sampled_from([0., .25, 1.])),
+                          st.tuples(st.just('kind'), st.sampled_from(['bar', 'line'])), st.tuples(st.just('tick'), st.booleans())), min_size=1, max_size=6))
+def test_a_standing_figure_equals_a_fresh_one_after_any_moves(steps):
+    box = views.explore(bars, n=(1, 5, 1), height=(0., 1., .25), kind=['bar', 'line'], tick=False)
+    for name, value in steps: box.controls[name].value = value
+    assert plain(box.figure) == plain(bars(**{k: c.value for k, c in box.controls.items()}))
+
+
+def test_an_error_is_shown_and_the_next_move_has_another_chance():
+    box = views.explore(bars, n=(1, 5, 1))
+    message = next(child for child in box.children if 'cxr-explorer-error' in child._dom_classes)
+    box.controls['n'].value = 3
+    box.controls['n'].value = 4
+    assert 'four &lt;is&gt; wrong' in message.value and len(box.figure.data) == 3
+    box.controls['n'].value = 5
+    assert message.value == '' and len(box.figure.data) == 5
+
+
+def test_the_first_picture_fails_where_it_is_made():
+    with pytest.raises(ValueError, match='four'): views.explore(bars, n=(1, 5, 1, 4))
+    with pytest.raises(TypeError, match='colour'): views.explore(bars, colour=['red'])
+
+
+def test_controls_by_their_specification():
+    import ipywidgets as w
+    own = w.IntText(3)
+    specs = dict(a_b=(0, 4, 2), b=(0, 1, .25), c=(0, 10, 1, 7), d=['x', 'y'], e=[('one', 1), ('two', 2)], f=True, g=own)
+    def draw(a_b, b, c, d='y', e=2, f=False, g=0): return go.Figure()
+    box = views.explore(draw, **specs)
+    kinds = [w.IntSlider, w.FloatSlider, w.IntSlider, w.Dropdown, w.Dropdown, w.Checkbox, w.IntText]
+    assert [type(c) for c in box.controls.values()] == kinds and box.controls['g'] is own
+    assert [c.value for c in box.controls.values()] == [2, .5, 7, 'y', 2, True, 3]
+    assert box.controls['a_b'].description == 'a b' and 'cxr-explorer' in box._dom_classes and not box.controls['b'].continuous_update
+
+
+@pytest.mark.parametrize('spec, error', [('fast', TypeError), ((0, 1), TypeError), ([], TypeError), ((1, 0, .1), ValueError), ((0, 1, 0), ValueError)])
+def test_a_bad_specification_is_named(spec, error):
+    with pytest.raises(error, match="'n'"): views.explore(bars, n=spec)
