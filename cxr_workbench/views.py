@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'STATES', 'DIVERGING', 'SEQUENTIAL', 'HEAT', 'HEAT_SIGNED', 'HOUSE', 'house', 'as_array',
-           'as_control', 'redraw_figure', 'explore', 'as_uint8', 'image_trace', 'image_grid', 'show_images',
-           'map_trace', 'outline_trace', 'box_trace', 'as_layers', 'show_overlay', 'matrix_axes', 'show_matrix',
-           'label_states', 'label_table', 'epoch_means', 'training_curves', 'line_look', 'label_axis', 'score_bars',
-           'label_columns', 'thin', 'curve_figure', 'roc_curve', 'pr_curve', 'calibration_bins', 'wilson',
+           'as_control', 'leaves', 'redraw_values', 'rebuild', 'explore', 'as_uint8', 'image_trace', 'image_grid',
+           'show_images', 'map_trace', 'outline_trace', 'box_trace', 'as_layers', 'show_overlay', 'matrix_axes',
+           'show_matrix', 'label_states', 'label_table', 'epoch_means', 'training_curves', 'line_look', 'label_axis',
+           'score_bars', 'label_columns', 'thin', 'curve_figure', 'roc_curve', 'pr_curve', 'calibration_bins', 'wilson',
            'reliability', 'report_bars', 'histogram']
 
 # %% ../nbs/07_views.ipynb #ee7c272f
@@ -90,42 +90,68 @@ def as_control(
     return (w.IntSlider if whole else w.FloatSlider)(value, min=low, max=high, step=step, continuous_update=False, layout={'width': '340px'},
                                                      **look, **({} if whole else {'readout_format': '.3g'}))
 
-# %% ../nbs/07_views.ipynb #da44b37f
-def redraw_figure(
-    figure,          # a FigureWidget, changed in place
-    new:go.Figure,   # what it shows from now on; the number and the types of traces may differ
-):
-    "Show another figure in a standing widget: one message where the traces have the same types, so that nothing flickers."
-    data, layout = [trace.to_plotly_json() for trace in new.data], new.layout.to_plotly_json()
-    def replace(old, new):
-        for key in (set(old.to_plotly_json()) | set(new)) - {'type', 'uid'}: old[key] = new.get(key)
-    with figure.batch_update():
-        if [t.type for t in figure.data] == [t.get('type', 'scatter') for t in data]:
-            for old, trace in zip(figure.data, data): replace(old, trace)
-            replace(figure.layout, layout)
-        else:
-            for key in set(figure.layout.to_plotly_json()) - set(layout): figure.layout[key] = None
-            figure.update(dict(data=data, layout=layout), overwrite=True)
+# %% ../nbs/07_views.ipynb #8031f0c4
+def leaves(tree, path='')->dict:
+    "The values of nested dicts by dotted path; lists and arrays are values."
+    if not (isinstance(tree, dict) and tree): return {path: tree}
+    return {k: v for name, branch in tree.items() for k, v in leaves(branch, f'{path}.{name}' if path else name).items() if k != 'uid'}
 
-# %% ../nbs/07_views.ipynb #c3b88077
+# %% ../nbs/07_views.ipynb #6f2e3982
+def redraw_values(
+    figure,          # a FigureWidget that shows `old`, changed in place
+    old:go.Figure,
+    new:go.Figure,
+)->bool:             # False, and nothing is changed, where more than values differ
+    "Turn a standing picture into another one by its values alone, where that can be done."
+    before, after = ([leaves(part.to_plotly_json()) for part in (*f.data, f.layout)] for f in (old, new))
+    if [set(part) for part in before] != [set(part) for part in after]: return False
+    changed = [{k: v for k, v in b.items() if not np.array_equal(a[k], v)} for a, b in zip(before, after)]
+    if any(k in ('type', 'xaxis', 'yaxis') for part in changed[:-1] for k in part): return False
+    if any(not k.startswith(('title.text', 'shapes', 'annotations')) for k in changed[-1]): return False
+    with figure.batch_update():
+        for part, values in zip((*figure.data, figure.layout), changed):
+            for path, value in values.items(): part[path] = value
+    return True
+
+# %% ../nbs/07_views.ipynb #232fe54e
+def rebuild(
+    stage,           # the box that holds the figure; it keeps its height meanwhile
+    figure,          # a FigureWidget
+    new:go.Figure,
+):
+    "Fill a standing widget with another figure, and have the browser draw it from nothing."
+    stage.layout.min_height = f'{figure.layout.height or 450}px'
+    stage.children = ()
+    figure.update(dict(data=[trace.to_plotly_json() for trace in new.data], layout=new.layout.to_plotly_json()), overwrite=True)
+    figure._widget_data, figure._widget_layout = ([t.to_plotly_json() for t in figure.data], figure.layout.to_plotly_json())   # what a new view starts from
+    figure.send_state(['_widget_data', '_widget_layout'])   # also where they equal what was sent last
+    stage.children = (figure,)
+    stage.layout.min_height = None
+
+# %% ../nbs/07_views.ipynb #91cf02b0
 def explore(
     fn,           # control values, by keyword -> plotly figure
     **controls,   # (min, max, step[, value]) -> slider | list -> menu | bool -> checkbox | any ipywidget with a value
 ):                # an ipywidgets VBox of class cxr-explorer, with .controls (by name) and .figure (one FigureWidget)
     "Controls over a picture, which is redrawn in place; an error of fn is shown in the box once it stands."
     import ipywidgets as w
-    parameters = inspect.signature(fn).parameters
-    inspect.signature(fn).bind(**controls)
-    default = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+    signature = inspect.signature(fn)
+    signature.bind(**controls)
+    default = {k: p.default for k, p in signature.parameters.items() if p.default is not p.empty}
     widgets = {name: as_control(name, spec, default.get(name)) for name, spec in controls.items()}
-    figure, message = go.FigureWidget(fn(**{k: c.value for k, c in widgets.items()})), w.HTML()
+    drawn = [fn(**{k: c.value for k, c in widgets.items()})]
+    figure, message = go.FigureWidget(drawn[0]), w.HTML()
     message.add_class('cxr-explorer-error')
+    stage = w.VBox([figure])
     def redraw(change):
-        try: redraw_figure(figure, fn(**{k: c.value for k, c in widgets.items()}))
+        try: new = fn(**{k: c.value for k, c in widgets.items()})
         except Exception as error: message.value = f'<b style="color:#B00020">{type(error).__name__}: {html.escape(str(error))}</b>'
-        else: message.value = ''
+        else:
+            message.value, old = '', drawn.pop()
+            drawn.append(go.Figure(new))
+            if not redraw_values(figure, old, new): rebuild(stage, figure, new)
     for widget in widgets.values(): widget.observe(redraw, 'value')
-    box = w.VBox([w.Box(list(widgets.values()), layout={'flex_flow': 'row wrap', 'gap': '4px 24px'}), message, figure])
+    box = w.VBox([w.Box(list(widgets.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 24px'}), message, stage])
     box.add_class('cxr-explorer')
     box.controls, box.figure = widgets, figure
     return box

@@ -67,7 +67,7 @@ class Page:
                 if not manager.is_alive(): return 'the kernel died: out of memory, or a crash in compiled code'
                 continue
             if message['parent_header'].get('msg_id') != request: continue
-            if message['msg_type'] == 'error': error = '\n'.join(message['content']['traceback'])
+            if message['msg_type'] == 'error': error = re.sub(r'\x1b\[[\d;]*m', '', '\n'.join(message['content']['traceback']))
             if message['msg_type'] == 'status' and message['content']['execution_state'] == 'idle': return error
         return f'still running after {CELL_SECONDS} s'
 

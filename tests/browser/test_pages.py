@@ -20,9 +20,9 @@ def draw(n=2, name='a', tick=False):
 explore(draw, n=(1, 5, 1), name=['a', 'b'], tick=False)'''
 
 
-def write(lab, name, source):
+def write(lab, name, *sources):
     "A page for the tests of the harness itself."
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell('1 + 1')])
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (*sources, '1 + 1')])
     nb.metadata['kernelspec'] = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
     nbformat.write(nb, lab.root/f'_{name}.ipynb')
     return f'_{name}.ipynb'
