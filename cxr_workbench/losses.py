@@ -60,9 +60,10 @@ def _focused_positive(logits, gamma):
     focus = torch.exp(gamma*F.logsigmoid(-logits)).detach() if gamma else 1.
     return -F.logsigmoid(logits)*focus
 
-# %% ../nbs/04_losses.ipynb #cbe7dcca
+# %% ../nbs/04_losses.ipynb #df4d91ac
 def _focused_negative(logits, gamma, margin):
     "-p_m^gamma log(1-p_m), entry by entry."
-    p = (torch.sigmoid(logits) - margin).clamp(min=0)
-    entries = -torch.log1p(-p) if margin else -F.logsigmoid(-logits)
-    return entries*(p.pow(gamma).detach() if gamma else 1.)
+    absent = F.logsigmoid(-logits)
+    if margin: absent = torch.logaddexp(absent, torch.full_like(absent, margin).log()).clamp(max=0)
+    focus = (torch.sigmoid(logits) - margin).clamp(min=0).pow(gamma).detach() if gamma else 1.
+    return -absent*focus

@@ -113,7 +113,7 @@ def redraw_values(
             for path, value in values.items(): part[path] = value
     return True
 
-# %% ../nbs/07_views.ipynb #232fe54e
+# %% ../nbs/07_views.ipynb #1527c4bf
 def rebuild(
     stage,           # the box that holds the figure; it keeps its height meanwhile
     figure,          # a FigureWidget
@@ -123,12 +123,12 @@ def rebuild(
     stage.layout.min_height = f'{figure.layout.height or 450}px'
     stage.children = ()
     figure.update(dict(data=[trace.to_plotly_json() for trace in new.data], layout=new.layout.to_plotly_json()), overwrite=True)
-    figure._widget_data, figure._widget_layout = ([t.to_plotly_json() for t in figure.data], figure.layout.to_plotly_json())   # what a new view starts from
+    figure._widget_data, figure._widget_layout = [t.to_plotly_json() for t in figure.data], figure.layout.to_plotly_json()
     figure.send_state(['_widget_data', '_widget_layout'])   # also where they equal what was sent last
+    figure._view_count = 0         # until the browser says that a view stands: a message to a half-built one is lost
     stage.children = (figure,)
-    stage.layout.min_height = None
 
-# %% ../nbs/07_views.ipynb #91cf02b0
+# %% ../nbs/07_views.ipynb #cb4720ee
 def explore(
     fn,           # control values, by keyword -> plotly figure
     **controls,   # (min, max, step[, value]) -> slider | list -> menu | bool -> checkbox | any ipywidget with a value
@@ -149,7 +149,7 @@ def explore(
         else:
             message.value, old = '', drawn.pop()
             drawn.append(go.Figure(new))
-            if not redraw_values(figure, old, new): rebuild(stage, figure, new)
+            if not (figure._view_count and redraw_values(figure, old, new)): rebuild(stage, figure, new)
     for widget in widgets.values(): widget.observe(redraw, 'value')
     box = w.VBox([w.Box(list(widgets.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 24px'}), message, stage])
     box.add_class('cxr-explorer')
