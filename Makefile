@@ -47,9 +47,8 @@ execute: dev-ready ## run notebooks for committing (pictures kept, widget state 
 	@$(BIN)/python scripts/execute.py $(PAGES)
 	@$(BIN)/nbdev_export
 
-benchmarks: pages-ready ## measure the speed against bare loops and copies; prints tables
-	@ls benchmarks/[!_]*.py >/dev/null 2>&1 || { echo "no benchmarks here" >&2; exit 1; }
-	@for script in benchmarks/[!_]*.py; do echo "--- $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+benchmarks: pages-ready ## measure the speed against bare loops and copies; writes benchmarks/results.md
+	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 wheel: dev-ready ## build sdist and wheel into dist/
 	@rm -rf build dist

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['LABELS', 'FINDINGS', 'PREVALENCE', 'LATENT_CORR', 'ANATOMY', 'PAINTERS', 'check_copula', 'stream', 'draw_patients',
            'draw_latent', 'binary_correlation', 'none_present', 'over', 'stroke', 'hill', 'Scene', 'draw_anatomy',
-           'lattice_noise', 'resample_matrix', 'noise', 'frame', 'chest_wall', 'add_lungs', 'heart', 'mediastinum',
-           'add_middle', 'add_vessels', 'rib_distance', 'add_bones', 'thorax', 'expose', 'painter', 'on_side', 'spread',
-           'displace', 'enlarged_cardiomediastinum', 'cardiomegaly', 'pleural_effusion', 'pneumothorax',
-           'pleural_other', 'atelectasis', 'consolidation', 'pneumonia', 'lung_opacity', 'edema', 'lung_lesion',
-           'fracture', 'tube', 'catheter', 'pacemaker', 'support_devices', 'changed', 'severities', 'draw',
-           'PhantomTables', 'SyntheticCXR', 'turn']
+           'lattice_noise', 'resample_matrix', 'resample_taps', 'noise', 'frame', 'chest_wall', 'add_lungs', 'heart',
+           'mediastinum', 'add_middle', 'add_vessels', 'rib_distance', 'add_bones', 'thorax', 'expose', 'painter',
+           'on_side', 'spread', 'displace', 'enlarged_cardiomediastinum', 'cardiomegaly', 'pleural_effusion',
+           'pneumothorax', 'pleural_other', 'atelectasis', 'consolidation', 'pneumonia', 'lung_opacity', 'edema',
+           'lung_lesion', 'fracture', 'tube', 'catheter', 'pacemaker', 'support_devices', 'changed', 'severities',
+           'draw', 'PhantomTables', 'SyntheticCXR', 'turn']
 
-# %% ../nbs/01_phantom.ipynb #e52d7afd
+# %% ../nbs/01_phantom.ipynb #305caffa
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 import numpy as np
 
 # %% ../nbs/01_phantom.ipynb #4f53a2c0
@@ -190,7 +190,7 @@ def lattice_noise(
     total = (h & np.uint32(0xFFFF)).astype(np.float32) + (h >> np.uint32(16)).astype(np.float32)
     return ((total - 65535)*np.float32(6**.5/65536)).reshape(len(keys), nodes, nodes)
 
-# %% ../nbs/01_phantom.ipynb #c6425e4d
+# %% ../nbs/01_phantom.ipynb #291c94a4
 def resample_matrix(
     nodes, size,
 )->np.ndarray:  # (size, nodes) float32, rows add to 1
@@ -202,7 +202,15 @@ def resample_matrix(
     at = np.clip((np.arange(size) + .5)*nodes/size - .5, 0, nodes - 1)
     return np.maximum(1 - np.abs(at[:, None] - np.arange(nodes)), 0).astype(np.float32)
 
-# %% ../nbs/01_phantom.ipynb #41079677
+@lru_cache(maxsize=32)
+def resample_taps(nodes, size):  # nodes and weights, (taps, size) each
+    "The entries of `resample_matrix` that are not zero, tap by tap."
+    W = resample_matrix(nodes, size)
+    at = np.argmax(W > 0, axis=1) + np.arange((W > 0).sum(1).max())[:, None]
+    inside = np.minimum(at, nodes - 1)
+    return inside, np.where(at < nodes, W[np.arange(size), inside], 0).astype(np.float32)
+
+# %% ../nbs/01_phantom.ipynb #eb05d376
 def noise(
     keys,   # (b,) uint32
     nodes, size,
@@ -210,8 +218,9 @@ def noise(
     "A noise lattice seen at a size."
     field = lattice_noise(keys, nodes)
     if nodes == size: return field
-    W = resample_matrix(nodes, size)
-    return W@field@W.T
+    at, weight = resample_taps(nodes, size)
+    rows = sum(w[:, None]*field[:, k] for k, w in zip(at, weight))
+    return sum(w*np.take(rows, k, axis=2) for k, w in zip(at, weight))
 
 # %% ../nbs/01_phantom.ipynb #c191141e
 def frame(
@@ -501,7 +510,7 @@ def severities(
     beyond = (ndtr(latent) - (1 - prevalence))/prevalence
     return np.where(beyond > 0, mildest + (1 - mildest)*beyond, 0).astype(np.float32)
 
-# %% ../nbs/01_phantom.ipynb #e6593a32
+# %% ../nbs/01_phantom.ipynb #ec642b2c
 def draw(
     anatomy,   # (b, len(ANATOMY)) float32
     severity,  # (b, F) float32; 0 draws nothing
@@ -516,7 +525,7 @@ def draw(
         k = FINDINGS.index(name)
         rows = np.flatnonzero(severity[:, k] > 0)
         if not len(rows): continue
-        delta = paint(s.take(rows), severity[rows, k, None, None], sites[rows, k].T[..., None, None])*s.inside[rows]
+        delta = paint(s.take(rows), severity[rows, k, None, None], sites[rows, k].T[..., None, None])
         total[rows] += delta
         if masks: where[rows, k + 1] = changed(delta)
     return expose(s, total, keys, size), where

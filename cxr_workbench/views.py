@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'STATES', 'DIVERGING', 'SEQUENTIAL', 'HEAT', 'HEAT_SIGNED', 'HOUSE', 'house', 'as_array',
-           'as_control', 'leaves', 'redraw_values', 'rebuild', 'explore', 'as_uint8', 'image_trace', 'image_grid',
+           'as_control', 'leaves', 'redraw_values', 'show_figure', 'explore', 'as_uint8', 'image_trace', 'image_grid',
            'show_images', 'map_trace', 'outline_trace', 'box_trace', 'as_layers', 'show_overlay', 'matrix_axes',
            'show_matrix', 'label_states', 'label_table', 'epoch_means', 'training_curves', 'line_look', 'label_axis',
            'score_bars', 'label_columns', 'thin', 'curve_figure', 'roc_curve', 'pr_curve', 'calibration_bins', 'wilson',
@@ -113,47 +113,42 @@ def redraw_values(
             for path, value in values.items(): part[path] = value
     return True
 
-# %% ../nbs/07_views.ipynb #1527c4bf
-def rebuild(
-    stage,           # the box that holds the figure; it keeps its height meanwhile
-    figure,          # a FigureWidget
-    new:go.Figure,
+# %% ../nbs/07_views.ipynb #b80389fe
+def show_figure(
+    box,             # what `explore` returns
+    new:go.Figure,   # what it shows from now on
 ):
-    "Fill a standing widget with another figure, and have the browser draw it from nothing."
-    stage.layout.min_height = f'{figure.layout.height or 450}px'
-    stage.children = ()
-    figure.update(dict(data=[trace.to_plotly_json() for trace in new.data], layout=new.layout.to_plotly_json()), overwrite=True)
-    figure._widget_data, figure._widget_layout = [t.to_plotly_json() for t in figure.data], figure.layout.to_plotly_json()
-    figure.send_state(['_widget_data', '_widget_layout'])   # also where they equal what was sent last
-    figure._view_count = 0         # until the browser says that a view stands: a message to a half-built one is lost
-    stage.children = (figure,)
+    "Show a figure in an explorer: by its values where that will do, else in a fresh widget."
+    new, stage = go.Figure(new), box.children[-1]
+    if not (stage.children and box.figure._view_count and redraw_values(box.figure, box.drawn, new)):
+        stage.layout.min_height = f'{new.layout.height or 450}px'    # the page does not jump meanwhile
+        last, box.figure = stage.children, go.FigureWidget(new)
+        stage.children = (box.figure,)
+        for widget in last: widget.close()
+    box.drawn = new
 
-# %% ../nbs/07_views.ipynb #cb4720ee
+# %% ../nbs/07_views.ipynb #80557459
 def explore(
     fn,           # control values, by keyword -> plotly figure
     **controls,   # (min, max, step[, value]) -> slider | list -> menu | bool -> checkbox | any ipywidget with a value
-):                # an ipywidgets VBox of class cxr-explorer, with .controls (by name) and .figure (one FigureWidget)
-    "Controls over a picture, which is redrawn in place; an error of fn is shown in the box once it stands."
+):                # an ipywidgets VBox of class cxr-explorer, with .controls (by name) and .figure (the FigureWidget that is shown now)
+    "Controls over a picture, which is redrawn in its place; an error of fn is shown in the box once it stands."
     import ipywidgets as w
     signature = inspect.signature(fn)
     signature.bind(**controls)
     default = {k: p.default for k, p in signature.parameters.items() if p.default is not p.empty}
     widgets = {name: as_control(name, spec, default.get(name)) for name, spec in controls.items()}
-    drawn = [fn(**{k: c.value for k, c in widgets.items()})]
-    figure, message = go.FigureWidget(drawn[0]), w.HTML()
+    message, stage = w.HTML(), w.VBox()
     message.add_class('cxr-explorer-error')
-    stage = w.VBox([figure])
+    box = w.VBox([w.Box(list(widgets.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 24px'}), message, stage])
+    box.add_class('cxr-explorer')
+    box.controls = widgets
+    show_figure(box, fn(**{k: c.value for k, c in widgets.items()}))
     def redraw(change):
         try: new = fn(**{k: c.value for k, c in widgets.items()})
         except Exception as error: message.value = f'<b style="color:#B00020">{type(error).__name__}: {html.escape(str(error))}</b>'
-        else:
-            message.value, old = '', drawn.pop()
-            drawn.append(go.Figure(new))
-            if not (figure._view_count and redraw_values(figure, old, new)): rebuild(stage, figure, new)
+        else: message.value = ''; show_figure(box, new)
     for widget in widgets.values(): widget.observe(redraw, 'value')
-    box = w.VBox([w.Box(list(widgets.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 24px'}), message, stage])
-    box.add_class('cxr-explorer')
-    box.controls, box.figure = widgets, figure
     return box
 
 # %% ../nbs/07_views.ipynb #73f04cb5

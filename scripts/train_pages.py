@@ -16,7 +16,7 @@ home = Path(__file__).resolve().parent.parent/'cxr_workbench'/'trained'
 
 # name -> method, its arguments, phantom images, epochs; the phantom's seed is 0, so a page tests on another
 MODELS = {
-    'supervised': dict(method='supervised', arguments=dict(preset='maps'), rows=6000, epochs=15),
+    'supervised': dict(method='supervised', arguments=dict(preset='maps'), rows=3000, epochs=12),
 }
 
 
@@ -36,7 +36,7 @@ def train(name, out, rows=None, epochs=None, size=64):
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('names', nargs='*', choices=[[], *MODELS], default=list(MODELS))
+    parser.add_argument('names', nargs='*', default=list(MODELS))
     parser.add_argument('--epochs', type=int)
     parser.add_argument('--rows', type=int)
     parser.add_argument('--out', type=Path, default=home)
