@@ -210,7 +210,7 @@ def resample_taps(nodes, size):  # nodes and weights, (taps, size) each
     inside = np.minimum(at, nodes - 1)
     return inside, np.where(at < nodes, W[np.arange(size), inside], 0).astype(np.float32)
 
-# %% ../nbs/01_phantom.ipynb #eb05d376
+# %% ../nbs/01_phantom.ipynb #7527a102
 def noise(
     keys,   # (b,) uint32
     nodes, size,
@@ -219,8 +219,8 @@ def noise(
     field = lattice_noise(keys, nodes)
     if nodes == size: return field
     at, weight = resample_taps(nodes, size)
-    rows = sum(w[:, None]*field[:, k] for k, w in zip(at, weight))
-    return sum(w*np.take(rows, k, axis=2) for k, w in zip(at, weight))
+    wide = sum(w*np.take(field, k, axis=2) for k, w in zip(at, weight))
+    return sum(w[:, None]*np.take(wide, k, axis=1) for k, w in zip(at, weight))
 
 # %% ../nbs/01_phantom.ipynb #c191141e
 def frame(
@@ -447,7 +447,7 @@ def lung_lesion(s, v, u):
         total = np.maximum(total, near*(on_side(s, u[j + 2] if j else u[7])*present))
     return (.10 + .16*v)*total*(.35*s.lung + .65*s.air)
 
-# %% ../nbs/01_phantom.ipynb #1b69b5ae
+# %% ../nbs/01_phantom.ipynb #ce5788a9
 @painter('Fracture')
 def fracture(s, v, u):
     "One to three neighbouring ribs step down at the same place."
@@ -456,7 +456,7 @@ def fracture(s, v, u):
     mine = np.abs(number - np.floor(spread(u[2], 2, 6))) < spread(u[3], .3, 1.8)
     whole, lower = stroke(d, .2, px), stroke(d - (.17 + .22*v), .2, px)
     beyond = over(s.X, here, .01)*over(here + .22, s.X, .03)
-    step = beyond*((1 + .6*v)*lower - whole) - stroke(s.X - here, .02, s.px)*whole
+    step = beyond*((1.3 + .9*v)*lower - whole) - stroke(s.X - here, .02, s.px)*whole
     return s.cage*mine*on_side(s, u[0])*step
 
 # %% ../nbs/01_phantom.ipynb #f74e31e1
