@@ -69,15 +69,15 @@ def test_wheel_holds_modules_and_pages(from_checkout):
     names = {n for n in from_checkout.namelist() if '.dist-info/' not in n}
     assert {n for n in names if n.endswith('.py')} == MODULES
     assert {n.removeprefix('cxr_workbench/pages/') for n in names if n.endswith('.ipynb')} == PAGES
-    assert {Path(n).suffix for n in names} <= {'.py', '.ipynb', '.safetensors', '.json'}
+    assert {Path(n).suffix for n in names} <= {'.py', '.ipynb', '.safetensors', '.json', '.csv'}
     assert all(n.startswith('cxr_workbench/') for n in names)
     page = min(PAGES)
     assert from_checkout.read(f'cxr_workbench/pages/{page}') == (ROOT/'nbs'/page).read_bytes()
 
 
 def test_wheel_carries_every_saved_model(from_checkout):
-    models = {p.relative_to(ROOT).as_posix() for kind in ('*.safetensors', '*.json') for p in (ROOT/'cxr_workbench').rglob(kind)}
-    assert {n for n in from_checkout.namelist() if n.endswith(('.safetensors', '.json')) and '.dist-info/' not in n} == models
+    models = {p.relative_to(ROOT).as_posix() for kind in ('*.safetensors', '*.json', '*.csv') for p in (ROOT/'cxr_workbench').rglob(kind)}
+    assert {n for n in from_checkout.namelist() if n.endswith(('.safetensors', '.json', '.csv')) and '.dist-info/' not in n} == models
 
 
 def test_sdist_gives_the_same_wheel(from_checkout, from_sdist):
@@ -98,7 +98,7 @@ def test_requirements_are_where_they_belong(metadata):
     found = requirements(metadata)
     assert {'torch', 'timm', 'lightning', 'jupyterlab', 'ipywidgets', 'anywidget', 'plotly', 'captum', 'pandas', 'typer'} <= found['']
     assert TOOLS <= found['dev'] and not TOOLS & set().union(*(v for k, v in found.items() if k != 'dev'))
-    assert found['all'] == found['dicom'] | found['diffusion'] and 'pydicom' in found['dicom'] and 'diffusers' in found['diffusion']
+    assert found['all'] == found['dicom'] | found['diffusion'] and 'pydicom' in found[''] and 'pylibjpeg' in found['dicom'] and 'diffusers' in found['diffusion']
 
 
 def test_lightning_leaves_out_its_malicious_releases(metadata):

@@ -3,8 +3,8 @@ import pickle
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from cxr_workbench.phantom import (ANATOMY, FINDINGS, LABELS, LATENT_CORR, PAINTERS, PREVALENCE, SyntheticCXR, binary_correlation, changed, noise, none_present,
-                                   resample_matrix)
+from cxr_workbench.phantom import LATENT_CORR, PREVALENCE, SyntheticCXR, binary_correlation, none_present
+from cxr_workbench.thorax import ANATOMY, FINDINGS, LABELS, PAINTERS, changed, noise, resample_matrix
 
 
 @pytest.fixture(scope='module')
