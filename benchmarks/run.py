@@ -1,4 +1,4 @@
-"""All benchmarks, one table: python benchmarks/run.py [names]. Ratios are taken within one run; seconds belong to the machine that is named."""
+"""All benchmarks, a table each: python benchmarks/run.py [names]. Ratios are taken within one run; seconds belong to the machine that is named."""
 import importlib, os, platform, sys
 from pathlib import Path
 
@@ -22,10 +22,11 @@ def table(rows):
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).parent))
-    found = []
+    parts = [machine()]
     for name in sys.argv[1:] or NAMES:
         print(f'{name} ...', file=sys.stderr, flush=True)
-        found += importlib.import_module(name).rows()
-    text = f'{machine()}\n\n{table(found)}\n'
+        module = importlib.import_module(name)
+        parts += [f'## {name}', module.__doc__.strip().splitlines()[0], table([{k: v for k, v in row.items() if k != 'machine'} for row in module.rows()])]
+    text = '\n\n'.join(parts) + '\n'
     print(text)
     (Path(__file__).parent/'results.md').write_text('# Benchmarks\n\nWritten by `make benchmarks`. Ratios are taken within one run.\n\n' + text)

@@ -43,6 +43,7 @@ def visit(lab, browser):
     def go(notebook, **kw):
         seen = harness.visit(lab, browser, notebook, **kw)
         visits.append(seen)
+        print(seen)
         return seen
     return go
 

@@ -96,27 +96,32 @@ class Visit:
     findings: list = field(default_factory=list)   # what is wrong, one sentence each; empty: the page is well
     explorers: int = 0
     controls: int = 0
-    seconds: float = 0.
+    phases: dict = field(default_factory=dict)     # seconds to open, run, move and photograph
 
-    def __str__(self): return f'{self.notebook:24s} {self.seconds:5.1f} s  {self.explorers:2d} explorers  {self.controls:3d} controls  {len(self.findings)} findings'
+    def __str__(self):
+        phases = ', '.join(f'{name} {seconds:.0f}' for name, seconds in self.phases.items())
+        return f'{self.notebook:24s} {sum(self.phases.values()):4.0f} s ({phases})  {self.explorers} explorers, {self.controls} controls, {len(self.findings)} findings'
 
 
 def visit(lab, context, notebook, shots=None, timeout=240):
     "Open, run, move every control, look, and shut the kernel down."
-    found, start = Visit(notebook), time.time()
-    page = context.new_page()
+    found, page = Visit(notebook), context.new_page()
     listen(page, lab, found.findings)
+
+    def phase(name, act, *arguments):
+        start = time.time()
+        try: return act(*arguments)
+        finally: found.phases[name] = time.time() - start
     try:
-        page.goto(lab.url(notebook))
-        run_all(page, timeout)
+        phase('open', open_notebook, page, lab.url(notebook))
+        phase('run', run_all, page, timeout)
         found.findings += failed_cells(page)
-        move_everything(page, found)
-        if shots: photograph(page, Path(shots), notebook)
+        phase('move', move_everything, page, found)
+        if shots: phase('shots', photograph, page, Path(shots), notebook)
     except Exception as error: found.findings.append(f'the visit ended early: {type(error).__name__}: {str(error)[:600]}')
     finally:
         page.close()
         lab.stop_kernels()
-    found.seconds = time.time() - start
     return found
 
 
@@ -131,9 +136,14 @@ def listen(page, lab, findings):
     page.on('request', request)
 
 
+def open_notebook(page, url):
+    "Returns when the notebook is there; the kernel may still be starting."
+    page.goto(url)
+    page.wait_for_function('window.jupyterapp?.shell.currentWidget?.context?.isReady', timeout=60_000)
+
+
 def run_all(page, timeout):
     "Run All Cells; returns when every cell ran and the kernel is idle."
-    page.wait_for_function('window.jupyterapp?.shell.currentWidget?.context?.isReady', timeout=60_000)
     page.evaluate('''async () => {
         const panel = jupyterapp.shell.currentWidget, session = panel.context.sessionContext;
         const late = new Promise((_, no) => setTimeout(() => no(new Error('the kernel was not ready within 90 s: does the notebook name one?')), 90000));

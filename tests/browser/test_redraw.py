@@ -2,7 +2,7 @@
 import hashlib, re
 from collections import defaultdict
 import numpy as np, pytest
-from lab import run_all, settled
+from lab import open_notebook, run_all, settled
 from test_pages import write
 
 SOURCE = '''import numpy as np, plotly.graph_objects as go
@@ -54,7 +54,7 @@ def execute(page, code):
 def test_a_redrawn_picture_equals_a_fresh_one(lab, browser, pause):
     page = browser.new_page()
     try:
-        page.goto(lab.url(write(lab, 'redraw', SOURCE)))
+        open_notebook(page, lab.url(write(lab, 'redraw', SOURCE)))
         run_all(page, 120)
         plots, drawn = page.locator('.js-plotly-plot'), "document.querySelectorAll('.js-plotly-plot:has(.main-svg)').length === %d"
         page.wait_for_function(drawn % 10)
