@@ -184,24 +184,28 @@ def move_everything(page, found):
         for j in range(controls.count()):
             found.controls += 1
             name = f'explorer {i}, control {controls.nth(j).inner_text().split(chr(10))[0].strip()!r}'
-            if not any(changes(plot, move) for move in moves(controls.nth(j))): found.findings.append(f'{name}: moving it did not change the picture')
-            message = box.locator('.cxr-explorer-error').all_inner_texts()
-            if any(text.strip() for text in message): found.findings.append(f'{name}: {" ".join(message).strip()[:300]}')
+            message = lambda: ' '.join(box.locator('.cxr-explorer-error').all_inner_texts()).strip()
+            for move, back in moves(controls.nth(j)):
+                changed = changes(plot, move)
+                if message(): found.findings.append(f'{name}: {message()[:300]}')
+                if back: changes(plot, back, CHANGE if changed else 1)   # the next control meets the picture as the page shows it
+                if changed: break
+            else: found.findings.append(f'{name}: moving it did not change the picture')
 
 
 def moves(control):
-    "Ways to move a control, the gentlest first; a later one is tried where the one before left the picture as it was."
+    "Ways to move a control and to take that back, the gentlest first; a later one is tried where the one before left the picture as it was."
     kind = control.get_attribute('class')
     handle, select, tick = control.locator('.noUi-handle').first, control.locator('select'), control.locator('input[type=checkbox]')
     if 'slider' in kind:
-        for key in ('ArrowRight', 'End', 'Home'): yield lambda: handle.press(key)
+        for key, back in [('ArrowRight', 'ArrowLeft'), ('End', None), ('Home', None)]: yield lambda: handle.press(key), back and (lambda: handle.press(back))
     elif select.count():
-        options = select.evaluate('s => [...s.options].map(o => o.index).filter(i => i !== s.selectedIndex)')
-        for index in options[:4]: yield lambda: select.select_option(index=index)
-    elif tick.count(): yield lambda: tick.click()
-    elif 'toggle-button' in kind: yield lambda: control.click()
-    elif 'radio' in kind: yield lambda: control.locator('input:not(:checked)').first.click()
-    elif 'text' in kind: yield lambda: (control.locator('input').first.fill('1'), control.locator('input').first.press('Enter'))
+        chosen, others = select.evaluate('s => [s.selectedIndex, [...s.options].map(o => o.index).filter(i => i !== s.selectedIndex)]')
+        for index in others[:4]: yield lambda: select.select_option(index=index), lambda: select.select_option(index=chosen)
+    elif tick.count(): yield tick.click, tick.click
+    elif 'toggle-button' in kind: yield control.click, control.click
+    elif 'radio' in kind: yield lambda: control.locator('input:not(:checked)').first.click(), None
+    elif 'text' in kind: yield lambda: (control.locator('input').first.fill('1'), control.locator('input').first.press('Enter')), None
 
 
 def digest(plot):
@@ -225,10 +229,11 @@ def settled(plot, seconds=CHANGE):
     raise RuntimeError('a picture does not come to rest')
 
 
-def changes(plot, move):
+def changes(plot, move, seconds=CHANGE):
     "Does the picture differ after the move?"
-    before, end = settled(plot), time.time() + CHANGE
+    before = settled(plot)
     move()
+    end = time.time() + seconds
     while time.time() < end:
         if digest(plot) != before: return True
         time.sleep(SETTLE)
