@@ -42,7 +42,7 @@ def ours(data, name, epochs, batch_size):
     return fit(method, data, epochs=epochs, batch_size=batch_size, progress=False, device='cpu')['seconds'].tolist()
 
 
-def rows(epochs=3, n=1920, batch_size=64, rounds=3):
+def rows(epochs=2, n=640, batch_size=64, rounds=3):
     "Ratios of the fastest epochs, the two interleaved so that a busy machine slows both."
     data, out = from_phantom(SyntheticCXR(n, size=64, seed=0)), []
     for name in ('test_resnet', 'resnet18'):
