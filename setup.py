@@ -1,7 +1,7 @@
 """Builds the package from settings.ini, the one place where its facts are written."""
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 from setuptools.command.build_py import build_py
 import shutil
 
@@ -33,7 +33,7 @@ setup(
     license='Apache-2.0', license_files=['LICENSE'],
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', 'Intended Audience :: Education',
                  'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Medical Science Apps.'],
-    packages=find_packages(include=['cxr_workbench', 'cxr_workbench.*']), include_package_data=True, zip_safe=False,
+    packages=find_namespace_packages(include=['cxr_workbench', 'cxr_workbench.*'], exclude=['*.__pycache__']), include_package_data=True, zip_safe=False,
     python_requires=f">={facts['min_python']}", install_requires=facts['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': facts['console_scripts'].split(), 'nbdev': ['cxr_workbench=cxr_workbench._modidx:d']},
     cmdclass={'build_py': build_with_pages})

@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'DASHES', 'STATES', 'DIVERGING', 'SEQUENTIAL', 'HEAT', 'HEAT_SIGNED', 'HOUSE', 'VIEW', 'house', 'as_array',
            'as_control', 'frame_of', 'picture_widget', 'explore', 'as_uint8', 'image_trace', 'image_grid',
            'show_images', 'map_trace', 'outline_trace', 'box_trace', 'as_layers', 'show_overlay', 'matrix_axes',
-           'show_matrix', 'label_states', 'label_table', 'epoch_means', 'training_curves', 'line_look', 'label_axis',
+           'show_matrix', 'entry_states', 'label_table', 'epoch_means', 'training_curves', 'line_look', 'label_axis',
            'score_bars', 'label_columns', 'thin', 'curve_figure', 'roc_curve', 'pr_curve', 'calibration_bins', 'wilson',
            'reliability', 'report_bars', 'histogram']
 
@@ -42,7 +42,7 @@ def house(
     "The house style on a figure."
     fig.update_layout(template=HOUSE, **layout)
     if title: fig.update_layout(title_text=title)
-    else: fig.update_layout(margin_t=layout.get('margin_t', 30))
+    elif 't' not in layout.get('margin', {}): fig.update_layout(margin_t=layout.get('margin_t', 30))
     return fig
 
 # %% ../nbs/07_views.ipynb #e13ecf4b
@@ -328,7 +328,7 @@ def show_matrix(
     return house(matrix_axes(fig), title, width=700, height=max(340, 34*len(rows) + 140))
 
 # %% ../nbs/07_views.ipynb #9ea0ae89
-def label_states(
+def entry_states(
     y, known,      # (B, C); known None: everything is known
     sizes=None,
 )->np.ndarray:     # (B, C): -1 unknown, 0 absent, 1 present
@@ -348,7 +348,7 @@ def label_table(
     title=None,
 )->go.Figure:
     "States of labels by image: present, absent, unknown."
-    states, names = label_states(y, known), list(label_names)
+    states, names = entry_states(y, known), list(label_names)
     if len(names) != states.shape[1]: raise ValueError(f'{len(names)} label_names for C={states.shape[1]} labels')
     text = np.array(['?', '−', '+'])[states + 1]
     words, levels = np.array(list(STATES))[states + 1], [v for v in STATES.values() for _ in '01']
@@ -422,7 +422,7 @@ def score_bars(
     scores, names = as_array('scores', scores, 'C', sizes=sizes, unit=True).astype(float), np.array(list(label_names), object)
     if len(names) != len(scores): raise ValueError(f'{len(names)} label_names for C={len(scores)} scores')
     y = None if y is None else as_array('y', y, 'C', sizes=sizes, nan=True)[None]
-    states = np.full(len(scores), 9) if y is None else label_states(y, None if known is None else as_array('known', known, 'C', sizes=sizes)[None])[0]
+    states = np.full(len(scores), 9) if y is None else entry_states(y, None if known is None else as_array('known', known, 'C', sizes=sizes)[None])[0]
     order = np.argsort(-scores, kind='stable') if sort else np.arange(len(scores))
     fig = go.Figure()
     for state, name in {9: 'score', 1: 'present', 0: 'absent', -1: 'unknown'}.items():
@@ -447,7 +447,7 @@ def label_columns(
     y = as_array('y', y, *shapes, sizes=sizes, nan=True)
     if scores.shape != y.shape: raise ValueError(f'scores have shape {scores.shape} but y has {y.shape}')
     known = None if known is None else as_array('known', known, *shapes, sizes=sizes).reshape(len(y), -1)
-    scores, states = scores.reshape(len(y), -1), label_states(y.reshape(len(y), -1), known)
+    scores, states = scores.reshape(len(y), -1), entry_states(y.reshape(len(y), -1), known)
     if label_names is None: label_names = [f'label {i}' for i in range(scores.shape[1])]
     names = [label_names] if isinstance(label_names, str) else list(label_names)
     if len(names) != scores.shape[1]: raise ValueError(f'{len(names)} label_names for C={scores.shape[1]} labels')

@@ -240,13 +240,19 @@ def changes(plot, move, seconds=CHANGE):
     return False
 
 
+LAST_CELL = '''e => {
+    const bottoms = [...e.querySelectorAll('.jp-Cell')].map(cell => cell.getBoundingClientRect().bottom - e.getBoundingClientRect().top + e.scrollTop);
+    return [Math.ceil(Math.max(...bottoms)), e.clientHeight];
+}'''
+
+
 def photograph(page, folder, notebook):
     "The whole notebook, in screens of the height of the window."
     folder.mkdir(parents=True, exist_ok=True)
     stem = notebook.removesuffix('.ipynb').replace('/', '__')
     for old in folder.glob(f'{stem}-[0-9][0-9].png'): old.unlink()
     pane = page.locator('.jp-WindowedPanel-outer').first
-    height, view = pane.evaluate('e => [e.scrollHeight, e.clientHeight]')
+    height, view = pane.evaluate(LAST_CELL)   # below it JupyterLab lets a page scroll on, through nothing
     for k in range(-(-height//view)):
         pane.evaluate('(e, y) => { e.scrollTop = y; }', k*view)
         page.wait_for_timeout(150)

@@ -1,0 +1,168 @@
+"""What all experiments share: the parts of a data set, runs at equal optimiser steps that are never lost, paired differences.
+
+A run is one row of a CSV file, written as soon as it has ended; a run whose row exists is not trained again, so an experiment
+that was stopped goes on with the same command. Differences are taken between runs on the same images with the same labels
+(same fold, same draw, same seed) and averaged over folds; the interval is Student's, over the folds.
+"""
+import argparse, json, os, sys, time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+import numpy as np
+import pandas as pd
+
+KEY = ['data', 'fold', 'draw', 'regime', 'fraction', 'variant', 'steps']  # what makes a run this run
+
+
+def arguments(text, name):
+    "The options that every experiment has."
+    p = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--data', default='phantom', help="'phantom', or an .npz of images beside --table")
+    p.add_argument('--table', help='the table beside the .npz, with a column of patient folds')
+    p.add_argument('--fold-column', default='cv_fold')
+    p.add_argument('--folds', type=int, nargs='+', help='patient folds that are held out in turn; for the phantom its seeds')
+    p.add_argument('--draws', type=int, default=3, help='draws of the labelled subset')
+    p.add_argument('--steps', type=int, default=360, help='optimiser steps of every run')
+    p.add_argument('--variants', nargs='+', help='only these')
+    p.add_argument('--backbone', default='test_resnet')
+    p.add_argument('--batch-size', type=int, default=64)
+    p.add_argument('--device', default='auto')
+    p.add_argument('--jobs', type=int, default=1, help='runs at a time, each with one thread where there are several')
+    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/f'{name}.csv')
+    p.add_argument('--report-only', action='store_true', help='train nothing, print the tables of the runs that exist')
+    return p
+
+
+def parts(o, fold):
+    "Training, validation and test part: patients are whole, the phantom's seeds are its folds."
+    from cxr_workbench.data import from_npz, from_phantom, patient_split
+    from cxr_workbench.phantom import SyntheticCXR
+    if o.data == 'phantom':
+        rest, test = (from_phantom(SyntheticCXR(n, size=64, seed=seed)) for n, seed in ((2400, 100+fold), (1500, 200+fold)))
+    else:
+        data = from_npz(o.data, table=o.table)
+        held = data.meta[o.fold_column].to_numpy() == fold
+        if not held.any(): raise ValueError(f'no row has {o.fold_column}={fold}: there are {sorted(set(data.meta[o.fold_column]))}')
+        rest, test = data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
+    train, valid = patient_split(rest.patient_id, rest.y, fraction=.15, seed=fold)
+    return rest.subset(train), rest.subset(valid), test
+
+
+def annotated(train, regime, fraction, draw):
+    "The training part with the labels that the regime leaves."
+    from cxr_workbench.labels import keep_fraction, single_positive
+    y, known = train.y.numpy(), train.known.numpy()
+    if regime == 'full': return train
+    if regime == 'single-positive': return train.with_labels(*single_positive(y, draw, known))
+    return train.with_labels(*keep_fraction(y, train.patient_id, fraction, draw, known))
+
+
+def epochs_of(stage, data, batch_size, labelled, steps):
+    "How many epochs of a stage come closest to so many optimiser steps."
+    from cxr_workbench.data import batch_sampler
+    return max(1, round(steps/len(batch_sampler(data.known, stage.sampler, batch_size, labelled=labelled))))
+
+
+def scores_of(method, part):
+    "Macro AUROC and mean average precision over the labels that can be scored."
+    from cxr_workbench.learner import predict
+    from cxr_workbench.metrics import auroc, average_precision
+    p = predict(method, part, batch_size=256)[list(part.label_names)].to_numpy()
+    y, known = part.y.numpy(), part.known.numpy()
+    return float(np.nanmean(auroc(p, y, known))), float(np.nanmean(average_precision(p, y, known)))
+
+
+def train_one(o, job):
+    "One run from its key and its method's arguments; gives the row."
+    import torch
+    from cxr_workbench.core import create_method, seed_all
+    from cxr_workbench.learner import fit
+    if o.jobs > 1: torch.set_num_threads(1)
+    key, name, kw = job['key'], job['method'], job['arguments']
+    train, valid, test = parts(o, key['fold'])
+    train = annotated(train, key['regime'], key['fraction'], key['draw'])
+    if job.get('only_known'): train = train.subset(np.flatnonzero(train.known.any(1).numpy()))
+    seed_all(1000*key['fold'] + key['draw'])
+    method = create_method(name, labels=train.label_names, size=64, backbone=o.backbone, **kw)
+    labelled = o.batch_size//4
+    stage = method.recipe()[0]
+    start = time.time()
+    history = fit(method, train, batch_size=o.batch_size, seed=1000*key['fold'] + key['draw'], labelled=labelled, device=o.device, progress=False,
+                  epochs=epochs_of(stage, train, o.batch_size, labelled, key['steps']))
+    seconds, (va, vp), (ta, tp) = time.time()-start, scores_of(method, valid), scores_of(method, test)
+    return dict(key, valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, steps_done=int(history['step'].iloc[-1]), rows=len(train),
+                rows_labelled=int(train.known.any(1).sum()), seconds=round(seconds, 1))
+
+
+def done(path):
+    "The runs that exist, as a table."
+    return pd.read_csv(path) if Path(path).exists() else pd.DataFrame(columns=KEY)
+
+
+def identity(row): return tuple(str(row[k]) for k in KEY)
+
+
+def run_all(o, jobs):
+    "Train what is not there yet, one row after the other; a run that fails is named and the others go on."
+    o.out.parent.mkdir(parents=True, exist_ok=True)
+    have = {identity(row) for _, row in done(o.out).iterrows()}
+    todo = [job for job in jobs if identity(job['key']) not in have]
+    print(f'{len(jobs)} runs, {len(jobs)-len(todo)} of them exist in {o.out}', flush=True)
+    if o.report_only or not todo: return done(o.out)
+    with ProcessPoolExecutor(o.jobs, mp_context=get_context('spawn')) as pool:
+        waiting = {pool.submit(train_one, o, job): job for job in todo}
+        for n, future in enumerate(as_completed(waiting), 1):
+            key = waiting[future]['key']
+            if future.exception() is not None:
+                print(f'FAILED {key}: {future.exception()!r}', flush=True)
+                continue
+            row = future.result()
+            pd.DataFrame([row]).to_csv(o.out, mode='a', index=False, header=not o.out.exists())
+            print(f"{n}/{len(todo)} {row['variant']} fold {row['fold']} draw {row['draw']} {row['regime']} {row['fraction']}: "
+                  f"AUROC {row['auroc']:.4f}, AP {row['ap']:.4f}, {row['steps_done']} steps, {row['seconds']:.0f} s", flush=True)
+    return done(o.out)
+
+
+def t_interval(values, level=.95):
+    "Mean and Student's interval of independent values; an infinite one for a single value."
+    from scipy import stats
+    values = np.asarray(values, float)
+    if len(values) < 2: return values.mean(), -np.inf, np.inf
+    half = stats.t.ppf((1+level)/2, len(values)-1)*values.std(ddof=1)/np.sqrt(len(values))
+    return values.mean(), values.mean()-half, values.mean()+half
+
+
+def paired(frame, variant, baseline, value):
+    "Difference variant - baseline: draws are averaged inside a fold, the interval is over folds."
+    wide = frame.pivot_table(index=['fold', 'draw'], columns='variant', values=value)
+    if variant not in wide or baseline not in wide: return None
+    by_fold = (wide[variant]-wide[baseline]).dropna().groupby('fold').mean()
+    return dict(zip(('mean', 'low', 'high'), t_interval(by_fold)), folds=len(by_fold)) if len(by_fold) else None
+
+
+def closed(frame, variant, baseline, upper, value):
+    "The share of the gap between the baseline and the fully labelled bound that a variant closes."
+    means = frame.groupby('variant')[value].mean()
+    if not {variant, baseline, upper} <= set(means.index): return np.nan
+    return (means[variant]-means[baseline])/(means[upper]-means[baseline])
+
+
+def summary(frame, baseline, upper, order):
+    "One line per variant: means, paired differences to the baseline with intervals, share of the gap closed."
+    lines = []
+    for variant in [v for v in order if v in set(frame['variant'])]:
+        mine = frame[frame['variant'] == variant]
+        line = dict(variant=variant, runs=len(mine), steps=int(mine['steps_done'].median()), auroc=round(mine['auroc'].mean(), 4), ap=round(mine['ap'].mean(), 4))
+        for value in ('auroc', 'ap'):
+            d = None if variant == baseline else paired(frame, variant, baseline, value)
+            line[f'{value} - {baseline}'] = '' if d is None else f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
+        line['gap closed (auroc)'] = '' if variant == baseline else f"{closed(frame, variant, baseline, upper, 'auroc'):.0%}"
+        line['gap closed (ap)'] = '' if variant == baseline else f"{closed(frame, variant, baseline, upper, 'ap'):.0%}"
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def markdown(frame):
+    "A table as Markdown."
+    head = '| ' + ' | '.join(frame.columns) + ' |\n|' + ' --- |'*len(frame.columns)
+    return '\n'.join([head, *('| ' + ' | '.join(map(str, row)) + ' |' for row in frame.itertuples(index=False))])

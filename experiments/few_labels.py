@@ -1,0 +1,105 @@
+"""Learning from few labels: MPC with one positive label per image, ACAA with labels of a fraction of the patients.
+
+    python experiments/few_labels.py single-positive --folds 0 1 2                         on the phantom, three seeds
+    python experiments/few_labels.py fraction --fractions .05 .1 .2 .5 --folds 0 1 2
+    python experiments/few_labels.py fraction --data images.npz --table table.csv --folds 0 1 2 3 4 --jobs 2
+    python experiments/few_labels.py fraction --data images.npz --table table.csv --tune 60 180 360 720   the baseline at other numbers of steps
+
+Every variant gets the same number of optimiser steps; `--tune` trains the baseline at others as well, and the one with the best
+validation score per fold and draw is reported as `baseline, steps tuned`. The training labels are reduced; validation and test
+labels are whole. Results: one row per run in `--out`, tables with paired differences and t intervals beside it as Markdown.
+"""
+import pandas as pd
+from common import annotated, arguments, markdown, paired, run_all, summary
+
+QUIET = dict(ipc=0., fpc=0., btc=0.)
+
+
+def single_positive(ema):
+    "Variants of the single-positive regime: method and its arguments."
+    base = lambda name: ('mpc', dict(base=name, weights=QUIET, ema=ema))
+    return {
+        'AN': base('an'), 'AN-LS': base('an_ls'), 'WAN': base('wan'), 'EPR': base('epr'), 'ROLE': base('role'), 'EM': base('em'),
+        'MPC': ('mpc', dict(ema=ema)),
+        'MPC, IPC only': ('mpc', dict(weights=dict(fpc=0., btc=0.), ema=ema)),
+        'MPC without RED': ('mpc', dict(red=False, ema=ema)),
+        'MPC without FPC': ('mpc', dict(weights=dict(fpc=0.), ema=ema)),
+        'MPC without BTC': ('mpc', dict(weights=dict(btc=0.), ema=ema)),
+        'MPC without rejection': ('mpc', dict(reject=False, ema=ema)),
+    }
+
+
+def fraction(ema):
+    "Variants of the labelled fraction: method and its arguments."
+    none = dict(img=0., feat=0., bmc=0.)
+    return {
+        'baseline': ('supervised', dict(ema=ema)),
+        'FixMatch-style': ('mpc', dict(base='bce', unknown='ignore', weights=dict(fpc=0., btc=0.), red=False, ema=ema)),
+        'ACAA': ('acaa', dict(ema=ema)),
+        'ACAA, image only': ('acaa', dict(weights=dict(feat=0., bmc=0.), ema=ema)),
+        'ACAA, feature only': ('acaa', dict(weights=dict(img=0., bmc=0.), ema=ema)),
+        'ACAA, Batch-Mamba only': ('acaa', dict(weights=dict(img=0., feat=0.), ema=ema)),
+        'ACAA, terms off': ('acaa', dict(weights=none, ema=ema)),
+    }
+
+
+def jobs_of(o):
+    "Every run of the experiment, with its key."
+    jobs = []
+    table = (single_positive if o.regime == 'single-positive' else fraction)(o.ema)
+    chosen = o.variants or (['AN', 'WAN', 'EM', 'ROLE', 'MPC'] if o.regime == 'single-positive' else ['baseline', 'FixMatch-style', 'ACAA'])
+    first = chosen[0]
+    def add(fold, draw, share, variant, method, kw, steps, regime=o.regime):
+        key = dict(data=o.data, fold=fold, draw=draw, regime=regime, fraction=share, variant=variant, steps=steps)
+        jobs.append(dict(key=key, method=method, arguments=kw, only_known=method == 'supervised' or regime == 'single-positive'))
+    for fold in o.folds:
+        for share in o.fractions if o.regime == 'fraction' else [1.]:
+            for draw in range(o.draws):
+                for variant in chosen: add(fold, draw, share, variant, *table[variant], o.steps)
+                for steps in o.tune: add(fold, draw, share, f'{first} at {steps}', *table[first], steps)
+        for draw in range(o.draws): add(fold, draw, 1., 'fully labelled', 'supervised', dict(ema=o.ema), o.steps, regime='full')
+    return jobs
+
+
+def tuned(frame, first):
+    "The baseline whose number of steps was chosen on validation, one row per fold and draw."
+    mine = frame[frame['variant'].isin([first]) | frame['variant'].str.startswith(f'{first} at ')]
+    value = 'valid_ap' if first == 'AN' else 'valid_auroc'
+    best = mine.loc[mine.groupby(['fold', 'draw'])[value].idxmax()]
+    return best.assign(variant=f'{first}, steps tuned')
+
+
+def tables(o, frame, jobs):
+    "The Markdown of all that is there: one table per fraction."
+    wanted = {tuple(str(v) for v in job['key'].values()) for job in jobs}
+    frame = frame[[tuple(str(row[k]) for k in jobs[0]['key']) in wanted for _, row in frame.iterrows()]]
+    upper, text = frame[frame['regime'] == 'full'], []
+    first = jobs[0]['key']['variant']
+    for share, part in frame[frame['regime'] == o.regime].groupby('fraction'):
+        part = pd.concat([part, tuned(part, first), upper])
+        order = [*dict.fromkeys(job['key']['variant'] for job in jobs if job['key']['regime'] == o.regime and ' at ' not in job['key']['variant']), f'{first}, steps tuned', 'fully labelled']
+        title = 'one positive label per image' if o.regime == 'single-positive' else f'{share:.0%} of the patients labelled'
+        text.append(f"### {o.data if o.data == 'phantom' else 'real images'}, {title}, folds {o.folds}, {o.draws} draws, {o.backbone}\n\n"
+                    + markdown(summary(part, first, 'fully labelled', order)))
+        against = paired(part, order[len(order)-3], f'{first}, steps tuned', 'auroc')
+        if against: text.append(f"{order[len(order)-3]} against {first} with tuned steps, AUROC: {against['mean']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}]")
+    return '\n\n'.join(text)
+
+
+def main():
+    p = arguments(__doc__, 'few_labels')
+    p.add_argument('regime', choices=['single-positive', 'fraction'])
+    p.add_argument('--fractions', type=float, nargs='+', default=[.1], help='shares of the patients that keep their labels')
+    p.add_argument('--tune', type=int, nargs='*', default=[], help='other numbers of steps for the baseline')
+    p.add_argument('--ema', type=float, default=None, help='decay of averaged weights, for every variant')
+    o = p.parse_args()
+    o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))
+    jobs = jobs_of(o)
+    frame = run_all(o, jobs)
+    if not len(frame): return
+    text = tables(o, frame, jobs)
+    print('\n' + text)
+    o.out.with_name(f"{o.out.stem}-{o.regime}-{'phantom' if o.data == 'phantom' else 'real'}.md").write_text(text + '\n')
+
+
+if __name__ == '__main__': main()
