@@ -110,7 +110,7 @@ def square_mask(
         inside.append((at >= start) & (at < start + width[:, None]))
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
-# %% ../nbs/05_consistency.ipynb #91b81a78
+# %% ../nbs/05_consistency.ipynb #ebefd5fc
 def pseudo_label(
     probs:Tensor,            # what the model believes of the weak view, (B, C) in [0, 1]
     tau_pos=.8,              # at least this sure to call a finding present, float or (C,); above 1 never
@@ -123,6 +123,7 @@ def pseudo_label(
     probs = probs.detach()
     pseudo, mask = (probs >= tau_pos).to(probs.dtype), (probs >= tau_pos) | (probs <= tau_neg)
     if known is None: return pseudo, mask
+    if not probs.shape == y.shape == known.shape: raise ValueError(f'probs {tuple(probs.shape)}, y {tuple(y.shape)} and known {tuple(known.shape)} must all be (B, C)')
     return torch.where(known, y.to(pseudo.dtype), pseudo), mask | known
 
 # %% ../nbs/05_consistency.ipynb #9ace6df1

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROBES', 'GROUP', 'Batch', 'register_probe', 'check_probes', 'Step', 'Stage', 'apply_unknown', 'Method',
-           'merge_weights', 'prepare_labels', 'register_method', 'list_methods', 'create_method', 'seed_all',
-           'default_device']
+           'merge_weights', 'prepare_labels', 'RowTable', 'register_method', 'list_methods', 'create_method',
+           'seed_all', 'default_device']
 
-# %% ../nbs/00_core.ipynb #c5645a90
+# %% ../nbs/00_core.ipynb #bef761c9
 import importlib, pkgutil, random
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-# %% ../nbs/00_core.ipynb #94f8e7e7
+# %% ../nbs/00_core.ipynb #f0f48699
 class Batch(NamedTuple):
     "What a method is given: images, labels, and which labels carry information."
     x: Tensor                        # images, (B, 1, H, W) float in [0, 1]
@@ -29,10 +29,10 @@ class Batch(NamedTuple):
         "The same batch on another device."
         return Batch(*(None if t is None else t.to(device, non_blocking=non_blocking) for t in self))
 
-# %% ../nbs/00_core.ipynb #33f92ac1
+# %% ../nbs/00_core.ipynb #edb151c2
 PROBES: dict[str, tuple[str, str]] = {}  # name -> (shape letters, meaning)
 
-# %% ../nbs/00_core.ipynb #450a2ef4
+# %% ../nbs/00_core.ipynb #cf4bfdd9
 def register_probe(
     name:str,     # the key under which methods publish it
     shape:str,    # one letter per axis, blank-separated, e.g. 'B C h w'
@@ -43,7 +43,7 @@ def register_probe(
         raise ValueError(f"probe {name!r} is already declared with shape '{PROBES[name][0]}', not '{shape}': choose another name")
     PROBES.setdefault(name, (shape, meaning))
 
-# %% ../nbs/00_core.ipynb #45d09c56
+# %% ../nbs/00_core.ipynb #2e733ab3
 for _name, _shape, _meaning in [
     ('features', 'B D', 'pooled image features, the input of the classifier'),
     ('feature_map', 'B D h w', 'what the backbone leaves of the image'),
@@ -59,7 +59,7 @@ for _name, _shape, _meaning in [
     ('mask', 'B C', 'which pseudo-labels are trusted'),
 ]: register_probe(_name, _shape, _meaning)
 
-# %% ../nbs/00_core.ipynb #6c1db154
+# %% ../nbs/00_core.ipynb #b66b4bee
 def check_probes(
     probes:dict[str, Tensor],  # tensors by name
 )->dict[str, Tensor]:          # the same, if every name is known and every shape fits
@@ -74,7 +74,7 @@ def check_probes(
                 raise ValueError(f"probe {name!r} has {letter}={size} where another probe has {letter}={sizes[letter]}")
     return probes
 
-# %% ../nbs/00_core.ipynb #56d5ae69
+# %% ../nbs/00_core.ipynb #37bfc43e
 @dataclass
 class Step:
     "What a method gives back from one batch: losses to descend and tensors to look at."
@@ -95,7 +95,7 @@ class Step:
         "The weighted sum of the terms, a scalar."
         return sum(self.weights[name]*term for name, term in self.terms.items() if self.weights[name])
 
-# %% ../nbs/00_core.ipynb #dd55acb9
+# %% ../nbs/00_core.ipynb #595c7792
 @dataclass(frozen=True)
 class Stage:
     "One stretch of training with fixed trainable parameters and one optimiser."
@@ -111,7 +111,7 @@ class Stage:
 
     def __post_init__(self): object.__setattr__(self, 'groups', tuple(tuple(g) for g in self.groups))
 
-# %% ../nbs/00_core.ipynb #3b83139b
+# %% ../nbs/00_core.ipynb #abfa0482
 def apply_unknown(
     y:Tensor,      # (n, C) in {0, 1}
     known:Tensor,  # (n, C) bool
@@ -122,7 +122,7 @@ def apply_unknown(
     if unknown == 'negative': return y*known, torch.ones_like(known)
     raise ValueError(f"unknown={unknown!r}: give 'ignore' or 'negative'")
 
-# %% ../nbs/00_core.ipynb #c0d55235
+# %% ../nbs/00_core.ipynb #4e50db21
 class Method(nn.Module):
     "The contract that every paper fulfils; subclasses give `look`, `step` and `recipe`."
     def __init__(self,
@@ -166,7 +166,7 @@ class Method(nn.Module):
     def ablations(self)->dict[str, dict]: return {}
     def cam_targets(self)->dict[str, nn.Module]: return {}
 
-# %% ../nbs/00_core.ipynb #20ade55c
+# %% ../nbs/00_core.ipynb #cf408dd5
 def _checked(look):
     "A `look` whose probes are refused where the glossary does not know them."
     def checked(self, x):
@@ -174,14 +174,14 @@ def _checked(look):
         return logits, check_probes(probes)
     return checked
 
-# %% ../nbs/00_core.ipynb #d0a31cbf
+# %% ../nbs/00_core.ipynb #c17301f1
 def merge_weights(default:dict, given:dict|None)->dict:
     "The default weights with some replaced; a name that is no term of the method raises ValueError."
     strange = set(given or {}) - set(default)
     if strange: raise ValueError(f'no loss term is called {sorted(strange)}: this method has {sorted(default)}')
     return {**default, **(given or {})}
 
-# %% ../nbs/00_core.ipynb #226f4c90
+# %% ../nbs/00_core.ipynb #150ba26d
 def prepare_labels(
     method:Method,  # its buffers `prevalence` and `counts` are filled
     y, known,       # training labels and their mask, (n, C)
@@ -197,11 +197,33 @@ def prepare_labels(
     method.counts.copy_(positives)
     method.prevalence.copy_(positives/seen)
 
-# %% ../nbs/00_core.ipynb #fe9f83e8
+# %% ../nbs/00_core.ipynb #5974f5b2
+class RowTable(nn.Module):
+    "Learned numbers per training row, kept in resume checkpoints and in no saved model; (B,) row numbers -> (B, C)."
+    def __init__(self,
+        columns:int,   # numbers per row, C
+    ):
+        super().__init__()
+        self.rows = nn.Parameter(torch.empty(0, columns))
+
+    def fill(self,
+        values,        # where every row starts, (n, C); called in `prepare`, before there is an optimiser
+    ):
+        self.rows = nn.Parameter(values.detach().to(self.rows).clone())
+
+    def forward(self, idx):
+        if not len(self.rows): raise ValueError('the table of training rows is empty: prepare(y, known) comes before step')
+        if int(idx.max()) >= len(self.rows): raise ValueError(f'row {int(idx.max())} of a table with {len(self.rows)}: batches must come from the rows that prepare saw')
+        return self.rows[idx]
+
+    def _save_to_state_dict(self, *args, **kw): pass
+    def _load_from_state_dict(self, *args, **kw): pass
+
+# %% ../nbs/00_core.ipynb #486e24e8
 _factories: dict[str, Callable] = {}
 GROUP = 'cxr_workbench.methods'  # entry points of this group register methods of other packages
 
-# %% ../nbs/00_core.ipynb #cf8e5a40
+# %% ../nbs/00_core.ipynb #09e7f472
 def register_method(factory=None, *, presets:dict[str, dict]|None=None):
     "Decorator: make a factory function known under its own name, with named sets of arguments as presets."
     if factory is None: return lambda f: register_method(f, presets=presets)
@@ -209,7 +231,7 @@ def register_method(factory=None, *, presets:dict[str, dict]|None=None):
     _factories[factory.__name__] = factory
     return factory
 
-# %% ../nbs/00_core.ipynb #90a99862
+# %% ../nbs/00_core.ipynb #c26aa2a0
 def _discover():
     "Import every module of `cxr_workbench.methods` and every entry point, once asked for."
     try: package = importlib.import_module(GROUP)
@@ -219,13 +241,13 @@ def _discover():
         for module in pkgutil.iter_modules(package.__path__): importlib.import_module(f'{GROUP}.{module.name}')
     for point in entry_points(group=GROUP): register_method(point.load())
 
-# %% ../nbs/00_core.ipynb #f1aaad64
+# %% ../nbs/00_core.ipynb #cca11ca5
 def list_methods()->list[str]:
     "Names of all registered methods, sorted."
     _discover()
     return sorted(_factories)
 
-# %% ../nbs/00_core.ipynb #f3528d6c
+# %% ../nbs/00_core.ipynb #fae5801f
 def create_method(
     name:str,          # a name of list_methods()
     labels=14,         # number of labels, or their names
@@ -246,7 +268,7 @@ def create_method(
     method.config = dict(method=name, labels=method.label_names, size=size, pretrained=pretrained, arguments=kw)
     return method
 
-# %% ../nbs/00_core.ipynb #f08d1d5f
+# %% ../nbs/00_core.ipynb #b7da21a1
 def seed_all(
     seed:int,                   # the run
     epoch=0, step=0, rank=0,    # where in the run, and which process
@@ -256,7 +278,7 @@ def seed_all(
     random.seed(derived); np.random.seed(derived); torch.manual_seed(derived)
     return derived
 
-# %% ../nbs/00_core.ipynb #84497b25
+# %% ../nbs/00_core.ipynb #81f38aa2
 def default_device()->torch.device:
     "The accelerator at hand: cuda, then mps, then cpu."
     if torch.cuda.is_available(): return torch.device('cuda')

@@ -381,7 +381,9 @@ def training_curves(
 )->go.Figure:
     "Loss terms and validation metrics over the epochs."
     table = epoch_means(history)
-    panels = {'loss': ['loss', *(c for c in table if c.startswith('term/'))], 'validation': [c for c in table if c.startswith('valid/')]}
+    terms = [c for c in table if c.startswith('term/')]
+    if len(terms) == 1 and 'loss' in table and np.allclose(table['loss'], table[terms[0]]): terms = []  # one line over the other
+    panels = {'loss': ['loss', *terms], 'validation': [c for c in table if c.startswith('valid/')]}
     panels = {k: found for k, v in panels.items() if (found := [c for c in v if c in table and table[c].notna().any()])}
     if not panels: raise ValueError(f'history has no loss, term/... or valid/... with numbers: its columns are {list(history.columns)}')
     fig = make_subplots(1, len(panels), subplot_titles=list(panels), horizontal_spacing=.1)

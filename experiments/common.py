@@ -25,7 +25,8 @@ def arguments(text, name):
     p.add_argument('--steps', type=int, default=360, help='optimiser steps of every run')
     p.add_argument('--variants', nargs='+', help='only these')
     p.add_argument('--backbone', default='test_resnet')
-    p.add_argument('--batch-size', type=int, default=64)
+    p.add_argument('--batch-size', type=int, default=64, help='rows with labels in a batch, for every variant')
+    p.add_argument('--unlabelled', type=int, default=64, help='rows without labels in a batch, for the variants that use them')
     p.add_argument('--device', default='auto')
     p.add_argument('--jobs', type=int, default=1, help='runs at a time, each with one thread where there are several')
     p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/f'{name}.csv')
@@ -84,11 +85,11 @@ def train_one(o, job):
     if job.get('only_known'): train = train.subset(np.flatnonzero(train.known.any(1).numpy()))
     seed_all(1000*key['fold'] + key['draw'])
     method = create_method(name, labels=train.label_names, size=64, backbone=o.backbone, **kw)
-    labelled = o.batch_size//4
     stage = method.recipe()[0]
+    rows = o.batch_size + o.unlabelled*(stage.sampler == 'mixed')
     start = time.time()
-    history = fit(method, train, batch_size=o.batch_size, seed=1000*key['fold'] + key['draw'], labelled=labelled, device=o.device, progress=False,
-                  epochs=epochs_of(stage, train, o.batch_size, labelled, key['steps']))
+    history = fit(method, train, batch_size=rows, seed=1000*key['fold'] + key['draw'], labelled=o.batch_size, device=o.device, progress=False,
+                  epochs=epochs_of(stage, train, rows, o.batch_size, key['steps']))
     seconds, (va, vp), (ta, tp) = time.time()-start, scores_of(method, valid), scores_of(method, test)
     return dict(key, valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, steps_done=int(history['step'].iloc[-1]), rows=len(train),
                 rows_labelled=int(train.known.any(1).sum()), seconds=round(seconds, 1))

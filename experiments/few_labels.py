@@ -17,29 +17,33 @@ QUIET = dict(ipc=0., fpc=0., btc=0.)
 
 def single_positive(ema):
     "Variants of the single-positive regime: method and its arguments."
-    base = lambda name: ('mpc', dict(base=name, weights=QUIET, ema=ema))
+    tiny = dict(preset='tiny', ema=ema)
+    base = lambda name: ('mpc', dict(tiny, base=name, weights=QUIET))
     return {
         'AN': base('an'), 'AN-LS': base('an_ls'), 'WAN': base('wan'), 'EPR': base('epr'), 'ROLE': base('role'), 'EM': base('em'),
-        'MPC': ('mpc', dict(ema=ema)),
-        'MPC, IPC only': ('mpc', dict(weights=dict(fpc=0., btc=0.), ema=ema)),
-        'MPC without RED': ('mpc', dict(red=False, ema=ema)),
-        'MPC without FPC': ('mpc', dict(weights=dict(fpc=0.), ema=ema)),
-        'MPC without BTC': ('mpc', dict(weights=dict(btc=0.), ema=ema)),
-        'MPC without rejection': ('mpc', dict(reject=False, ema=ema)),
+        'MPC': ('mpc', tiny),
+        'MPC, IPC only': ('mpc', dict(tiny, weights=dict(fpc=0., btc=0.))),
+        'MPC without RED': ('mpc', dict(tiny, red=False)),
+        'MPC without FPC': ('mpc', dict(tiny, weights=dict(fpc=0.))),
+        'MPC without BTC': ('mpc', dict(tiny, weights=dict(btc=0.))),
+        'MPC without rejection': ('mpc', dict(tiny, reject=False)),
     }
 
 
 def fraction(ema):
     "Variants of the labelled fraction: method and its arguments."
-    none = dict(img=0., feat=0., bmc=0.)
+    tiny = dict(preset='tiny', ema=ema)
+    acaa = lambda **kw: ('acaa', {**tiny, **kw})
     return {
-        'baseline': ('supervised', dict(ema=ema)),
-        'FixMatch-style': ('mpc', dict(base='bce', unknown='ignore', weights=dict(fpc=0., btc=0.), red=False, ema=ema)),
-        'ACAA': ('acaa', dict(ema=ema)),
-        'ACAA, image only': ('acaa', dict(weights=dict(feat=0., bmc=0.), ema=ema)),
-        'ACAA, feature only': ('acaa', dict(weights=dict(img=0., bmc=0.), ema=ema)),
-        'ACAA, Batch-Mamba only': ('acaa', dict(weights=dict(img=0., feat=0.), ema=ema)),
-        'ACAA, terms off': ('acaa', dict(weights=none, ema=ema)),
+        'baseline': ('supervised', tiny),
+        'FixMatch-style': ('mpc', dict(tiny, base='bce', unknown='ignore', weights=dict(fpc=0., btc=0.), red=False)),
+        'ACAA': acaa(),
+        'ACAA, prior thresholds': acaa(cap=True),
+        'ACAA, no attack': acaa(attack=None),
+        'ACAA, image only': acaa(weights=dict(feat=0., bmc=0.)),
+        'ACAA, feature only': acaa(weights=dict(img=0., bmc=0.)),
+        'ACAA, Batch-Mamba only': acaa(weights=dict(img=0., feat=0.)),
+        'ACAA, terms off': acaa(weights=dict(img=0., feat=0., bmc=0.)),
     }
 
 
@@ -57,7 +61,7 @@ def jobs_of(o):
             for draw in range(o.draws):
                 for variant in chosen: add(fold, draw, share, variant, *table[variant], o.steps)
                 for steps in o.tune: add(fold, draw, share, f'{first} at {steps}', *table[first], steps)
-        for draw in range(o.draws): add(fold, draw, 1., 'fully labelled', 'supervised', dict(ema=o.ema), o.steps, regime='full')
+        for draw in range(o.draws): add(fold, draw, 1., 'fully labelled', 'supervised', dict(preset='tiny', ema=o.ema), o.steps, regime='full')
     return jobs
 
 

@@ -27,7 +27,7 @@ def palette_png(data):
     picture = Image.open(io.BytesIO(base64.b64decode(data))).convert('RGB')
     if picture.width > PNG_WIDTH: picture = picture.resize((PNG_WIDTH, round(picture.height*PNG_WIDTH/picture.width)), Image.LANCZOS)
     out = io.BytesIO()
-    picture.quantize(128, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 

@@ -17,6 +17,8 @@ home = Path(__file__).resolve().parent.parent/'cxr_workbench'/'trained'
 # name -> method, its arguments, phantom images, epochs; the phantom's seed is 0, so a page tests on another
 MODELS = {
     'supervised': dict(method='supervised', arguments=dict(preset='maps'), rows=3000, epochs=12),
+    'can': dict(method='can', arguments=dict(preset='maps'), rows=3000, epochs=12),
+    'lcc': dict(method='lcc', arguments=dict(preset='maps'), rows=3000, epochs=12),
 }
 
 

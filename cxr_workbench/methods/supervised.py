@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSSES', 'Supervised', 'check_loss', 'supervised']
 
-# %% ../../nbs/10_supervised.ipynb #a134d424
+# %% ../../nbs/10_supervised.ipynb #beba55b2
 import torch
 from torch import nn
 from ..core import Method, Step, Stage, register_method
@@ -13,7 +13,7 @@ from ..backbone import Backbone
 from ..losses import masked_bce, asymmetric_loss
 from ..consistency import WeakView
 
-# %% ../../nbs/10_supervised.ipynb #52214fb7
+# %% ../../nbs/10_supervised.ipynb #b5d26129
 class Supervised(Method):
     "Backbone, global average pooling, one linear classifier per label."
     def __init__(self,
@@ -54,16 +54,16 @@ class Supervised(Method):
     def ablations(self): return {'no augmentation': dict(weak=False)}
     def cam_targets(self): return {'feature_map': self.backbone.tap}
 
-# %% ../../nbs/10_supervised.ipynb #8bcf977c
+# %% ../../nbs/10_supervised.ipynb #a18c2970
 LOSSES = {'bce': masked_bce, 'asymmetric': asymmetric_loss}
 
-# %% ../../nbs/10_supervised.ipynb #6a7204c2
+# %% ../../nbs/10_supervised.ipynb #f11469c6
 def check_loss(name:str)->str:
     "The name of a supervised loss; raises ValueError for another."
     if name not in LOSSES: raise ValueError(f'loss={name!r}: there are {sorted(LOSSES)}')
     return name
 
-# %% ../../nbs/10_supervised.ipynb #d1c26205
+# %% ../../nbs/10_supervised.ipynb #05f8ad7e
 @register_method(presets={'tiny': dict(backbone='test_resnet'), 'maps': dict(backbone='test_resnet', min_cells=8)})
 def supervised(labels, size=64, backbone='resnet18', pretrained=False, **kw):
     "The supervised baseline: binary cross-entropy over the known entries."

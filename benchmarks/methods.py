@@ -1,0 +1,56 @@
+"""A training step of each method against the network passes that it needs, in one run: python benchmarks/methods.py [names]."""
+import sys, time
+import torch
+from cxr_workbench.core import Batch, create_method, seed_all
+
+
+def random_batch(n=64, labels=14, size=64):
+    "Images and labels that any method takes."
+    g = torch.Generator().manual_seed(0)
+    y = (torch.rand(n, labels, generator=g) < .3).float()
+    return Batch(torch.rand(n, 1, size, size, generator=g), y, torch.ones(n, labels, dtype=torch.bool), torch.arange(n))
+
+
+def interleaved(reference, ours, rounds=8):
+    "Seconds of the fastest call of each, taken in turns so that a busy machine slows both."
+    best = [float('inf')]*2
+    for _ in range(rounds):
+        for i, call in enumerate((reference, ours)):
+            start = time.perf_counter(); call(); best[i] = min(best[i], time.perf_counter() - start)
+    return best
+
+
+def row(what, reference, ours, wanted=1.15):
+    "One line of the table."
+    a, b = interleaved(reference, ours)
+    return dict(what=what, reference=f'passes {a*1e3:.0f} ms', ours=f'{b*1e3:.0f} ms', ratio=b/a, wanted=f'<= {wanted:.2f}')
+
+
+def can(backbone='test_resnet', branch_b='test_convnext', **kw):
+    "Both branches forward and backward with a linear head and plain BCE, against CAN's whole step."
+    batch = random_batch()
+    seed_all(0)
+    method = create_method('can', backbone=backbone, branch_b=branch_b, **kw).train()
+    method.prepare(batch.y, batch.known)
+    heads = [torch.nn.Linear(net.dim, 14) for net in (method.backbone, method.backbone_b)]
+    x = method.weak(batch.x)
+    def passes():
+        for net, head in zip((method.backbone, method.backbone_b), heads):
+            torch.nn.functional.binary_cross_entropy_with_logits(head(net.features(x)), batch.y).backward()
+    def step(): method.step(batch).loss.backward()
+    names = backbone if backbone == branch_b else f'{backbone} + {branch_b}'
+    return row(f'can step, {names}{"".join(f", {k}={v}" for k, v in kw.items())}, B=64', passes, step)
+
+
+def can_rows(): return [can(), can('resnet18', 'resnet18'), can(min_cells=8)]
+
+
+METHODS = {'can': can_rows}  # name -> function giving rows
+
+
+def rows(): return [line for make in METHODS.values() for line in make()]
+
+
+if __name__ == '__main__':
+    for name in sys.argv[1:] or METHODS:
+        for line in METHODS[name](): print(line)

@@ -1,0 +1,171 @@
+"""Where labels look and how they relate: the parts of LCC and of CAN, added one at a time.
+
+    python experiments/correlations.py lcc                                       on the phantom, three seeds
+    python experiments/correlations.py can --folds 0 1 2 --steps 360
+    python experiments/correlations.py lcc --data images.npz --table table.csv --jobs 2   on real images, five patient folds
+
+Every variant gets the same number of optimiser steps, the same batches and the same augmentation; for CAN one branch also gets
+twice the steps, which is the compute of two branches. Beside the scores a run says where its maps look (pointing game on the
+phantom's lesions: the method's own attention, and Grad-CAM of every variant) and how its learned correlation ranks the pairs of
+labels (Spearman, against the training labels and against what the phantom declares). One row per run in `--out`, tables beside it.
+"""
+import time
+import numpy as np
+import pandas as pd
+import common
+from common import arguments, epochs_of, markdown, paired, parts, run_all, scores_of, summary, t_interval
+
+PRESET = 'maps'   # the small setting whose feature map has at least 8 x 8 cells
+
+
+def lcc_variants():
+    "The ladder of the method's own page, and two of its switches."
+    from cxr_workbench.methods.lcc import LADDER
+    return {**LADDER, 'consistency with the labels': dict(kind='dice', weights=dict(sc=0.)), 'base, plain BCE': dict(decompose=False, loss='plain')}
+
+
+def can_variants():
+    "One branch, two branches, their product, and the two losses."
+    bce, quiet = dict(scheme=None, gamma=0.), dict(weights=dict(attention=0.))
+    return {'one branch, BCE': dict(fuse='single', **bce), 'one branch, twice the steps': dict(fuse='single', **bce),
+            'concatenation': dict(fuse='concat', **bce, **quiet), 'product': dict(**bce, **quiet), '+ balance': quiet, '+ attention loss': {},
+            'one branch, balance': dict(fuse='single')}
+
+
+VARIANTS = {'lcc': lcc_variants, 'can': can_variants}
+DOUBLE = {'one branch, twice the steps'}   # variants with twice the optimiser steps
+
+
+def f1_of(method, part):
+    "Macro F1 at a threshold of one half."
+    from cxr_workbench.learner import predict
+    from cxr_workbench.metrics import f1
+    p = predict(method, part, batch_size=256)[list(part.label_names)].to_numpy()
+    return float(np.nanmean(f1(p, part.y.numpy(), part.known.numpy(), .5)))
+
+
+def grad_cam(method, x):
+    "Grad-CAM of every label at the method's first target: (B, 1, H, W) -> (B, C, h, w)."
+    import torch
+    held, target = [], next(iter(method.cam_targets().values()))
+    hook = target.register_forward_hook(lambda module, given, out: held.append(out))
+    logits = method(x)
+    hook.remove()
+    grads = [torch.autograd.grad(logits[:, c].sum(), held[0], retain_graph=True)[0] for c in range(logits.shape[1])]
+    return torch.stack([(g.mean((2, 3), keepdim=True)*held[0]).sum(1).clamp(min=0) for g in grads], 1).detach()
+
+
+def where_it_looks(method, fold, n=300):
+    "Shares of lesions that are hit by the method's attention, by Grad-CAM, and by chance, on the phantom's test part."
+    import torch
+    from cxr_workbench.data import from_phantom
+    from cxr_workbench.metrics import pointing_game
+    from cxr_workbench.phantom import SyntheticCXR
+    phantom = SyntheticCXR(n, size=64, seed=200+fold)
+    x, masks = from_phantom(phantom).__getitems__(range(n)).x.to(next(method.parameters()).device), np.stack([phantom.mask(i) for i in range(n)])
+    with torch.no_grad(): probes = method.eval().look(x)[1]
+    mean = lambda maps: float(np.nanmean(pointing_game(maps.cpu(), masks)))
+    there = masks.any((2, 3))
+    return dict(hits=mean(probes['attention']) if 'attention' in probes else np.nan, cam_hits=mean(grad_cam(method, x)), chance=float(masks[there].mean()))
+
+
+def ranks(method, train, declared=None):
+    "Spearman correlation over label pairs of the learned correlation with the counted and the declared one."
+    import torch
+    from scipy.stats import spearmanr
+    from cxr_workbench.labels import correlation
+    with torch.no_grad(): probes = method.eval().look(train.__getitems__([0]).x.to(next(method.parameters()).device))[1]
+    if 'others_correlation' not in probes: return dict(counted=np.nan, declared=np.nan)
+    G = probes['others_correlation'].cpu().numpy()
+    pairs, learned = np.triu_indices(len(G), 1), (G + G.T)/2
+    def against(truth):
+        if truth is None: return np.nan
+        fine = np.isfinite(truth[pairs])
+        return float(spearmanr(learned[pairs][fine], truth[pairs][fine]).statistic)
+    return dict(counted=against(correlation(train.y.numpy(), train.known.numpy())), declared=against(declared))
+
+
+def run(o, job, split):
+    "One run on given parts; gives the row."
+    import torch
+    from cxr_workbench.core import create_method, seed_all
+    from cxr_workbench.learner import fit
+    if o.jobs > 1: torch.set_num_threads(1)
+    key, (train, valid, test) = job['key'], split
+    seed = 1000*key['fold'] + key['draw']
+    seed_all(seed)
+    method = create_method(job['method'], labels=train.label_names, size=64, backbone=o.backbone, preset=PRESET, **job['arguments'])
+    start = time.time()
+    history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False,
+                  epochs=epochs_of(method.recipe()[0], train, o.batch_size, None, key['steps']))
+    seconds, (va, vp), (ta, tp) = time.time()-start, scores_of(method, valid), scores_of(method, test)
+    phantom = o.data == 'phantom'
+    places = where_it_looks(method, key['fold']) if phantom else dict(hits=np.nan, cam_hits=np.nan, chance=np.nan)
+    return dict(key, valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, f1=f1_of(method, test), **places, **ranks(method, train, declared() if phantom else None),
+                steps_done=int(history['step'].iloc[-1]), rows=len(train), seconds=round(seconds, 1))
+
+
+def declared():
+    "The correlation of the binary labels that the phantom declares, (C, C), NaN where it says nothing."
+    from cxr_workbench.phantom import SyntheticCXR
+    return SyntheticCXR(1).true_corr
+
+
+def train_and_look(o, job): return run(o, job, parts(o, job['key']['fold']))
+
+
+def jobs_of(o):
+    "Every run of the experiment, with its key; the method's name is the regime."
+    table = VARIANTS[o.method]()
+    for name in o.variants or table:
+        if name not in table: raise SystemExit(f'{o.method} has no variant {name!r}: there are {list(table)}')
+    key = lambda fold, variant: dict(data=o.data, fold=fold, draw=0, regime=o.method, fraction=1., variant=variant, steps=o.steps*(2 if variant in DOUBLE else 1))
+    return [dict(key=key(fold, v), method=o.method, arguments=table[v]) for fold in o.folds for v in o.variants or table]
+
+
+def with_interval(values):
+    "Mean and t interval as text; empty where there is nothing."
+    values = np.asarray(values, float)[np.isfinite(values)]
+    return '' if not len(values) else '{:+.3f} [{:+.3f}, {:+.3f}]'.format(*t_interval(values))
+
+
+def maps_and_ranks(frame, order, baseline):
+    "One line per variant: hits of its maps against chance and against the baseline's Grad-CAM, and its ranks."
+    cam = frame[frame['variant'] == baseline].set_index('fold')['cam_hits']
+    lines = []
+    for variant in [v for v in order if v in set(frame['variant'])]:
+        mine = frame[frame['variant'] == variant].set_index('fold')
+        lines.append({'variant': variant, 'attention - chance': with_interval(mine['hits'] - mine['chance']), 'attention - Grad-CAM of the baseline': with_interval(mine['hits'] - cam.reindex(mine.index)),
+                      'Grad-CAM - chance': with_interval(mine['cam_hits'] - mine['chance']), 'Spearman, counted': with_interval(mine['counted']), 'Spearman, declared': with_interval(mine['declared'])})
+    return pd.DataFrame(lines)
+
+
+def tables(o, frame, jobs):
+    "The Markdown of what is there: scores, steps one at a time, maps and correlations."
+    wanted = {tuple(str(v) for v in job['key'].values()) for job in jobs}
+    frame = frame[[tuple(str(row[k]) for k in jobs[0]['key']) in wanted for _, row in frame.iterrows()]]
+    order = list(dict.fromkeys(job['key']['variant'] for job in jobs))
+    lines = summary(frame, order[0], order[0], order).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
+    steps = [dict(step=f'{b} against {a}', **{v: '' if d is None else f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
+                  for v in ('auroc', 'ap', 'f1') for d in [paired(frame, b, a, v)]}) for a, b in zip(order, order[1:])]
+    where = o.data if o.data == 'phantom' else 'real images'
+    text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.backbone}', markdown(lines), '**One part at a time**', markdown(pd.DataFrame(steps)),
+            '**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0]))]
+    return '\n\n'.join(text)
+
+
+def main():
+    p = arguments(__doc__, 'correlations')
+    p.add_argument('method', choices=list(VARIANTS))
+    o = p.parse_args()
+    o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))
+    common.train_one = train_and_look    # the machinery of all experiments, with our own run
+    jobs = jobs_of(o)
+    frame = run_all(o, jobs)
+    if not len(frame): return
+    text = tables(o, frame, jobs)
+    print('\n' + text)
+    o.out.with_name(f"{o.out.stem}-{o.method}-{'phantom' if o.data == 'phantom' else 'real'}.md").write_text(text + '\n')
+
+
+if __name__ == '__main__': main()

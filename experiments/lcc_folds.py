@@ -1,0 +1,71 @@
+"""The protocol of the label-correlation paper: three times 5-fold cross-validation, patients whole, and the mean over 15 runs.
+
+    python experiments/lcc_folds.py                                              on the phantom
+    python experiments/lcc_folds.py --data images.npz --table table.csv --jobs 2 on real images
+    python experiments/lcc_folds.py --variants base whole --repeats 1 --folds 0 1
+
+Every repeat deals the patients anew; macro AUROC and macro F1 at one half, as the paper reports them. The differences to the base
+have an interval that knows of the overlap of the training parts (Nadeau and Bengio, 2003). Phantom numbers are phantom numbers.
+"""
+import numpy as np
+import pandas as pd
+import common
+from common import arguments, markdown, run_all
+from correlations import run
+
+VARIANTS = {'base': dict(decompose=False), 'whole': dict()}
+FOLDS = 5
+
+
+def fold_parts(o, repeat, fold):
+    "Training, validation and test part of one fold of one repeat."
+    from cxr_workbench.data import from_npz, from_phantom, patient_folds, patient_split
+    from cxr_workbench.phantom import SyntheticCXR
+    data = from_phantom(SyntheticCXR(3000, size=64, seed=100)) if o.data == 'phantom' else from_npz(o.data, table=o.table)
+    held = patient_folds(data.patient_id, data.y, folds=FOLDS, seed=repeat) == fold
+    rest, test = data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
+    train, valid = patient_split(rest.patient_id, rest.y, fraction=.15, seed=repeat)
+    return rest.subset(train), rest.subset(valid), test
+
+
+def train_fold(o, job): return run(o, job, fold_parts(o, job['key']['draw'], job['key']['fold']))
+
+
+def jobs_of(o):
+    "Every run of the protocol; the repeat is the draw."
+    key = lambda repeat, fold, variant: dict(data=o.data, fold=fold, draw=repeat, regime='3 x 5 folds', fraction=1., variant=variant, steps=o.steps)
+    return [dict(key=key(r, f, v), method='lcc', arguments=VARIANTS[v]) for r in range(o.repeats) for f in o.folds for v in o.variants]
+
+
+def tables(o, frame):
+    "Mean and spread over the runs, and the paired differences to the base."
+    from cxr_workbench.metrics import paired_interval
+    lines = []
+    for variant in o.variants:
+        mine = frame[frame['variant'] == variant].set_index(['draw', 'fold']).sort_index()
+        line = dict(variant=variant, runs=len(mine), **{v: f'{mine[v].mean():.4f} ± {mine[v].std():.4f}' for v in ('auroc', 'f1', 'ap')})
+        base = frame[frame['variant'] == o.variants[0]].set_index(['draw', 'fold']).reindex(mine.index)
+        for v in ('auroc', 'f1'):
+            line[f'{v} - {o.variants[0]}'] = '' if variant == o.variants[0] or len(mine) < 2 else '{:+.4f} [{:+.4f}, {:+.4f}]'.format(
+                *paired_interval(mine[v], base[v], test_to_train=1/(FOLDS-1)))
+        lines.append(line)
+    return markdown(pd.DataFrame(lines))
+
+
+def main():
+    p = arguments(__doc__, 'lcc_folds')
+    p.add_argument('--repeats', type=int, default=3, help='times the patients are dealt to folds')
+    o = p.parse_args()
+    o.folds, o.variants = o.folds if o.folds is not None else list(range(FOLDS)), o.variants or list(VARIANTS)
+    common.train_one = train_fold        # the machinery of all experiments, with our own parts
+    jobs = jobs_of(o)
+    wanted = {common.identity(job['key']) for job in jobs}
+    frame = run_all(o, jobs)
+    frame = frame[[common.identity(row) in wanted for _, row in frame.iterrows()]]
+    if not len(frame): return
+    text = f"### {o.repeats} x {FOLDS} folds, {'phantom' if o.data == 'phantom' else 'real images'}, {o.steps} steps, {o.backbone}\n\n" + tables(o, frame)
+    print('\n' + text)
+    o.out.with_name(f"{o.out.stem}-{'phantom' if o.data == 'phantom' else 'real'}.md").write_text(text + '\n')
+
+
+if __name__ == '__main__': main()

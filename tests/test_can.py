@@ -1,0 +1,353 @@
+"CAN: what the page does not assert - bad input, limits, and that nothing looks across the batch."
+import copy
+import numpy as np
+import pytest, torch
+from torch.nn import functional as F
+from hypothesis import given, settings, strategies as st
+from cxr_workbench.backbone import Backbone
+from cxr_workbench.core import Batch, create_method, seed_all
+from cxr_workbench.methods import can as C
+
+FUSIONS = ['product', 'gate', 'sum', 'concat']
+
+
+def rand(*shape, seed=0): return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny(labels=4, prepared=True, **kw):
+    seed_all(0)
+    method = create_method('can', labels=labels, preset='tiny', **kw)
+    if prepared: method.prepare(batch(16, labels).y, batch(16, labels).known)
+    return method
+
+
+def batch(n=6, labels=4, seed=0):
+    y = (rand(n, labels, seed=seed+1) < .4).float()
+    y[:1], y[1:2] = 1, 0
+    return Batch(rand(n, 1, 64, 64, seed=seed), y, torch.ones(n, labels, dtype=torch.bool), torch.arange(n))
+
+
+# ---- cross attention ----
+
+@pytest.mark.parametrize('fuse', FUSIONS)
+def test_fusion_is_finite_non_negative_and_row_by_row(fuse):
+    a, b = rand(4, 3, 5, 7), rand(4, 3, 5, 7, seed=1)
+    whole = C.cross_attention(a, b, fuse)
+    assert whole.shape == (4, 6 if fuse == 'concat' else 3, 5, 7) and whole.min() >= 0
+    assert torch.allclose(whole[2:3], C.cross_attention(a[2:3], b[2:3], fuse))
+    assert torch.isfinite(C.cross_attention(a*0, b, fuse)).all()
+
+
+@pytest.mark.parametrize('shapes', [((2, 3, 4, 4), (2, 3, 4, 5)), ((2, 3, 4, 4), (2, 2, 4, 4)), ((2, 3, 4, 4), (1, 3, 4, 4)), ((3, 4, 4), (3, 4, 4))])
+def test_maps_of_other_shapes_are_refused(shapes):
+    a, b = map(torch.zeros, shapes)
+    with pytest.raises(ValueError, match='both must be'): C.cross_attention(a, b)
+    with pytest.raises(ValueError, match='both must be'): C.attention_loss(a, b)
+
+
+def test_an_unknown_fusion_is_refused():
+    with pytest.raises(ValueError, match="'product', 'gate', 'sum' or 'concat'"): C.cross_attention(rand(1, 1, 2, 2), rand(1, 1, 2, 2), 'mean')
+    with pytest.raises(ValueError, match="'product', 'gate', 'sum' or 'concat'"): tiny(fuse='mean')
+
+
+def test_a_gate_between_constant_maps_halves_twice():
+    a = torch.ones(1, 2, 3, 3)
+    assert torch.allclose(C.cross_attention(a, a, 'gate'), a/2)
+
+
+def test_product_and_sum_pass_gradients_to_both():
+    for fuse in FUSIONS:
+        a, b = rand(2, 3, 4, 4).requires_grad_(), rand(2, 3, 4, 4, seed=1).requires_grad_()
+        assert all(g.abs().sum() > 0 for g in torch.autograd.grad(C.cross_attention(a, b, fuse).square().sum(), (a, b)))
+
+
+def test_grids_are_matched_to_the_finer_one():
+    a, b = C.match_grids(rand(2, 3, 4, 4), torch.ones(2, 3, 2, 8))
+    assert a.shape == b.shape == (2, 3, 4, 8) and torch.equal(b, torch.ones_like(b)) and a.min() >= 0
+    same = rand(2, 3, 4, 4)
+    assert C.match_grids(same, same)[0] is same
+
+
+@pytest.mark.parametrize('pair', [('test_resnet', 'test_vit'), ('test_convnext', 'test_resnet'), ('resnet18', 'test_vit')])
+def test_two_different_backbones_are_matched(pair):
+    method = create_method('can', labels=3, backbone=pair[0], branch_b=pair[1])
+    a, b = method.eval().maps(rand(2, 1, 64, 64))
+    assert a.shape == b.shape and a.min() >= 0 and b.min() >= 0
+    assert torch.isfinite(method(rand(2, 1, 64, 64))).all()
+
+
+def test_modules_serve_as_branches():
+    own = lambda d, s: torch.nn.Sequential(torch.nn.Conv2d(1, d, 3, stride=s, padding=1), torch.nn.ReLU())
+    method = C.CAN(2, backbone=own(6, 8), branch_b=own(4, 16))
+    assert method.channels == 4 and method(rand(1, 1, 64, 64)).shape == (1, 2)
+
+
+# ---- identical starts ----
+
+def test_identical_starts_are_refused_with_the_reason():
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, stride=8), torch.nn.ReLU())
+    for twin in (net, copy.deepcopy(net)):
+        with pytest.raises(ValueError, match='same weights.*branch_b'): C.CAN(2, backbone=net, branch_b=twin)
+    other = copy.deepcopy(net)
+    with torch.no_grad(): other[0].bias[0] += 1e-3
+    C.CAN(2, backbone=net, branch_b=other)
+
+
+def test_partners_are_checkpoints_that_timm_has_and_not_the_default_one():
+    import timm
+    for name, partner in C.PARTNERS.items():
+        assert partner in timm.list_pretrained(f'{name}.*')
+        assert timm.get_pretrained_cfg(name).tag != partner.split('.')[1]
+
+
+def test_one_branch_has_no_second_network():
+    method = tiny(fuse='single')
+    assert method.backbone_b is None and method.transition_b is None and set(method.weights) == {'balance'}
+    step = method.step(batch())
+    assert set(step.terms) == {'balance'} and 'attention_b' not in step.probes
+    assert torch.isfinite(step.loss)
+
+
+def test_a_partner_that_fires_everywhere_is_the_single_branch():
+    both, one = tiny().eval(), tiny(fuse='single').eval()
+    one.load_state_dict({k: v for k, v in both.state_dict().items() if k in one.state_dict()})
+    a, _ = both.maps(rand(3, 1, 64, 64))
+    assert torch.allclose(C.read_maps(both, a, torch.ones_like(a))[0], one(rand(3, 1, 64, 64)), atol=1e-6)
+
+
+# ---- the balance loss ----
+
+table = st.integers(1, 6).flatmap(lambda c: st.tuples(st.just(c), st.integers(1, 8), st.integers(0, 10**6)))
+
+
+@given(table, st.floats(0, 6), st.sampled_from([None, .02, .5, .97]), st.sampled_from(['inverse', 'shares']), st.floats(0, 1))
+@settings(max_examples=60)
+def test_balance_loss_is_finite_and_not_negative(size, gamma, prevalence, scheme, between):
+    c, n, seed = size
+    g = torch.Generator().manual_seed(seed)
+    s = (60*torch.randn(n, c, generator=g)).requires_grad_()
+    y, known = (torch.rand(n, c, generator=g) < .5).float(), torch.rand(n, c, generator=g) < .6
+    loss = C.balance_loss(s, y, prevalence, gamma, known, scheme=scheme, between=between)
+    loss.backward()
+    assert torch.isfinite(loss) and loss >= 0 and torch.isfinite(s.grad).all() and (s.grad[~known] == 0).all()
+
+
+@given(table)
+@settings(max_examples=30)
+def test_gamma_zero_without_weights_is_bce_over_the_known_entries(size):
+    c, n, seed = size
+    s, y, known = 4*rand(n, c, seed=seed) - 2, (rand(n, c, seed=seed+1) < .5).float(), rand(n, c, seed=seed+2) < .7
+    expected = F.binary_cross_entropy_with_logits(s[known], y[known]) if known.any() else torch.tensor(0.)
+    assert torch.allclose(C.balance_loss(s, y, gamma=0, known=known), expected, atol=1e-6)
+
+
+def test_balance_loss_follows_its_formula():
+    "Against the sum written out entry by entry."
+    s, y, pi, gamma = 4*rand(7, 3).double() - 2, (rand(7, 3, seed=1) < .5).double(), torch.tensor([.1, .4, .7], dtype=torch.float64), 1.7
+    total = 0.
+    for i in range(7):
+        for c in range(3):
+            p, b_pos, b_neg = torch.sigmoid(s[i, c]), .5/pi[c], .5/(1-pi[c])
+            total -= b_pos*(1-p)**gamma*y[i, c]*p.log() + b_neg*p**gamma*(1-y[i, c])*(1-p).log()
+    assert torch.allclose(C.balance_loss(s, y, pi, gamma), total/21)
+    leaf = s.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: C.balance_loss(t, y, pi, gamma), leaf)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_extreme_logits_are_finite_in_every_precision(dtype):
+    most = 6e4 if dtype == torch.float16 else 1e30
+    s = torch.tensor([[most, -most, 50., -50.]]*2, dtype=dtype).requires_grad_()
+    loss = C.balance_loss(s, torch.tensor([[1., 1, 0, 0], [0, 0, 1, 1]]), .01)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(s.grad).all()
+
+
+@pytest.mark.parametrize('prevalence', [0., 1.])
+def test_prevalence_at_its_ends_is_finite(prevalence):
+    pos, neg = C.balance_weights(torch.full((3,), prevalence))
+    assert torch.isfinite(pos).all() and torch.isfinite(neg).all()
+    never = torch.full((4, 3), prevalence)  # the labels that such a prevalence describes
+    assert C.balance_loss(torch.zeros(4, 3), never, torch.full((3,), prevalence), gamma=0) == pytest.approx(.5*np.log(2), rel=1e-4)
+
+
+@pytest.mark.parametrize('scheme', ['inverse', 'shares'])
+def test_both_schemes_balance_within_and_differ_between(scheme):
+    pi = torch.tensor([.002, .18, .5])
+    pos, neg = C.balance_weights(pi, scheme)
+    assert torch.allclose(pos*pi, neg*(1-pi))
+    wanted = torch.ones(3) if scheme == 'inverse' else 2*pi*(1-pi)
+    assert torch.allclose(pos*pi + neg*(1-pi), wanted, atol=1e-6)
+
+
+def test_between_raises_the_rare_and_keeps_the_mean():
+    pi = torch.tensor([.002, .18, .5])
+    pos, neg = C.balance_weights(pi, between=.25)
+    whole = pos*pi + neg*(1-pi)
+    assert whole[0] > whole[1] > whole[2] and whole.mean() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize('bad, words', [
+    (dict(gamma=-1.), 'gamma=-1'), (dict(gamma=float('nan')), 'gamma=nan'), (dict(prevalence=1.2), r'prevalence must lie in \[0, 1\]'),
+    (dict(prevalence=torch.tensor([.1, float('nan'), .2])), r'prevalence must lie in \[0, 1\]'), (dict(prevalence=[.1, .2]), 'prevalence has 2 entries for C=3'),
+    (dict(prevalence=.1, scheme='log'), "'inverse' or 'shares'"), (dict(known=torch.ones(4, 2, dtype=torch.bool)), 'known is')])
+def test_bad_settings_are_named(bad, words):
+    with pytest.raises(ValueError, match=words): C.balance_loss(torch.zeros(4, 3), torch.zeros(4, 3), **bad)
+
+
+def test_every_label_unknown_is_zero_with_a_gradient():
+    s = rand(4, 3).requires_grad_()
+    loss = C.balance_loss(s, torch.zeros(4, 3), .1, known=torch.zeros(4, 3, dtype=torch.bool))
+    loss.backward()
+    assert loss == 0 and (s.grad == 0).all()
+
+
+# ---- the attention loss ----
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.integers(0, 10**6), st.floats(-20, 20))
+@settings(max_examples=60)
+def test_attention_loss_is_bounded_symmetric_and_blind_to_scale(n, k, h, w, seed, power):
+    g = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(n, k, h, w, generator=g), torch.randn(n, k, h, w, generator=g).clamp(min=0)
+    loss = C.attention_loss(a, b)
+    assert 0 <= loss <= 2
+    assert torch.allclose(loss, C.attention_loss(b, a)) and torch.allclose(loss, C.attention_loss(a*10**power, b), atol=1e-5)
+    assert C.attention_loss(a, a) == 0
+    assert torch.allclose(loss, C.attention_loss(a, b[:, torch.randperm(k, generator=g)]), atol=1e-6)  # what a channel means is not asked
+
+
+def test_attention_loss_is_two_minus_two_cosines():
+    a, b = rand(3, 4, 5, 5).double(), rand(3, 4, 5, 5, seed=1).double()
+    cos = F.cosine_similarity(a.square().sum(1).flatten(1), b.square().sum(1).flatten(1))
+    assert torch.allclose(C.attention_loss(a, b), (2 - 2*cos).mean())
+    a.requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: C.attention_loss(t, b), a)
+
+
+def test_attention_loss_has_finite_gradients_at_empty_maps():
+    a, b = torch.zeros(2, 3, 4, 4, requires_grad=True), rand(2, 3, 4, 4).requires_grad_()
+    C.attention_loss(a, b).backward()
+    assert torch.isfinite(a.grad).all() and torch.isfinite(b.grad).all()
+
+
+def test_descending_the_attention_loss_brings_maps_together():
+    a, b = rand(2, 3, 6, 6).requires_grad_(), rand(2, 3, 6, 6, seed=1)
+    before = C.attention_loss(a, b)
+    with torch.no_grad(): a -= 5*torch.autograd.grad(before, a)[0]
+    assert C.attention_loss(a, b) < before
+
+
+def test_class_variant_reads_known_positives_only():
+    a, b = rand(3, 4, 5, 5), rand(3, 4, 5, 5, seed=1)
+    y, known = torch.zeros(3, 4), torch.ones(3, 4, dtype=torch.bool)
+    y[1, 2] = y[2, 0] = 1
+    known[2, 0] = False
+    single = C.attention_loss(a[1:2, 2:3], b[1:2, 2:3])
+    assert torch.allclose(C.class_attention_loss(a, b, y, known), single)
+    with pytest.raises(ValueError, match='must be'): C.class_attention_loss(a, b, y[:, :3])
+    with pytest.raises(ValueError, match='must be'): C.class_attention_loss(a, b[:, :, :4], y)
+
+
+# ---- the method ----
+
+@pytest.mark.parametrize('arguments', [{}, dict(fuse='gate'), dict(fuse='sum'), dict(fuse='concat'), dict(fuse='single'), dict(attention='class'),
+                                       dict(attention='aux'), dict(weights={'aux': 1.}), dict(scheme=None), dict(scheme='shares', between=.25)])
+def test_one_image_is_enough_for_a_step(arguments):
+    method = tiny(**arguments)
+    step = method.train().step(batch(1))
+    step.loss.backward()
+    assert torch.isfinite(step.loss) and all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+
+
+def test_all_readings_take_one_label_and_none_known():
+    for attention in ('maps', 'class', 'aux'):
+        method, b = tiny(1, attention=attention), batch(4, 1)
+        step = method.step(b._replace(y=b.y*0, known=~b.known))
+        assert torch.isfinite(step.loss) and step.terms['balance'] == 0
+
+
+def test_the_attention_loss_learns_from_images_without_labels():
+    method, b = tiny(), batch()
+    method.step(b._replace(y=b.y*0, known=~b.known)).loss.backward()
+    assert method.transition[0].weight.grad.abs().sum() > 0 and (method.head.weight.grad is None or (method.head.weight.grad == 0).all())
+
+
+def test_prepare_keeps_rates_inside_and_balances_the_table():
+    method, b = tiny(prepared=False), batch(20)
+    b.y[:, 3] = 0
+    method.prepare(b.y, b.known)
+    assert method.prevalence[3] == 0 and method.rates[3] == pytest.approx(1/20)
+    pos, neg = C.balance_weights(method.rates)
+    assert torch.allclose((pos*b.y.sum(0))[:3], (neg*(1-b.y).sum(0))[:3], rtol=1e-4)
+
+
+def test_rates_follow_what_unknown_means():
+    b = batch(20)
+    known = b.y == 1                                     # only positives are annotated
+    negative = tiny(prepared=False, unknown='negative')
+    negative.prepare(b.y, known)
+    assert torch.allclose(negative.rates, b.y.mean(0).clamp(.05, .95))
+    with pytest.raises(ValueError, match="unknown='negative'"): tiny(prepared=False).prepare(b.y, known)
+
+
+def test_probes_are_shares_and_silence_of_one_branch_silences_the_product():
+    method = tiny().eval()
+    a, b = method.maps(rand(4, 1, 64, 64))
+    b = b.clone(); b[:, :, 0, 1] = 0
+    seen = C.read_maps(method, a, b)[1]
+    for name in ('attention', 'attention_a', 'attention_b'): assert torch.allclose(seen[name].sum((2, 3)), torch.ones(4, 4), atol=1e-5)
+    heard = seen['attention'].amax((2, 3)) > .2501       # a label for which nothing speaks is even over the 2 x 2 cells
+    assert (seen['attention'][:, :, 0, 1][heard] == 0).all()
+    for name in ('energy_a', 'energy_b'): assert torch.allclose(seen[name].square().sum((1, 2)), torch.ones(4), atol=1e-5)
+
+
+def test_the_product_map_is_the_logit_taken_apart():
+    method = tiny().eval()
+    a, b = method.maps(rand(4, 1, 64, 64))
+    logits, _ = C.read_maps(method, a, b)
+    scale = method.norm.weight/(method.norm.running_var + method.norm.eps).sqrt()
+    cam = torch.einsum('ck,bkhw->bchw', method.head.weight*scale, a*b)
+    constant = logits - cam.mean((2, 3))
+    assert torch.allclose(constant, constant[:1].expand_as(constant), atol=1e-5)
+
+
+def test_no_loss_looks_across_the_batch():
+    "Under DDP every rank averages its own share: the loss of a whole batch is the mean of its halves, in every reading."
+    b, whole = batch(8), slice(None)
+    for arguments in ({}, dict(attention='class'), dict(attention='aux', fuse='gate')):
+        method = tiny(weak=False, **arguments).eval()    # BatchNorm reads running statistics: it is the only part that is local to a rank
+        part = lambda rows: method.step(Batch(b.x[rows], b.y[rows], b.known[rows], b.idx[rows])).terms
+        terms, halves = part(whole), (part(slice(0, 4)), part(slice(4, 8)))
+        positives = torch.stack([b.y[:4].sum(), b.y[4:].sum()])
+        for name, value in terms.items():
+            share = positives/positives.sum() if arguments.get('attention') == 'class' and name == 'attention' else torch.tensor([.5, .5])
+            assert torch.allclose(value, sum(w*h[name] for w, h in zip(share, halves)), atol=1e-5)
+
+
+def test_swapping_the_branches_leaves_loss_and_logits():
+    method = tiny(weak=False).eval()
+    other = copy.deepcopy(method)
+    other.backbone, other.backbone_b, other.transition, other.transition_b = other.backbone_b, other.backbone, other.transition_b, other.transition
+    assert torch.equal(method(batch().x), other(batch().x)) and torch.allclose(method.step(batch()).loss, other.step(batch()).loss, atol=1e-6)
+
+
+@pytest.mark.parametrize('bad, words', [(dict(attention='both'), "'maps', 'class' or 'aux'"), (dict(gamma=-2.), 'gamma=-2'), (dict(scheme='log'), "'inverse' or 'shares'")])
+def test_a_method_with_bad_settings_is_not_built(bad, words):
+    with pytest.raises(ValueError, match=words): tiny(prepared=False, **bad)
+
+
+def test_auxiliary_heads_exist_where_a_term_uses_them():
+    assert tiny().aux is None and tiny(fuse='single').aux is None
+    for arguments in (dict(attention='class'), dict(attention='aux'), dict(weights={'aux': .3})): assert len(tiny(**arguments).aux) == 2
+    method = tiny(attention='class')
+    step = method.step(batch())
+    assert set(step.terms) == {'balance', 'attention', 'aux'}
+    step.loss.backward()
+    assert all(head.weight.grad.abs().sum() > 0 for head in method.aux)
+    assert torch.equal(method.eval()(batch().x), method.look(batch().x)[0])
+
+
+def test_the_packaged_model_opens():
+    from cxr_workbench.learner import load, trained
+    method = load(trained('can'), method='can')
+    assert method.backbone.how and method.backbone_b is not None and method(rand(1, 1, 64, 64)).shape == (1, 14)
