@@ -19,7 +19,7 @@ def finish(x):
     if x.is_cuda: torch.cuda.synchronize()
 
 
-def rows(size=64, batch=32, steps=3, rounds=12, names=('test_resnet', 'resnet18'), members=('GNI-FGSM', 'I-FGSM'), device=None):
+def rows(size=64, batch=32, steps=3, rounds=30, names=('test_resnet', 'resnet18'), members=('GNI-FGSM', 'I-FGSM'), device=None):
     "Ratios of the fastest rounds; the two take turns, so that a busy machine slows both."
     import timm
     device, out = device or ('cuda' if torch.cuda.is_available() else 'cpu'), []
@@ -42,5 +42,5 @@ def rows(size=64, batch=32, steps=3, rounds=12, names=('test_resnet', 'resnet18'
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in dict(size=64, batch=32, steps=3, rounds=12).items(): parser.add_argument(f'--{name}', type=int, default=default)
+    for name, default in dict(size=64, batch=32, steps=3, rounds=30).items(): parser.add_argument(f'--{name}', type=int, default=default)
     for row in rows(**vars(parser.parse_args())): print(row)

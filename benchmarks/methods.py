@@ -45,7 +45,34 @@ def can(backbone='test_resnet', branch_b='test_convnext', **kw):
 def can_rows(): return [can(), can('resnet18', 'resnet18'), can(min_cells=8)]
 
 
-METHODS = {'can': can_rows}  # name -> function giving rows
+def acaa(backbone='test_resnet', labelled=16, **kw):
+    "Weak pass, three attack passes, adversarial pass, Batch-Mamba, one backward, against ACAA's whole step."
+    bce = lambda logits, y: torch.nn.functional.binary_cross_entropy_with_logits(logits, y)
+    batch = random_batch()
+    known = (torch.arange(64) < labelled)[:, None].expand(64, 14)
+    few = batch._replace(known=known, y=batch.y*known)
+    seed_all(0)
+    method = create_method('acaa', preset='tiny', backbone=backbone, tau_pos=.5, tau_neg=.499, **kw).train()
+    method.prepare(batch.y, batch.known)
+    x, y, net, head = method.weak(batch.x), batch.y, method.backbone, method.head
+    def passes():
+        z, x_adv = net.features(x), x[labelled:]
+        method.eval()
+        for _ in range(3):
+            x_adv = x_adv.detach().requires_grad_()
+            x_adv = x_adv + 1e-3*torch.autograd.grad(bce(head(net.features(x_adv)), y[labelled:]), x_adv)[0]
+        method.train()
+        z_adv = net.features(x_adv.detach())
+        mixed = method.batch_mamba(torch.cat([z, z_adv]))
+        (bce(head(z), y) + bce(head(z_adv), y[labelled:]) + bce(head(z[labelled:]), y[labelled:]) + bce(head(mixed), torch.cat([y, y[labelled:]]))).backward()
+    def step(): method.step(few).loss.backward()
+    return row(f'acaa step, {backbone}, {labelled} labelled of B=64, T=3', passes, step)
+
+
+def acaa_rows(): return [acaa(), acaa('resnet18')]
+
+
+METHODS = {'can': can_rows, 'acaa': acaa_rows}  # name -> function giving rows
 
 
 def rows(): return [line for make in METHODS.values() for line in make()]

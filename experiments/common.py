@@ -58,10 +58,14 @@ def annotated(train, regime, fraction, draw):
     return train.with_labels(*keep_fraction(y, train.patient_id, fraction, draw, known))
 
 
-def epochs_of(stage, data, batch_size, labelled, steps):
-    "How many epochs of a stage come closest to so many optimiser steps."
+def epochs_of(stage, data, o, steps):
+    "Epochs of a stage that come closest to the whole epochs of mixed batches that come closest to so many steps, and its rows in a batch."
     from cxr_workbench.data import batch_sampler
-    return max(1, round(steps/len(batch_sampler(data.known, stage.sampler, batch_size, labelled=labelled))))
+    mixed = o.batch_size + o.unlabelled
+    length = lambda kind, rows: len(batch_sampler(data.known, kind, rows, labelled=o.batch_size))
+    if not data.known.any(1).all(): steps = max(1, round(steps/length('mixed', mixed)))*length('mixed', mixed)
+    rows = mixed if stage.sampler == 'mixed' else o.batch_size
+    return max(1, round(steps/length(stage.sampler, rows))), rows
 
 
 def scores_of(method, part):
@@ -82,14 +86,11 @@ def train_one(o, job):
     key, name, kw = job['key'], job['method'], job['arguments']
     train, valid, test = parts(o, key['fold'])
     train = annotated(train, key['regime'], key['fraction'], key['draw'])
-    if job.get('only_known'): train = train.subset(np.flatnonzero(train.known.any(1).numpy()))
     seed_all(1000*key['fold'] + key['draw'])
     method = create_method(name, labels=train.label_names, size=64, backbone=o.backbone, **kw)
-    stage = method.recipe()[0]
-    rows = o.batch_size + o.unlabelled*(stage.sampler == 'mixed')
+    epochs, rows = epochs_of(method.recipe()[0], train, o, key['steps'])
     start = time.time()
-    history = fit(method, train, batch_size=rows, seed=1000*key['fold'] + key['draw'], labelled=o.batch_size, device=o.device, progress=False,
-                  epochs=epochs_of(stage, train, rows, o.batch_size, key['steps']))
+    history = fit(method, train, batch_size=rows, seed=1000*key['fold'] + key['draw'], labelled=o.batch_size, device=o.device, progress=False, epochs=epochs)
     seconds, (va, vp), (ta, tp) = time.time()-start, scores_of(method, valid), scores_of(method, test)
     return dict(key, valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, steps_done=int(history['step'].iloc[-1]), rows=len(train),
                 rows_labelled=int(train.known.any(1).sum()), seconds=round(seconds, 1))

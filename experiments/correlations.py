@@ -41,7 +41,7 @@ def f1_of(method, part):
     from cxr_workbench.learner import predict
     from cxr_workbench.metrics import f1
     p = predict(method, part, batch_size=256)[list(part.label_names)].to_numpy()
-    return float(np.nanmean(f1(p, part.y.numpy(), part.known.numpy(), .5)))
+    return float(np.nanmean(f1(p, part.y.numpy(), known=part.known.numpy())))
 
 
 def grad_cam(method, x):
@@ -97,7 +97,7 @@ def run(o, job, split):
     method = create_method(job['method'], labels=train.label_names, size=64, backbone=o.backbone, preset=PRESET, **job['arguments'])
     start = time.time()
     history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False,
-                  epochs=epochs_of(method.recipe()[0], train, o.batch_size, None, key['steps']))
+                  epochs=epochs_of(method.recipe()[0], train, o, key['steps'])[0])
     seconds, (va, vp), (ta, tp) = time.time()-start, scores_of(method, valid), scores_of(method, test)
     phantom = o.data == 'phantom'
     places = where_it_looks(method, key['fold']) if phantom else dict(hits=np.nan, cam_hits=np.nan, chance=np.nan)
@@ -145,11 +145,11 @@ def tables(o, frame, jobs):
     wanted = {tuple(str(v) for v in job['key'].values()) for job in jobs}
     frame = frame[[tuple(str(row[k]) for k in jobs[0]['key']) in wanted for _, row in frame.iterrows()]]
     order = list(dict.fromkeys(job['key']['variant'] for job in jobs))
-    lines = summary(frame, order[0], order[0], order).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
+    lines = summary(frame, order[0], None, order).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
     steps = [dict(step=f'{b} against {a}', **{v: '' if d is None else f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
                   for v in ('auroc', 'ap', 'f1') for d in [paired(frame, b, a, v)]}) for a, b in zip(order, order[1:])]
     where = o.data if o.data == 'phantom' else 'real images'
-    text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.backbone}', markdown(lines), '**One part at a time**', markdown(pd.DataFrame(steps)),
+    text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.backbone}', markdown(lines), *(['**One part at a time**', markdown(pd.DataFrame(steps))] if steps else []),
             '**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0]))]
     return '\n\n'.join(text)
 

@@ -23,7 +23,7 @@ def single_positive(ema):
         'AN': base('an'), 'AN-LS': base('an_ls'), 'WAN': base('wan'), 'EPR': base('epr'), 'ROLE': base('role'), 'EM': base('em'),
         'MPC': ('mpc', tiny),
         'MPC, IPC only': ('mpc', dict(tiny, weights=dict(fpc=0., btc=0.))),
-        'MPC without RED': ('mpc', dict(tiny, red=False)),
+        'MPC without RED': ('mpc', dict(tiny, deform=0.)),
         'MPC without FPC': ('mpc', dict(tiny, weights=dict(fpc=0.))),
         'MPC without BTC': ('mpc', dict(tiny, weights=dict(btc=0.))),
         'MPC without rejection': ('mpc', dict(tiny, reject=False)),
@@ -36,10 +36,12 @@ def fraction(ema):
     acaa = lambda **kw: ('acaa', {**tiny, **kw})
     return {
         'baseline': ('supervised', tiny),
-        'FixMatch-style': ('mpc', dict(tiny, base='bce', unknown='ignore', weights=dict(fpc=0., btc=0.), red=False)),
+        'FixMatch-style': ('mpc', dict(tiny, base='bce', unknown='ignore', weights=dict(fpc=0., btc=0.), deform=0., sampler='mixed')),
         'ACAA': acaa(),
         'ACAA, prior thresholds': acaa(cap=True),
-        'ACAA, no attack': acaa(attack=None),
+        'ACAA, eps 1/255': acaa(eps=1/255),
+        'ACAA, strong view attacked': acaa(adv_on='strong'),
+        'ACAA, strong view, no attack': acaa(adv_on='strong', attack=None),
         'ACAA, image only': acaa(weights=dict(feat=0., bmc=0.)),
         'ACAA, feature only': acaa(weights=dict(img=0., bmc=0.)),
         'ACAA, Batch-Mamba only': acaa(weights=dict(img=0., feat=0.)),
@@ -55,7 +57,7 @@ def jobs_of(o):
     first = chosen[0]
     def add(fold, draw, share, variant, method, kw, steps, regime=o.regime):
         key = dict(data=o.data, fold=fold, draw=draw, regime=regime, fraction=share, variant=variant, steps=steps)
-        jobs.append(dict(key=key, method=method, arguments=kw, only_known=method == 'supervised' or regime == 'single-positive'))
+        jobs.append(dict(key=key, method=method, arguments=kw))
     for fold in o.folds:
         for share in o.fractions if o.regime == 'fraction' else [1.]:
             for draw in range(o.draws):

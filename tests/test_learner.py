@@ -94,6 +94,32 @@ def test_resume_is_bit_exact_at_every_epochs_end(data, tmp_path, monkeypatch, st
     assert history.drop(columns='seconds').equals(whole_history.drop(columns='seconds'))
 
 
+def one_positive(data):
+    "The same images with one observed positive each."
+    from cxr_workbench.labels import single_positive
+    return data.with_labels(*single_positive(data.y.numpy(), seed=0))
+
+
+@pytest.mark.parametrize('stop_after', [1, 3])
+def test_a_table_of_training_rows_resumes_bit_exactly(data, tmp_path, monkeypatch, stop_after):
+    "ROLE's learned labels are in the checkpoint and in no model."
+    few = one_positive(data)
+    def run(out): return train(few, out=out, method=make('mpc', preset='tiny', base='role', epochs=4))
+    whole, _ = run(tmp_path/'whole')
+    write, saved = learner.write_history, []
+    def write_then_die(history, folder):
+        write(history, folder); saved.append(1)
+        if len(saved) == stop_after: raise MemoryError('killed')
+    monkeypatch.setattr(learner, 'write_history', write_then_die)
+    with pytest.raises(MemoryError): run(tmp_path/'cut')
+    monkeypatch.setattr(learner, 'write_history', write)
+    stored = torch.load(tmp_path/'cut'/'last.ckpt', weights_only=True)
+    assert list(stored['cxr_rows']) == ['table'] and not [name for name in stored['state_dict'] if 'table' in name]
+    resumed, _ = run(tmp_path/'cut')
+    assert torch.equal(whole.table.rows, resumed.table.rows) and not torch.equal(stored['cxr_rows']['table'], resumed.table.rows)
+    assert same_state(whole, resumed)
+
+
 CHILD = """
 import sys; sys.path.insert(0, {tests!r})
 import test_learner as t, numpy as np

@@ -6,7 +6,7 @@
 __all__ = ['EMPTY', 'BASES', 'smoothed_bce', 'weak_negative_bce', 'expected_positive_loss', 'online_estimate_loss',
            'first_estimate', 'entropy_maximising_loss', 'smoothing_matrix', 'elastic_displacement', 'warp',
            'RandomElasticDeformation', 'jacobian_determinant', 'trusted_negatives', 'drop_channels', 'BatchTransformer',
-           'base_loss', 'level_losses', 'two_views', 'MPC', 'look_plain', 'mpc_step', 'prepare_mpc', 'check_base',
+           'base_loss', 'level_losses', 'two_views', 'MPC', 'look_plain', 'mpc_step', 'prepare_mpc', 'check_choice',
            'mpc_ablations', 'mpc']
 
 # %% ../../nbs/40_mpc.ipynb #33aea820
@@ -96,7 +96,7 @@ def smoothing_matrix(
     distance = torch.arange(side).to(sigma)[None, :, None] - lattice[:, None]
     return F.normalize(torch.exp(-.5*(distance/sigma[:, None, None])**2), dim=-1)
 
-# %% ../../nbs/40_mpc.ipynb #908109ba
+# %% ../../nbs/40_mpc.ipynb #7cc95538
 def elastic_displacement(
     batch:int,
     size,                         # side in pixels, or (H, W)
@@ -111,20 +111,22 @@ def elastic_displacement(
     h, w = (size, size) if isinstance(size, int) else size
     down, across = smoothing_matrix(h, sigma), smoothing_matrix(w, sigma)
     noise = 2*torch.rand(batch, 2, down.shape[-1], across.shape[-1], generator=generator, device=sigma.device, dtype=sigma.dtype) - 1
-    return (down[:, None] @ noise @ across[:, None].mT)*(alpha/(2*math.sqrt(math.pi)*sigma)).view(-1, 1, 1, 1)
+    noise = noise*(alpha/(2*math.sqrt(math.pi)*sigma)).view(-1, 1, 1, 1)   # scaled where it is small
+    return down[:, None] @ noise @ across[:, None].mT
 
-# %% ../../nbs/40_mpc.ipynb #6b103659
+# %% ../../nbs/40_mpc.ipynb #b949f609
 def warp(
     x:Tensor,             # images, (B, 1, H, W)
     displacement:Tensor,  # (B, 2, H, W), pixels
 )->Tensor:                # (B, 1, H, W)
     "Read every pixel somewhere else, bilinearly; the border reflects."
     h, w = x.shape[-2:]
-    rows, columns = torch.arange(h).to(displacement), torch.arange(w).to(displacement)
-    at = torch.stack([(columns + displacement[:, 0])*2/max(1, w-1) - 1, (rows[:, None] + displacement[:, 1])*2/max(1, h-1) - 1], -1)
-    return F.grid_sample(x, at.to(x.dtype), padding_mode='reflection', align_corners=True)
+    scale = displacement.new_tensor([2/max(1, w-1), 2/max(1, h-1)]).view(2, 1, 1)   # grid_sample's corners are -1 and 1
+    still = torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing='xy')).to(displacement)*scale - 1
+    at = torch.addcmul(still, displacement, scale)
+    return F.grid_sample(x, at.movedim(1, -1).to(x.dtype), padding_mode='reflection', align_corners=True)
 
-# %% ../../nbs/40_mpc.ipynb #cc2855f3
+# %% ../../nbs/40_mpc.ipynb #7005f4a3
 class RandomElasticDeformation(nn.Module):
     "Bend each image on its own; (B, 1, H, W) -> the same, on any device."
     def __init__(self,
@@ -146,7 +148,8 @@ class RandomElasticDeformation(nn.Module):
         sigma, strength = (low + (high - low)*torch.rand(len(rows)) for low, high in (self.sigma, self.strength))
         sigma = sigma*x.shape[-1]/self.size
         rows, sigma, alpha = (a.to(x.device) for a in (rows, sigma, strength*self.limit*sigma**2))
-        return x.index_copy(0, rows, warp(x[rows], elastic_displacement(len(rows), x.shape[-2:], sigma, alpha, dtype=x.dtype)))
+        d = elastic_displacement(len(rows), x.shape[-2:], sigma, alpha, dtype=x.dtype)
+        return warp(x, d) if len(rows) == len(x) else x.index_copy(0, rows, warp(x[rows], d))
 
 # %% ../../nbs/40_mpc.ipynb #5ea4de75
 def jacobian_determinant(
@@ -256,7 +259,7 @@ def two_views(
     z = maps.mean((2, 3))
     return z, dict(x_weak=weak, x_strong=weak.index_copy(0, rows, strong), feature_map=maps[:len(x)], features=z[:len(x)])
 
-# %% ../../nbs/40_mpc.ipynb #89a40221
+# %% ../../nbs/40_mpc.ipynb #96d077c8
 class MPC(Method):
     "Single positive labels, completed by consistency of the image, the feature and the batch."
     def __init__(self,
@@ -273,7 +276,7 @@ class MPC(Method):
         epochs=20, lr=1e-4, head_lr=10., weight_decay=1e-5, optimizer='Adam', schedule='cosine', ema=None,  # head_lr: times lr
         sampler=None, unknown=None, weights=None,   # None: by `empty`; 'negative', and 'ignore' for base='bce'
     ):
-        self.base = check_base(base)
+        self.base = check_choice('base', base, BASES)
         super().__init__(labels, unknown or ('ignore' if base == 'bce' else 'negative'), weights, WeakView(flip, shift),
                          nn.Sequential(StrongView(ops), RandomElasticDeformation(p=deform)))
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
@@ -282,7 +285,7 @@ class MPC(Method):
         self.tau_pos, self.tau_neg, self.observed, self.agreement = tau_pos, tau_neg, observed, agreement
         self.smoothing, self.expected, self.entropy, self.feature_dropout = smoothing, expected, entropy, feature_dropout
         self.timing = dict(reject=reject, warmup=warmup, ramp=ramp, shape=ramp_shape)
-        self.schedule = dict(epochs=epochs, optimizer=optimizer, schedule=schedule, ema=ema, sampler=sampler or EMPTY[empty])
+        self.schedule = dict(epochs=epochs, optimizer=optimizer, schedule=schedule, ema=ema, sampler=sampler or EMPTY[check_choice('empty', empty, EMPTY)])
         self.rates = (r'head\.', lr*head_lr, weight_decay), (r'table\.', lr*head_lr, 0.), ('', lr, weight_decay)
         pseudo_label(torch.zeros(1, self.labels), tau_pos, tau_neg)   # refuses thresholds that cross
 
@@ -330,11 +333,11 @@ EMPTY = {'drop': 'known', 'unlabelled': 'all'}   # what becomes of rows without 
 BASES = ('an', 'an_ls', 'wan', 'epr', 'role', 'em', 'bce')
 _SMALL = dict(backbone='test_resnet', optimizer='AdamW', schedule='one_cycle', lr=2e-3, head_lr=1., weight_decay=.05)
 
-# %% ../../nbs/40_mpc.ipynb #7c3e3642
-def check_base(name:str)->str:
-    "The name of a base loss; raises ValueError for another."
-    if name not in BASES: raise ValueError(f'base={name!r}: there are {list(BASES)}')
-    return name
+# %% ../../nbs/40_mpc.ipynb #ef090104
+def check_choice(what:str, value:str, choices)->str:
+    "The value, if it is one of the choices; ValueError names them."
+    if value not in choices: raise ValueError(f'{what}={value!r}: there are {list(choices)}')
+    return value
 
 # %% ../../nbs/40_mpc.ipynb #6948ab58
 def mpc_ablations(base)->dict[str, dict]:

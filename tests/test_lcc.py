@@ -1,0 +1,308 @@
+"The label-correlation method: what its page does not assert, against loops written here."
+import math
+import numpy as np, pytest, torch
+from cxr_workbench.core import Batch, create_method, seed_all
+from cxr_workbench.methods.lcc import (LADDER, LCC, LabelAttention, LabelReader, batch_weighted_bce, correlation_consistency, correlation_guide,
+                                       label_cosine, label_supcon, local_correlation, others_softmax)
+
+NAMES = ['Edema', 'Fracture', 'Hernia', 'Mass', 'Nodule']
+
+
+def draw(B=6, C=5, d=7, seed=0, share=.5, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    u, y = torch.randn(B, C, d, generator=g, dtype=dtype), (torch.rand(B, C, generator=g) < share).to(dtype)
+    corr = torch.rand(C, C, generator=g, dtype=dtype)
+    return u, y, (corr + corr.T)/2, torch.rand(B, C, generator=g) < .7
+
+
+def small(**kw):
+    seed_all(0)
+    return create_method('lcc', labels=kw.pop('labels', NAMES), size=32, preset='tiny', min_cells=8, **kw)
+
+
+def batch(n=12, C=5, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    y = (torch.rand(n, C, generator=g) < .4).float()
+    return Batch(torch.rand(n, 1, 32, 32, generator=g), y, torch.ones_like(y, dtype=torch.bool), torch.arange(n))
+
+
+# ---- the contrast ----
+
+def supcon_by_loops(u, y, corr, tau, known, above=None):
+    "The formula of the page, unit by unit, in Python numbers."
+    units = [(n, i, u[n, i]/u[n, i].norm()) for n in range(len(u)) for i in range(u.shape[1]) if y[n, i] == 1 and known[n, i]]
+    losses = []
+    for n, i, a in units:
+        drawn, below = [], 0.
+        for m, j, b in units:
+            if (m, j) == (n, i): continue
+            e = math.exp(float(a @ b)/tau)
+            weight = 1. if i == j else float(corr[i, j]) if above is not None and m != n and corr[i, j] > above else None
+            if weight is not None and m != n: drawn.append((weight, e)); below += e
+            elif i != j: below += (1 - float(corr[i, j]))*e
+        if drawn: losses.append(-sum(w*math.log(e/below) for w, e in drawn)/sum(w for w, _ in drawn))
+    return sum(losses)/len(losses) if losses else 0.
+
+
+@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('above', [None, .6])
+def test_contrast_equals_the_double_loop(seed, above):
+    u, y, corr, known = draw(seed=seed)
+    for tau in (.1, .5):
+        assert float(label_supcon(u, y, corr, tau, known, above)) == pytest.approx(supcon_by_loops(u, y, corr, tau, known, above), rel=1e-9)
+
+
+def test_without_guidance_it_is_supervised_contrast_with_a_class_per_label():
+    "Khosla et al. (2020), equation 2, on the present entries; no label twice in an image, so the image drops out."
+    u, y, _, _ = draw(B=9, C=4, share=0)
+    y[torch.arange(9), torch.arange(9)%4] = 1
+    z = torch.nn.functional.normalize(u[y > 0], dim=-1)
+    label = (y > 0).nonzero()[:, 1]
+    scores = (z @ z.T/.1).fill_diagonal_(-torch.inf)
+    logp = scores.log_softmax(1)
+    same = (label[:, None] == label) & ~torch.eye(9, dtype=torch.bool)
+    expected = torch.stack([-logp[i][same[i]].mean() for i in range(9)]).mean()
+    assert torch.allclose(label_supcon(u, y, torch.zeros(4, 4)), expected)
+
+
+def test_contrast_where_there_is_nothing_to_contrast():
+    u, y, corr, known = draw()
+    u.requires_grad_()
+    for labels, mask in ((y*0, known), (y, known & False), (torch.eye(6, 5), None), (y[:1], known[:1])):
+        loss = label_supcon(u[:len(labels)], labels, corr, known=mask)
+        assert loss == 0
+        assert not torch.autograd.grad(loss, u, allow_unused=True)[0].any()
+
+
+def test_contrast_with_full_guidance_and_one_positive_is_finite():
+    u, y, _, _ = draw(B=2, C=3, share=0)
+    y[:, 0] = 1; y[0, 1:] = 1
+    u.requires_grad_()
+    loss = label_supcon(u, y, torch.ones(3, 3))
+    assert abs(float(loss.detach())) < 1e-12 and torch.isfinite(torch.autograd.grad(loss, u)[0]).all()
+
+
+@pytest.mark.parametrize('size', [1e-12, 1e6])
+def test_contrast_at_extreme_sizes_is_finite(size):
+    u, y, corr, known = draw(dtype=torch.float32)
+    u = (u*size).requires_grad_()
+    loss = label_supcon(u, y, corr, tau=.01)
+    assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, u)[0]).all()
+
+
+def test_contrast_counts_known_entries_only():
+    u, y, corr, known = draw()
+    lied = torch.where(known, y, 1 - y)
+    assert torch.equal(label_supcon(u, y, corr, known=known), label_supcon(u, lied, corr, known=known))
+
+
+def test_contrast_refuses_what_does_not_fit():
+    u, y, corr, _ = draw()
+    for wrong in ((u, y[:, :3], corr), (u, y, corr[:3]), (u[:3], y, corr)):
+        with pytest.raises(ValueError, match='must be'): label_supcon(*wrong)
+
+
+def test_the_guide_gets_no_gradient_and_moves_the_loss():
+    u, y, corr, _ = draw()
+    corr.requires_grad_(); u.requires_grad_()
+    label_supcon(u, y, corr).backward()
+    assert corr.grad is None and u.grad.any()
+
+
+def test_contrast_has_no_loop_over_pairs():
+    "The number of tensor operations does not depend on batch or labels."
+    from torch.utils._python_dispatch import TorchDispatchMode
+    class Count(TorchDispatchMode):
+        n = 0
+        def __torch_dispatch__(self, f, types, args=(), kw=None):
+            self.n += 1
+            return f(*args, **(kw or {}))
+    counts = []
+    for B, C in ((6, 3), (64, 14)):
+        u, y, corr, known = draw(B, C)
+        with Count() as count: label_supcon(u, y, corr, known=known)
+        counts.append(count.n)
+    assert counts[0] == counts[1]
+
+
+# ---- the guide ----
+
+@pytest.mark.parametrize('C', [3, 5, 14, 30])
+def test_uniform_attention_guides_nothing_at_any_number_of_labels(C):
+    for dtype in (torch.float32, torch.float64):
+        assert not correlation_guide(others_softmax(torch.zeros(C, C, dtype=dtype))).any()
+
+
+def test_guide_is_its_formula():
+    G = others_softmax(3*torch.randn(6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    guide = correlation_guide(G)
+    for i in range(6):
+        for j in range(6):
+            assert float(guide[i, j]) == pytest.approx(min(1, max(0, (5*(float(G[i, j]) + float(G[j, i]))/2 - 1)/4)), abs=1e-6)
+    assert torch.equal(guide, guide.T) and not guide.diagonal().any()
+
+
+@pytest.mark.parametrize('C', [1, 2])
+def test_two_labels_or_one_guide_nothing(C): assert not correlation_guide(torch.rand(C, C)).any()
+
+
+def test_at_the_start_the_method_is_contrasted_without_guidance():
+    method, b = small(labels=14), batch(C=14)
+    with torch.no_grad(): probes = method.look(b.x)[1]
+    assert correlation_guide(probes['others_correlation']).max() < .05
+    guided, free = (float(label_supcon(probes['label_features'], b.y, g)) for g in (correlation_guide(probes['others_correlation']), torch.zeros(14, 14)))
+    assert guided == pytest.approx(free, rel=.02)
+
+
+# ---- the two correlations ----
+
+def test_global_rows_add_to_one_head_by_head_and_no_image_enters():
+    attention = LabelAttention(7, dim=24, heads=3)
+    scores = attention.scores()
+    assert torch.allclose(scores.softmax(-1).sum(-1), torch.ones(3, 7)) and torch.allclose(others_softmax(scores).sum(-1), torch.ones(3, 7))
+    method = small().eval()
+    with torch.no_grad(): a, b = (method.look(batch(seed=s).x)[1] for s in (1, 2))
+    assert torch.equal(a['correlation'], b['correlation']) and torch.equal(a['others_correlation'], b['others_correlation'])
+    assert not torch.allclose(local_correlation(a['label_features']), local_correlation(b['label_features']))
+
+
+@pytest.mark.parametrize('kind', ['squared', 'kl'])
+def test_consistency_is_zero_at_equality_and_only_there(kind):
+    local = local_correlation(draw(B=1)[0])
+    assert float(correlation_consistency(local[0], local, kind)) == pytest.approx(0, abs=1e-12)
+    assert correlation_consistency(others_softmax(torch.zeros(5, 5, dtype=local.dtype)), local, kind) > 1e-5
+
+
+def test_consistency_kinds_against_loops():
+    G, L = others_softmax(draw()[2]), local_correlation(draw()[0])
+    B, C = L.shape[:2]
+    squared = sum((float(G[i, j]) - float(L[n, i, j]))**2 for n in range(B) for i in range(C) for j in range(C))/(B*C*C)
+    kl = sum(float(G[i, j])*math.log(float(G[i, j])/float(L[n, i, j])) for n in range(B) for i in range(C) for j in range(C) if i != j)/(B*C)
+    dice = 1 - sum(2*float((G*L[n]).sum())/(float(G.sum()) + float(L[n].sum()) + 1) for n in range(B))/B
+    for kind, expected in dict(squared=squared, kl=kl, dice=dice).items(): assert float(correlation_consistency(G, L, kind)) == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(ValueError, match="'squared', 'kl' or 'dice'"): correlation_consistency(G, L, 'cosine')
+    with pytest.raises(ValueError, match=r'\(B, C, C\)'): correlation_consistency(G, L[0])
+
+
+def test_kl_is_finite_where_a_row_is_certain():
+    G = torch.tensor([[0., 1., 0.], [1., 0., 0.], [0., 1., 0.]], requires_grad=True)
+    L = torch.tensor([[[0., 0., 1.], [1., 0., 0.], [.5, .5, 0.]]], requires_grad=True)
+    loss = correlation_consistency(G, L, 'kl')
+    assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, (G, L)))
+
+
+@pytest.mark.parametrize('kind', ['squared', 'kl'])
+def test_consistency_does_not_drive_the_correlation_to_the_identity(kind):
+    "Descended alone on fixed label features, the table goes to the mean of the local ones, and its free self-attention does not grow."
+    torch.manual_seed(0)
+    v, attention = torch.randn(32, 6, 16) + 2*torch.randn(1, 6, 16)[:, [0, 0, 1, 1, 2, 3]], LabelAttention(6, dim=16, heads=2)
+    L, descent = local_correlation(v), torch.optim.Adam(attention.parameters(), 1e-2)
+    for _ in range(150):
+        descent.zero_grad()
+        correlation_consistency(attention()[2], L, kind).backward()
+        descent.step()
+    _, G, others = attention()
+    best = float(correlation_consistency(L.mean(0), L, kind))
+    assert float(correlation_consistency(others, L, kind).detach()) < 1.15*best
+    assert others[0].argmax() == 1 and others[3].argmax() == 2
+    assert G.diagonal().mean() < .5
+
+
+def test_local_correlation_of_degenerate_images():
+    assert torch.isfinite(local_correlation(torch.zeros(2, 4, 3))).all() and not local_correlation(torch.randn(2, 1, 3)).any()
+    assert torch.allclose(local_correlation(torch.randn(2, 2, 3)), torch.eye(2).flip(0).expand(2, 2, 2))
+    K = label_cosine(torch.randn(3, 4, 5), absolute=True)
+    assert K.min() >= 0 and K.max() <= 1
+
+
+def test_constant_map_gives_every_label_the_same_feature():
+    reader = LabelReader(5, 8, dim=16, heads=2, head_dim=8)
+    v = reader(torch.randn(2, 8, 1, 1).expand(2, 8, 4, 4))[1]['label_features']
+    assert torch.allclose(label_cosine(v), torch.ones(2, 5, 5), atol=1e-5)
+    assert torch.allclose(local_correlation(v), others_softmax(torch.zeros(2, 5, 5)), atol=1e-5)
+
+
+# ---- the whole method ----
+
+def permuted(method, order):
+    "The same method with its labels in another order."
+    other = small()
+    state = {k: v.clone() for k, v in method.state_dict().items()}
+    for k in ('reader.relate.embedding', 'reader.head.weight', 'reader.head.bias', 'prevalence', 'counts'): state[k] = state[k][order]
+    other.load_state_dict(state)
+    return other
+
+
+@pytest.mark.parametrize('kind', ['squared', 'kl', 'dice'])
+def test_permuting_labels_permutes_everything_and_changes_no_loss(kind):
+    method, b, order = small(kind=kind, weak=False), batch(), torch.tensor([3, 0, 4, 1, 2])
+    method.prepare(b.y, b.known)
+    other = permuted(method, order)
+    other.kind = kind
+    other.weak = method.weak
+    mine, theirs = (m.eval().step(c) for m, c in ((method, b), (other, b._replace(y=b.y[:, order], known=b.known[:, order]))))
+    assert torch.allclose(mine.logits[:, order], theirs.logits, atol=1e-5)
+    for name in mine.terms: assert torch.allclose(mine.terms[name], theirs.terms[name], atol=1e-5), name
+    assert torch.allclose(mine.probes['correlation'][order][:, order], theirs.probes['correlation'], atol=1e-6)
+    assert torch.allclose(mine.probes['attention'][:, order], theirs.probes['attention'], atol=1e-6)
+
+
+@pytest.mark.parametrize('labels', [1, 2])
+@pytest.mark.parametrize('kind', ['squared', 'kl', 'dice'])
+def test_few_labels(labels, kind):
+    b = batch(C=labels)
+    method = small(labels=labels, kind=kind)
+    method.prepare(b.y, b.known)
+    step = method.train().step(b)
+    step.loss.backward()
+    assert torch.isfinite(step.loss) and all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('variant', LADDER)
+def test_hard_batches_leave_every_rung_finite(variant):
+    method = small(**LADDER[variant])
+    b = batch()
+    method.prepare(b.y, b.known)
+    one, none = Batch(*(t[:1] for t in b[:4])), b._replace(y=b.y*0)
+    for hard in (none, b._replace(known=b.known & False), b._replace(y=b.y*0 + 1), one):
+        method.zero_grad()
+        step = (method.eval() if len(hard.x) == 1 else method.train()).step(hard)
+        step.loss.backward()
+        assert torch.isfinite(step.loss) and all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+
+
+def test_extreme_logits_are_finite():
+    s = torch.tensor([[50., -50.], [1e4, -1e4]], requires_grad=True)
+    for y in (torch.tensor([[0., 1.], [0., 1.]]), torch.tensor([[1., 0.], [1., 0.]])):
+        loss = batch_weighted_bce(s, y)
+        assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, s)[0]).all()
+
+
+def test_batch_weights_against_the_loop():
+    s, y, known = torch.randn(6, 4), (torch.rand(6, 4) < .3).float(), torch.rand(6, 4) < .8
+    n, total = int(known.sum()) + 1, float((y*known).sum())
+    entries = [(n/(total + 1) + 1)*math.log1p(math.exp(-float(s[i, c]))) if y[i, c] else (n/(n - total) + 1)*math.log1p(math.exp(float(s[i, c])))
+               for i in range(6) for c in range(4) if known[i, c]]
+    assert float(batch_weighted_bce(s, y, known)) == pytest.approx(sum(entries)/len(entries), rel=1e-5)
+    assert float(batch_weighted_bce(s, y, known & False)) == 0
+
+
+def test_parts_that_are_not_there_are_refused():
+    for kw in (dict(decompose=False, weights=dict(sc=.1)), dict(global_attention=False, weights=dict(con=1.))):
+        with pytest.raises(ValueError, match='ask for what these parts lack'): small(**kw)
+    with pytest.raises(ValueError, match='give one of'): small(loss='focal')
+    with pytest.raises(ValueError, match="'squared', 'kl' or 'dice'"): small(kind='cosine')
+
+
+def test_inference_needs_no_projection():
+    method, without = small(), small(weights=dict(sc=0.))
+    missing = without.load_state_dict(method.state_dict(), strict=False)
+    assert not missing.missing_keys and all(k.startswith('project.') for k in missing.unexpected_keys)
+    x = batch().x
+    assert torch.equal(method.eval()(x), without.eval()(x))
+
+
+def test_ladder_names_every_part():
+    assert list(LADDER)[0] == 'base' and small().ablations() == LADDER
+    assert isinstance(small(), LCC) and small().recipe()[0].groups[0][0] == 'backbone'
+    assert np.isclose(create_method('lcc', labels=3, size=32, backbone='test_resnet').recipe()[0].groups[0][1], 1e-5)
