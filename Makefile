@@ -47,7 +47,7 @@ execute: dev-ready ## run notebooks for committing (pictures kept, widget state 
 	@$(BIN)/python scripts/execute.py $(PAGES)
 	@$(BIN)/nbdev_export
 
-benchmarks: pages-ready ## measure the speed against bare loops and copies; writes benchmarks/results.md
+benchmarks: dev-ready ## measure the speed against bare loops and copies; writes benchmarks/results.md
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 wheel: dev-ready ## build sdist and wheel into dist/

@@ -41,7 +41,7 @@ def rows(size=224, sigma=6, batch=32, rounds=5)->list[dict]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in dict(size=224, sigma=6, batch=32, rounds=5).items(): parser.add_argument(f'--{name}', type=int, default=default)
-    for row in rows(**vars(parser.parse_args())): print(f'{row["what"]:50}{row["images_per_s"]:>10,} images/s{row["ratio"]:>8.1f} times slower {row["wanted"]}')
+    for row in rows(**vars(parser.parse_args())): print(f'{row["what"]:50}{row["images_per_s"]:>10,} images/s   ours / this {row["ratio"]:6.2f}   {row["wanted"]}')
 
 
 if __name__ == '__main__': main()

@@ -72,7 +72,28 @@ def acaa(backbone='test_resnet', labelled=16, **kw):
 def acaa_rows(): return [acaa(), acaa('resnet18')]
 
 
-METHODS = {'can': can_rows, 'acaa': acaa_rows}  # name -> function giving rows
+def mpc(backbone='test_resnet', **kw):
+    "Weak and strong view through the network at once, the batch transformer, four losses and one backward, against MPC's whole step with its views."
+    bce = lambda logits, y: torch.nn.functional.binary_cross_entropy_with_logits(logits, y)
+    batch = random_batch()
+    y = torch.nn.functional.one_hot(batch.y.argmax(1), 14).float()
+    few = batch._replace(y=y, known=y.bool())
+    seed_all(0)
+    method = create_method('mpc', preset='tiny', backbone=backbone, **kw).train()
+    method.prepare(few.y, few.known)
+    x, net, head = torch.cat([batch.x, batch.x]), method.backbone, method.head
+    def passes():
+        z = net.features(x)
+        mixed = method.mixer(z)
+        (bce(head(z[:64]), y) + bce(head(z[64:]), y) + bce(head(z[:64]), y) + bce(head(mixed), y.repeat(2, 1))).backward()
+    def step(): method.step(few, progress=.5).loss.backward()
+    return row(f'mpc step, {backbone}, B=64', passes, step)
+
+
+def mpc_rows(): return [mpc(), mpc('resnet18')]
+
+
+METHODS = {'can': can_rows, 'mpc': mpc_rows, 'acaa': acaa_rows}  # name -> function giving rows
 
 
 def rows(): return [line for make in METHODS.values() for line in make()]

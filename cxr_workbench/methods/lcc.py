@@ -71,7 +71,7 @@ def local_correlation(
     "How the labels of one image relate, by the angles between their features."
     return others_softmax(label_cosine(v, absolute)/tau)
 
-# %% ../../nbs/30_lcc.ipynb #89ebae70
+# %% ../../nbs/30_lcc.ipynb #0d07c4d8
 def correlation_consistency(
     correlation:Tensor,  # global, (C, C), or one per image, (B, C, C)
     local:Tensor,        # (B, C, C)
@@ -81,8 +81,8 @@ def correlation_consistency(
     if local.ndim != 3 or correlation.shape[-2:] != local.shape[1:]: raise ValueError(f'{tuple(correlation.shape)} and {tuple(local.shape)} must be (C, C) and (B, C, C)')
     if kind == 'squared': return (correlation - local).square().mean()
     if kind == 'dice':
-        shared, sums = (correlation*local).sum((1, 2)), correlation.sum((-2, -1)) + local.sum((1, 2))
-        return 1 - (2*shared/(sums + 1)).mean()
+        common, sums = (correlation*local).sum((1, 2)), correlation.sum((-2, -1)) + local.sum((1, 2))
+        return 1 - (2*common/(sums + 1)).mean()
     if kind != 'kl': raise ValueError(f"kind={kind!r}: give 'squared', 'kl' or 'dice'")
     tiny = torch.finfo(local.dtype).tiny
     logs = correlation.clamp(min=tiny).log() - local.clamp(min=tiny).log()

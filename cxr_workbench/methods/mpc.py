@@ -96,7 +96,7 @@ def smoothing_matrix(
     distance = torch.arange(side).to(sigma)[None, :, None] - lattice[:, None]
     return F.normalize(torch.exp(-.5*(distance/sigma[:, None, None])**2), dim=-1)
 
-# %% ../../nbs/40_mpc.ipynb #7cc95538
+# %% ../../nbs/40_mpc.ipynb #aff8d4e8
 def elastic_displacement(
     batch:int,
     size,                         # side in pixels, or (H, W)
@@ -109,7 +109,8 @@ def elastic_displacement(
     if not (sigma > 0).all(): raise ValueError(f'sigma={sigma.tolist()} must be positive')
     if not {len(sigma), len(alpha)} <= {1, batch}: raise ValueError(f'{len(sigma)} sigma and {len(alpha)} alpha for {batch} images: give one or {batch}')
     h, w = (size, size) if isinstance(size, int) else size
-    down, across = smoothing_matrix(h, sigma), smoothing_matrix(w, sigma)
+    down = smoothing_matrix(h, sigma)
+    across = down if h == w else smoothing_matrix(w, sigma)
     noise = 2*torch.rand(batch, 2, down.shape[-1], across.shape[-1], generator=generator, device=sigma.device, dtype=sigma.dtype) - 1
     noise = noise*(alpha/(2*math.sqrt(math.pi)*sigma)).view(-1, 1, 1, 1)   # scaled where it is small
     return down[:, None] @ noise @ across[:, None].mT
@@ -126,7 +127,7 @@ def warp(
     at = torch.addcmul(still, displacement, scale)
     return F.grid_sample(x, at.movedim(1, -1).to(x.dtype), padding_mode='reflection', align_corners=True)
 
-# %% ../../nbs/40_mpc.ipynb #7005f4a3
+# %% ../../nbs/40_mpc.ipynb #df9e2852
 class RandomElasticDeformation(nn.Module):
     "Bend each image on its own; (B, 1, H, W) -> the same, on any device."
     def __init__(self,
@@ -145,7 +146,7 @@ class RandomElasticDeformation(nn.Module):
     def forward(self, x):
         rows = (torch.rand(len(x)) < self.p).nonzero()[:, 0]       # drawn on the CPU: no wait for the device
         if not len(rows) or not any(self.strength) or not self.limit: return x
-        sigma, strength = (low + (high - low)*torch.rand(len(rows)) for low, high in (self.sigma, self.strength))
+        sigma, strength = (low + (high - low)*torch.rand(len(rows) if low < high else 1) for low, high in (self.sigma, self.strength))
         sigma = sigma*x.shape[-1]/self.size
         rows, sigma, alpha = (a.to(x.device) for a in (rows, sigma, strength*self.limit*sigma**2))
         d = elastic_displacement(len(rows), x.shape[-2:], sigma, alpha, dtype=x.dtype)
