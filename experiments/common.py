@@ -104,7 +104,7 @@ def done(path):
 def identity(row): return tuple(str(row[k]) for k in KEY)
 
 
-def run_all(o, jobs):
+def run_all(o, jobs, train=train_one):
     "Train what is not there yet, one row after the other; a run that fails is named and the others go on."
     o.out.parent.mkdir(parents=True, exist_ok=True)
     have = {identity(row) for _, row in done(o.out).iterrows()}
@@ -112,7 +112,7 @@ def run_all(o, jobs):
     print(f'{len(jobs)} runs, {len(jobs)-len(todo)} of them exist in {o.out}', flush=True)
     if o.report_only or not todo: return done(o.out)
     with ProcessPoolExecutor(o.jobs, mp_context=get_context('spawn')) as pool:
-        waiting = {pool.submit(train_one, o, job): job for job in todo}
+        waiting = {pool.submit(train, o, job): job for job in todo}
         for n, future in enumerate(as_completed(waiting), 1):
             key = waiting[future]['key']
             if future.exception() is not None:

@@ -12,7 +12,6 @@ labels (Spearman, against the training labels and against what the phantom decla
 import time
 import numpy as np
 import pandas as pd
-import common
 from common import arguments, epochs_of, markdown, paired, parts, run_all, scores_of, summary, t_interval
 
 PRESET = 'maps'   # the small setting whose feature map has at least 8 x 8 cells
@@ -159,9 +158,8 @@ def main():
     p.add_argument('method', choices=list(VARIANTS))
     o = p.parse_args()
     o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))
-    common.train_one = train_and_look    # the machinery of all experiments, with our own run
     jobs = jobs_of(o)
-    frame = run_all(o, jobs)
+    frame = run_all(o, jobs, train_and_look)
     if not len(frame): return
     text = tables(o, frame, jobs)
     print('\n' + text)

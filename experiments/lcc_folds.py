@@ -57,10 +57,9 @@ def main():
     p.add_argument('--repeats', type=int, default=3, help='times the patients are dealt to folds')
     o = p.parse_args()
     o.folds, o.variants = o.folds if o.folds is not None else list(range(FOLDS)), o.variants or list(VARIANTS)
-    common.train_one = train_fold        # the machinery of all experiments, with our own parts
     jobs = jobs_of(o)
     wanted = {common.identity(job['key']) for job in jobs}
-    frame = run_all(o, jobs)
+    frame = run_all(o, jobs, train_fold)
     frame = frame[[common.identity(row) in wanted for _, row in frame.iterrows()]]
     if not len(frame): return
     text = f"### {o.repeats} x {FOLDS} folds, {'phantom' if o.data == 'phantom' else 'real images'}, {o.steps} steps, {o.backbone}\n\n" + tables(o, frame)
