@@ -95,7 +95,7 @@ class Step:
         "The weighted sum of the terms, a scalar."
         return sum(self.weights[name]*term for name, term in self.terms.items() if self.weights[name])
 
-# %% ../nbs/00_core.ipynb #595c7792
+# %% ../nbs/00_core.ipynb #39d31255
 @dataclass(frozen=True)
 class Stage:
     "One stretch of training with fixed trainable parameters and one optimiser."
@@ -105,7 +105,7 @@ class Stage:
     optimizer: str = 'AdamW'          # a class of torch.optim
     schedule: str = 'one_cycle'       # one_cycle | cosine | constant, stepped every batch
     warmup: float = 0.                # share of the steps that the learning rate rises (cosine, constant)
-    sampler: str = 'known'            # known: rows with any known entry | all | mixed: labelled and unlabelled side by side
+    sampler: object = 'known'         # known: rows with any known entry | all | mixed: labelled and unlabelled side by side | a data.Repeat
     ema: float | None = None          # decay of the averaged weights that are evaluated and saved
     clip: float | None = None         # largest gradient norm
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_pixels', 'check_images', 'CXRDataset', 'row_numbers', 'check_patients', 'check_lengths', 'replaced',
            'take_rows', 'read_pixels', 'unreadable', 'table_hash', 'Mapped', 'from_arrays', 'from_phantom',
-           'check_split', 'patient_totals', 'deal', 'patient_folds', 'patient_split', 'RowBatches', 'InOrder',
+           'check_split', 'patient_totals', 'deal', 'patient_folds', 'patient_split', 'RowBatches', 'InOrder', 'Repeat',
            'batch_sampler', 'mixed_batches', 'loader', 'dataloaders', 'from_table', 'from_csv', 'find_packed',
            'read_npz', 'from_npz', 'nih14', 'chexpert']
 
@@ -338,10 +338,27 @@ class InOrder:
     def __iter__(self):
         for start in range(0, len(self.rows), self.batch_size): yield self.rows[start:start + self.batch_size].tolist()
 
-# %% ../nbs/02_data.ipynb #884d6876
+# %% ../nbs/02_data.ipynb #efd1001d
+class Repeat:
+    "A sampler: every row with a known entry, each as often as `times` says; filled when the labels are known."
+    def __init__(self,
+        times=None,   # draws of each row in an epoch, (n,) whole numbers from 1; None: not filled yet
+    ): self.times = times
+
+    def __repr__(self): return 'repeat'   # what a run's record keeps
+
+    def of(self, n:int)->np.ndarray:
+        "The draws of n rows; raises ValueError where they are not filled or do not fit."
+        if self.times is None: raise ValueError('how often each row is drawn is not known yet: prepare(y, known) of the method comes before training')
+        times = np.asarray(self.times)
+        if times.shape != (n,) or times.dtype.kind not in 'iu' or (times < 1).any():
+            raise ValueError(f'a draw count from 1 for each of {n} rows is needed, not {times.dtype} of shape {times.shape}' + (f' with the smallest {times.min()}' if times.size else ''))
+        return times
+
+# %% ../nbs/02_data.ipynb #f12c1c7b
 def batch_sampler(
     known,           # which entries carry information, (n, C) bool
-    kind='known',    # known | all | mixed | sequential
+    kind='known',    # known | all | mixed | sequential | a Repeat
     batch_size=64,   # rows in a batch of one process
     seed=0,
     rank=0, world=1, # which of how many processes
@@ -351,10 +368,12 @@ def batch_sampler(
     "The rule that draws the rows of each batch; ValueError where there is nothing to draw."
     has = np.asarray(known, dtype=bool).any(1)
     if kind == 'sequential': return InOrder(len(has), batch_size, rank, world)
-    if kind not in ('known', 'all', 'mixed'): raise ValueError(f"sampler {kind!r}: there are 'known', 'all', 'mixed' and 'sequential'")
+    times = kind.of(len(has)) if isinstance(kind, Repeat) else np.ones(len(has), int)
+    if not isinstance(kind, Repeat) and kind not in ('known', 'all', 'mixed'): raise ValueError(f"sampler {kind!r}: there are 'known', 'all', 'mixed', 'sequential' and Repeat(times)")
     if kind != 'all' and not has.any(): raise ValueError('no row has a known entry: nothing can be learned from these labels')
     if kind == 'mixed' and not has.all(): return mixed_batches(has, batch_size, labelled, steps, seed, rank, world)
     rows = np.arange(len(has)) if kind == 'all' else np.flatnonzero(has)
+    rows = np.repeat(rows, times[rows])
     mine = len(rows)//world
     if not mine: raise ValueError(f'{len(rows)} rows for {world} processes: one of them would have none')
     size = min(batch_size, mine)

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['as_scores', 'absent_labels', 'auroc', 'average_precision', 'macro', 'as_threshold', 'f1', 'tune_thresholds',
            'calibration_error', 'rank_patients', 'weighted_areas', 'bootstrap', 'percentile_interval', 'report',
-           'pointing_game', 'box_masks', 'Interval', 'paired_interval']
+           'pointing_game', 'map_iou', 'box_masks', 'Interval', 'paired_interval']
 
-# %% ../nbs/08_metrics.ipynb #73c5c001
+# %% ../nbs/08_metrics.ipynb #a55e28a1
 import warnings
 from typing import NamedTuple
 import numpy as np
 from .labels import as_labels, frequency_groups, patient_codes, to_numpy
 
-# %% ../nbs/08_metrics.ipynb #93bdf08e
+# %% ../nbs/08_metrics.ipynb #d24fb96f
 def as_scores(
     scores, y, known=None,   # (n, C) each; numpy, torch or DataFrame
     probabilities=False,     # refuse what is outside [0, 1]
@@ -29,7 +29,7 @@ def as_scores(
         raise ValueError(f'scores lie in [{scores.min():.3g}, {scores.max():.3g}], not in [0, 1]: apply a sigmoid to logits first')
     return scores, y, known
 
-# %% ../nbs/08_metrics.ipynb #2b6ac4fa
+# %% ../nbs/08_metrics.ipynb #b27cda66
 def _per_label(
     metric,             # (labels, scores, c) -> float
     scores, y, known,   # (n, C) each, checked
@@ -41,7 +41,7 @@ def _per_label(
         values[c] = metric(y[rows, c], scores[rows, c], c)
     return values
 
-# %% ../nbs/08_metrics.ipynb #f499b095
+# %% ../nbs/08_metrics.ipynb #5ff4ac4a
 def absent_labels(
     y, known=None,   # (n, C)
 )->np.ndarray:       # (C,) bool
@@ -49,7 +49,7 @@ def absent_labels(
     y, known = as_labels(y, known)
     return (y.sum(0) == 0) | (y.sum(0) == known.sum(0))
 
-# %% ../nbs/08_metrics.ipynb #3d24d806
+# %% ../nbs/08_metrics.ipynb #49b3191a
 def auroc(
     scores, y, known=None,   # (n, C); any finite scores
 )->np.ndarray:               # (C,) in [0, 1], NaN where a label is absent or always present
@@ -57,7 +57,7 @@ def auroc(
     from sklearn.metrics import roc_auc_score
     return _per_label(lambda t, s, c: roc_auc_score(t, s), *as_scores(scores, y, known))
 
-# %% ../nbs/08_metrics.ipynb #6f0f506c
+# %% ../nbs/08_metrics.ipynb #c5161c67
 def average_precision(
     scores, y, known=None,   # (n, C); any finite scores
 )->np.ndarray:               # (C,) in [0, 1], NaN where a label is absent or always present
@@ -65,7 +65,7 @@ def average_precision(
     from sklearn.metrics import average_precision_score
     return _per_label(lambda t, s, c: average_precision_score(t, s), *as_scores(scores, y, known))
 
-# %% ../nbs/08_metrics.ipynb #518dbab3
+# %% ../nbs/08_metrics.ipynb #6926371e
 def macro(
     values,    # metrics of labels along the last axis; NaN where a label was left out
 ):             # mean over what is left, NaN where nothing is
@@ -74,7 +74,7 @@ def macro(
     there = ~np.isnan(values)
     with np.errstate(invalid='ignore'): return np.where(there, values, 0).sum(-1)/there.sum(-1)
 
-# %% ../nbs/08_metrics.ipynb #530146f7
+# %% ../nbs/08_metrics.ipynb #37e7c4ba
 def as_threshold(
     threshold,    # one number or (C,) numbers
     labels:int,   # C
@@ -85,7 +85,7 @@ def as_threshold(
     if not ((threshold >= 0) & (threshold <= 1)).all(): raise ValueError('thresholds are probabilities in [0, 1]')
     return np.broadcast_to(threshold, (labels,))
 
-# %% ../nbs/08_metrics.ipynb #a2f33edd
+# %% ../nbs/08_metrics.ipynb #6428135c
 def f1(
     scores, y,      # probabilities and labels, (n, C)
     threshold=.5,   # present where p >= threshold; a number or (C,)
@@ -96,7 +96,7 @@ def f1(
     called = scores >= as_threshold(threshold, y.shape[1])
     return _per_label(lambda t, s, c: 2*(s*t).sum()/(s.sum() + t.sum()), called, y, known)
 
-# %% ../nbs/08_metrics.ipynb #a26bc583
+# %% ../nbs/08_metrics.ipynb #831eacfd
 def tune_thresholds(
     scores, y, known=None,   # validation probabilities and labels, (n, C)
     default=.5,              # for labels without positives or negatives there, where no threshold is best
@@ -109,7 +109,7 @@ def tune_thresholds(
     found = _per_label(best, *as_scores(scores, y, known, probabilities=True))
     return np.where(np.isnan(found), default, found)
 
-# %% ../nbs/08_metrics.ipynb #eae942b3
+# %% ../nbs/08_metrics.ipynb #adcabebb
 def calibration_error(
     scores, y, known=None,   # probabilities and labels, (n, C)
     bins=10,                 # equal-width bins over [0, 1]
@@ -123,7 +123,7 @@ def calibration_error(
         values[c] = np.abs(gap).sum()/rows.sum()
     return values
 
-# %% ../nbs/08_metrics.ipynb #63c6585d
+# %% ../nbs/08_metrics.ipynb #dd17efb5
 def rank_patients(
     scores, y,    # one label over its known entries, (n,)
     patient,      # (n,) codes 0 .. P-1
@@ -139,7 +139,7 @@ def rank_patients(
     def count(which): return csr_array((np.ones(which.sum()), (rank[which], patient[which])), shape=(rank[-1] + 1, patients))
     return count(positive), count(~positive)
 
-# %% ../nbs/08_metrics.ipynb #6133a70b
+# %% ../nbs/08_metrics.ipynb #24da0886
 def weighted_areas(
     a, b,         # weight of positives and of negatives by rank, (K, R)
 ):                # AUROC and AP, (R,) each; NaN where a resample has no positive, for AUROC also where it has no negative
@@ -150,7 +150,7 @@ def weighted_areas(
         precision = np.divide(A, A + B, out=np.zeros_like(A), where=A > 0)
         return auc, (a*precision).sum(0)/A[-1]
 
-# %% ../nbs/08_metrics.ipynb #1ff31158
+# %% ../nbs/08_metrics.ipynb #a195eeff
 def bootstrap(
     scores, y, known=None,   # (n, C)
     patient_id=None,         # (n,); None: every row counts as its own patient
@@ -172,7 +172,7 @@ def bootstrap(
             draws['auroc'][start:start+R, c], draws['ap'][start:start+R, c] = weighted_areas(positive @ weights, negative @ weights)
     return draws
 
-# %% ../nbs/08_metrics.ipynb #7c7aff55
+# %% ../nbs/08_metrics.ipynb #1c9aa26c
 def percentile_interval(
     draws,        # (R, ...) values of resamples; NaN are left out
     level=.95,    # share of the resamples inside
@@ -184,7 +184,7 @@ def percentile_interval(
     if some.any(): low[some], high[some] = np.nanpercentile(draws[:, some], [50 - 50*level, 50 + 50*level], axis=0)
     return low, high
 
-# %% ../nbs/08_metrics.ipynb #ee44f72f
+# %% ../nbs/08_metrics.ipynb #f06fce78
 def _names(
     label_names, labels:int,   # given names or None; C
     *tables,                   # scores and y: DataFrames bring names
@@ -197,7 +197,7 @@ def _names(
     if len(set(names)) != labels: raise ValueError('label names occur twice')
     return names
 
-# %% ../nbs/08_metrics.ipynb #4bc47db4
+# %% ../nbs/08_metrics.ipynb #e7b0f65f
 def _members(
     groups,       # None, 'auto', or dict label name or index -> group
     names,        # (C,)
@@ -218,7 +218,7 @@ def _members(
     if clash: raise ValueError(f'{sorted(clash)} is the name of a label and of a mean row: rename one')
     return members
 
-# %% ../nbs/08_metrics.ipynb #4a971125
+# %% ../nbs/08_metrics.ipynb #dea6c2e6
 def _count_absent(
     columns,                     # point values of the labels, (C,) by name
     scores, y, known, threshold, # as in `report`
@@ -229,7 +229,7 @@ def _count_absent(
     instead = dict(auroc=.5, ap=always.astype(float), f1=np.where(always, 2*called/(1 + called), 0))
     return columns | {name: np.where(absent, value, columns[name]) for name, value in instead.items()}
 
-# %% ../nbs/08_metrics.ipynb #e1643dc1
+# %% ../nbs/08_metrics.ipynb #b88d6ffa
 def _label_columns(
     scores, y, known,      # (n, C) each, checked
     threshold, bins,       # of F1 and of the calibration error
@@ -244,7 +244,7 @@ def _label_columns(
     with np.errstate(invalid='ignore'): prevalence = n_pos/n
     return dict(columns, threshold=threshold, prevalence=prevalence, n=n, n_pos=n_pos, skipped=skipped.astype(int))
 
-# %% ../nbs/08_metrics.ipynb #9ac5fb79
+# %% ../nbs/08_metrics.ipynb #efb8a89b
 def report(
     scores, y, known=None,   # probabilities in [0, 1], labels and mask, (n, C)
     patient_id=None,         # (n,): resampled together; None resamples rows and warns
@@ -272,7 +272,7 @@ def report(
     table.attrs.update(resampled=resampled, n_boot=n_boot, seed=seed, level=level, convention=convention)
     return table
 
-# %% ../nbs/08_metrics.ipynb #268605df
+# %% ../nbs/08_metrics.ipynb #8e37ecdd
 def _summary(
     columns, draws,      # point values (C,) and resamples (R, C) by name
     members,             # indices of the labels in this row
@@ -290,7 +290,7 @@ def _summary(
     order = ['auroc', 'auroc_low', 'auroc_high', 'ap', 'ap_low', 'ap_high', 'f1', 'threshold', 'prevalence', 'n', 'n_pos', 'ece', 'skipped']
     return {name: int(columns[name][members].sum()) if name in ('n', 'n_pos', 'skipped') else float(mean[name]) for name in order}
 
-# %% ../nbs/08_metrics.ipynb #530f781a
+# %% ../nbs/08_metrics.ipynb #7b451492
 def pointing_game(
     maps,           # saliency, (n, h, w) or (B, C, h, w)
     masks,          # lesions, (n, H, W) or (B, C, H, W), any resolution; non-zero is lesion
@@ -309,7 +309,7 @@ def pointing_game(
         if lesion.any(): hits[i] = _near(lesion, tolerance)[np.ix_(rows.astype(int), cols.astype(int))][m == m.max()].mean()
     return hits.reshape(lead)
 
-# %% ../nbs/08_metrics.ipynb #07babd67
+# %% ../nbs/08_metrics.ipynb #b1b097c0
 def _near(
     lesion,           # (H, W) bool, not empty
     tolerance,        # pixels
@@ -318,7 +318,25 @@ def _near(
     from scipy.ndimage import distance_transform_edt
     return lesion if tolerance == 0 else distance_transform_edt(~lesion) <= tolerance
 
-# %% ../nbs/08_metrics.ipynb #d03d7dd0
+# %% ../nbs/08_metrics.ipynb #75343a02
+def map_iou(
+    maps,           # saliency, (n, h, w) or (B, C, h, w); only what is positive counts
+    masks,          # lesions, (n, H, W) or (B, C, H, W), any resolution; non-zero is lesion
+    threshold=.5,   # share of the map's maximum that a cell must reach, in (0, 1]
+)->np.ndarray:      # (n,) or (B, C) in [0, 1]; NaN where a mask is empty
+    "Intersection over union of each lesion and the strong part of its map."
+    maps, masks = to_numpy(maps).astype(float), to_numpy(masks) != 0
+    if maps.ndim not in (3, 4) or maps.shape[:-2] != masks.shape[:-2] or maps.ndim != masks.ndim:
+        raise ValueError(f'maps (n, h, w) need masks (n, H, W), or (B, C, h, w) and (B, C, H, W); these are {maps.shape} and {masks.shape}')
+    if not np.isfinite(maps).all(): raise ValueError('maps hold NaN or infinite values')
+    if not 0 < threshold <= 1: raise ValueError(f'threshold={threshold}: give a share of the maximum in (0, 1]')
+    rows, cols = (((np.arange(n) + .5)*k/n).astype(int) for k, n in zip(maps.shape[-2:], masks.shape[-2:]))
+    found = (maps >= threshold*maps.max((-2, -1), keepdims=True)) & (maps > 0)
+    found = found[..., rows[:, None], cols]
+    either = (found | masks).sum((-2, -1))
+    return np.where(masks.any((-2, -1)), (found & masks).sum((-2, -1))/np.maximum(either, 1), np.nan)
+
+# %% ../nbs/08_metrics.ipynb #918647e7
 def box_masks(
     boxes,           # (n, 4): left, top, width, height in pixels, as in the NIH table
     height, width,   # size of the image they were drawn on
@@ -332,14 +350,14 @@ def box_masks(
     if len(empty): raise ValueError(f'box {empty[0]} {boxes[empty[0]].tolist()} covers no pixel of a {width} x {height} image')
     return masks
 
-# %% ../nbs/08_metrics.ipynb #776f069b
+# %% ../nbs/08_metrics.ipynb #fd83efd4
 class Interval(NamedTuple):
     "A mean difference with its interval."
     mean: float
     low: float
     high: float
 
-# %% ../nbs/08_metrics.ipynb #1509d3e9
+# %% ../nbs/08_metrics.ipynb #c43396bf
 def paired_interval(
     a, b,               # one score per fold (or seed), the same folds in the same order, (k,)
     level=.95,

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-KEY = ['data', 'fold', 'draw', 'regime', 'fraction', 'variant', 'steps']  # what makes a run this run
+SETTINGS = ['backbone', 'batch_size', 'unlabelled']  # of the whole command
+KEY = ['data', 'fold', 'draw', 'regime', 'fraction', 'variant', 'steps', *SETTINGS]  # what makes a run this run
 
 
 def arguments(text, name):
@@ -107,6 +108,7 @@ def identity(row): return tuple(str(row[k]) for k in KEY)
 def run_all(o, jobs, train=train_one):
     "Train what is not there yet, one row after the other; a run that fails is named and the others go on."
     o.out.parent.mkdir(parents=True, exist_ok=True)
+    for job in jobs: job['key'].update({name: getattr(o, name) for name in SETTINGS}, data='phantom' if o.data == 'phantom' else Path(o.data).stem)
     have = {identity(row) for _, row in done(o.out).iterrows()}
     todo = [job for job in jobs if identity(job['key']) not in have]
     print(f'{len(jobs)} runs, {len(jobs)-len(todo)} of them exist in {o.out}', flush=True)

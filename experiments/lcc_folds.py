@@ -58,8 +58,8 @@ def main():
     o = p.parse_args()
     o.folds, o.variants = o.folds if o.folds is not None else list(range(FOLDS)), o.variants or list(VARIANTS)
     jobs = jobs_of(o)
-    wanted = {common.identity(job['key']) for job in jobs}
     frame = run_all(o, jobs, train_fold)
+    wanted = {common.identity(job['key']) for job in jobs}
     frame = frame[[common.identity(row) in wanted for _, row in frame.iterrows()]]
     if not len(frame): return
     text = f"### {o.repeats} x {FOLDS} folds, {'phantom' if o.data == 'phantom' else 'real images'}, {o.steps} steps, {o.backbone}\n\n" + tables(o, frame)
