@@ -1,0 +1,403 @@
+"TRCGL-Net's classifier: what its page does not assert, against loops written here."
+import copy, json, math
+import numpy as np, pytest, torch
+from cxr_workbench.core import Batch, create_method, seed_all
+from cxr_workbench.data import Repeat, batch_sampler, from_arrays
+from cxr_workbench.methods.trcgl import (GRAPHS, LADDER, LOSSES, ChannelClassAttention, LabelGCN, asymmetric_rows, class_balance, class_margins,
+                                         distribution_balanced_loss, label_adjacency, margin_balanced_loss, real_split, repeat_factors)
+
+NAMES = ['Edema', 'Fracture', 'Hernia', 'Mass', 'Nodule']
+
+
+def table(n=60, C=5, seed=0, share=.7):
+    g = np.random.default_rng(seed)
+    return (g.random((n, C)) < np.linspace(.6, .1, C)).astype(float), g.random((n, C)) < share
+
+
+def small(**kw):
+    seed_all(0)
+    return create_method('trcgl', labels=kw.pop('labels', NAMES), size=32, preset='tiny', **kw)
+
+
+def batch(n=12, C=5, seed=0, synthetic=None):
+    g = torch.Generator().manual_seed(seed)
+    y = (torch.rand(n, C, generator=g) < .4).float()
+    return Batch(torch.rand(n, 1, 32, 32, generator=g), y, torch.ones_like(y, dtype=torch.bool), torch.arange(n), synthetic)
+
+
+def prepared(b=None, **kw):
+    method, b = small(**kw), b or batch()
+    method.prepare(b.y, b.known)
+    return method
+
+
+# ---- the graph ----
+
+def weights_by_loops(y, known, smooth, threshold):
+    "A of the page before it is normalised, pair by pair."
+    n, C = y.shape
+    def P(i, j):
+        both = sum(y[r, i]*known[r, i]*y[r, j]*known[r, j] for r in range(n))
+        given = sum(y[r, i]*known[r, i]*known[r, j] for r in range(n))
+        return both/(given + smooth)
+    A = np.zeros((C, C))
+    for i in range(C):
+        for j in range(C):
+            p = 1. if i == j else (P(i, j) + P(j, i))/2
+            A[i, j] = (p if p >= threshold else 0.) + (i == j)
+    return A
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('smooth, threshold', [(1., .02), (5., .3), (0., 0.)])
+def test_adjacency_equals_the_loop_and_its_top_eigenvector_is_the_root_of_the_degrees(seed, smooth, threshold):
+    y, known = table(seed=seed)
+    A = weights_by_loops(y, known, smooth, threshold)
+    degree = A.sum(1)
+    found = label_adjacency(y, known, smooth, threshold).double().numpy()
+    assert np.allclose(found, A/np.sqrt(np.outer(degree, degree)), atol=1e-6)
+    assert np.array_equal(found, found.T) and (found >= 0).all()
+    values, vectors = np.linalg.eigh(found)
+    assert values[-1] == pytest.approx(1, abs=1e-6) and (np.abs(values) <= 1 + 1e-6).all()
+    assert np.allclose(found @ np.sqrt(degree), np.sqrt(degree), atol=1e-5)
+    if threshold < .1: assert np.allclose(np.abs(vectors[:, -1]), np.sqrt(degree/degree.sum()), atol=1e-4)   # joined: it is the only one
+
+
+def test_a_lonely_label_and_one_without_example_keep_themselves():
+    y = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0.]])
+    for kind in GRAPHS:
+        A = label_adjacency(y, kind=kind, smooth=0.)
+        assert torch.isfinite(A).all()
+        for c in (2, 3): assert torch.equal(A[c], torch.eye(4)[c]) and torch.equal(A[:, c], torch.eye(4)[c])
+    assert torch.equal(label_adjacency(y*0), torch.eye(4)) and torch.equal(label_adjacency(np.zeros((0, 4))), torch.eye(4))
+    assert torch.allclose(label_adjacency(y, threshold=1.), torch.eye(4))
+
+
+def test_ml_gcn_graphs_against_loops():
+    y, _ = table()
+    n, C = y.sum(0), y.shape[1]
+    B = np.array([[float(i != j and (y[:, i]*y[:, j]).sum()/(n[i] + 1) >= .3) for j in range(C)] for i in range(C)])
+    assert B.any() and not (B == B.T).all()
+    paper, code = (label_adjacency(y, threshold=.3, kind=k).double().numpy() for k in ('row', 'scaled'))
+    for i in range(C):
+        for j in range(C):
+            expected = (1 - .2*B[i].any()) if i == j else .2*B[i, j]/max(1, B[i].sum())
+            assert paper[i, j] == pytest.approx(expected, abs=1e-6)
+    A = np.array([[.25*B[i, j]/max(1, B[:, j].sum()) + (i == j) for j in range(C)] for i in range(C)])
+    assert np.allclose(A.sum(0)[B.any(0)], 1.25) and np.allclose(code, A/np.sqrt(np.outer(A.sum(1), A.sum(1))), atol=1e-6)
+    assert np.allclose(paper.sum(1), 1)
+
+
+def test_smoothing_weakens_rare_pairs_most():
+    y = np.repeat(np.array([[1, 1, 0, 0], [0, 0, 1, 1.]]), [100, 1], axis=0)
+    plain, smooth = (label_adjacency(y, smooth=s) for s in (0., 5.))
+    assert plain[0, 1] == plain[2, 3] and smooth[2, 3] < smooth[0, 1] < plain[0, 1]
+
+
+def test_graph_and_repeats_read_known_entries_only():
+    y, known = table()
+    lied = np.where(known, y, 1 - y)
+    assert torch.equal(label_adjacency(y, known), label_adjacency(lied, known)) and torch.equal(repeat_factors(y, known, .2), repeat_factors(lied, known, .2))
+
+
+@pytest.mark.parametrize('wrong', [dict(kind='cosine'), dict(smooth=-1), dict(threshold=1.5), dict(y=np.full((3, 2), .5)), dict(y=np.ones(3)), dict(known=np.ones((2, 2), bool))])
+def test_adjacency_refuses(wrong):
+    with pytest.raises(ValueError): label_adjacency(**{'y': np.ones((3, 2)), **wrong})
+
+
+def test_graph_term_is_bounded_and_can_be_switched_off():
+    method, b = prepared().eval(), batch()
+    with torch.no_grad():
+        method.graph.bias.normal_()
+        logits, probes = method.look(b.x)
+        image = method.reader(method.norm(method.backbone.feature_map(b.x)))[0]
+    assert ((logits - image).abs() <= .05*(1 + method.graph.bias.abs()) + 1e-5).all() and not torch.equal(logits, image)
+    method.graph = None
+    assert torch.equal(method(b.x), image) and 'adjacency' not in method.look(b.x)[1]
+
+
+def test_graph_convolution_against_its_formula():
+    A = label_adjacency(*table())
+    net = LabelGCN(5, 12, hidden=7, adjacency=A).eval()
+    hidden = (A @ (net.embedding @ net.first.weight.T)).clamp(min=0)
+    assert torch.allclose(net.classifiers(), A @ (hidden @ net.second.weight.T), atol=1e-6)
+    r = torch.randn(3, 12)
+    expected = torch.nn.functional.cosine_similarity((r @ net.project.weight.T + net.project.bias)[:, None], net.classifiers()[None], dim=-1) + net.bias
+    assert torch.allclose(net(r), expected, atol=1e-5)
+
+
+def test_kept_classifiers_follow_every_change_of_the_weights():
+    net, x = LabelGCN(5, 12, hidden=7).eval(), torch.randn(2, 12)
+    def now():
+        with torch.no_grad(): return net(x)
+    with torch.inference_mode(): first = net(x)
+    assert torch.equal(first, now())
+    twin = copy.deepcopy(net)
+    assert twin.kept is None and torch.equal(twin(x), now())
+    net.load_state_dict(LabelGCN(5, 12, hidden=7).state_dict())
+    changed = now()
+    assert not torch.equal(changed, first)
+    net.adjacency.copy_(label_adjacency(*table()))
+    assert not torch.equal(now(), changed)
+    descent = torch.optim.SGD(net.parameters(), .1)
+    net(x).square().sum().backward(); descent.step()
+    stepped = now()
+    net.kept = None
+    assert torch.equal(now(), stepped)
+    torch.optim.swa_utils.AveragedModel(net).update_parameters(net)
+
+
+def test_save_and_load_keep_the_label_term(tmp_path):
+    from cxr_workbench.learner import load, save
+    method, x = prepared().eval(), batch().x
+    again = load(save(method, tmp_path))
+    assert torch.equal(again.graph.adjacency, method.graph.adjacency) and not torch.equal(again.graph.adjacency, torch.eye(5))
+    assert torch.equal(again(x), method(x))
+    text = json.loads((tmp_path/'model.json').read_text())
+    text['config']['arguments']['graph'] = 0.                # a rebuilt method without the graph is refused, not scored
+    (tmp_path/'model.json').write_text(json.dumps(text))
+    with pytest.raises(ValueError, match='does not belong'): load(tmp_path)
+
+
+# ---- channels and cells ----
+
+def test_terms_off_is_the_plain_classifier():
+    method, b = prepared(gate=False, spatial=0., graph=0.).eval(), batch()
+    z = method.norm(method.backbone.feature_map(b.x)).mean((2, 3))
+    assert torch.equal(method(b.x), method.reader.head(z))
+    assert not any(k in method.look(b.x)[1] for k in ('gates', 'attention', 'adjacency'))
+    names = {n.split('.')[0] for n, _ in method.named_parameters()} | {n for n, _ in method.reader.named_parameters()}
+    assert names == {'backbone', 'norm', 'reader', 'head.weight', 'head.bias'}
+
+
+def test_reader_equals_the_formulas():
+    reader, x = ChannelClassAttention(4, 32, reduction=8).double(), torch.randn(2, 32, 3, 5, dtype=torch.float64)
+    reader.requires_grad_(False)
+    logits, probes = reader(x)
+    W1, W2, Q, W, b = reader.gate[0].weight, reader.gate[2].weight, reader.look.weight[:, :, 0, 0], reader.head.weight, reader.head.bias
+    for n in range(2):
+        z = x[n].mean((1, 2))
+        gate = 1/(1 + torch.exp(-(W2 @ (W1 @ z).clamp(min=0))))
+        gated = x[n] + .05*x[n]*gate[:, None, None]
+        for c in range(4):
+            score = torch.stack([Q[c] @ gated[:, i, j] for i in range(3) for j in range(5)])
+            a = score.exp()/score.exp().sum()
+            f = sum(a[k]*gated[:, k//5, k%5] for k in range(15))
+            assert float(logits[n, c]) == pytest.approx(float(W[c] @ z + b[c] + .1*(W[c] @ f + b[c])), rel=1e-9)
+        assert torch.allclose(probes['gates'][n], gate) and torch.allclose(probes['features'][n], gated.mean((1, 2)))
+
+
+def test_a_constant_map_gives_every_class_the_gated_cell():
+    reader = ChannelClassAttention(4, 32)
+    x = torch.randn(2, 32, 1, 1).expand(-1, -1, 4, 4)
+    logits, probes = reader(x)
+    cell = probes['feature_map'][:, :, 0, 0]
+    assert torch.allclose(logits, reader.head(x[:, :, 0, 0]) + .1*reader.head(cell), atol=1e-5)
+
+
+# ---- the losses ----
+
+def draw(B=6, C=5, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    r = lambda *s: torch.rand(*s, generator=g, dtype=torch.float64)
+    return 4*r(B, C) - 2, (r(B, C) < .4).double(), (500*r(C)**3).floor() + 1, r(B, C) < .7, r(B)
+
+
+@pytest.mark.parametrize('side', ['head', 'tail'])
+@pytest.mark.parametrize('beta', [.9999, .9, 0.])
+def test_margin_loss_equals_the_loop(side, beta):
+    s, y, n, known, kappa = draw()
+    e = [(1 - beta)/(1 - beta**max(float(k), 1)) for k in n]
+    e = [v*len(e)/sum(e) for v in e]
+    u = [1/(v + 1e-6) for v in e]
+    m = [.2*((v - min(u)) if side == 'head' else (max(u) - v))/(max(u) - min(u) + 1e-6) for v in u]
+    total = 0.
+    for i in range(6):
+        for c in range(5):
+            if not known[i, c]: continue
+            z = float(s[i, c]) - float(y[i, c])*m[c]
+            total += float(kappa[i])*math.sqrt(e[c])*(math.log1p(math.exp(z)) - float(y[i, c])*z)
+    expected = 5*total/int(known.sum())
+    assert float(margin_balanced_loss(s, y, n, beta=beta, margin_for=side, weight=kappa, known=known)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_distribution_balanced_loss_equals_the_loop():
+    s, y, n, known, kappa = draw()
+    N, total = 2000, 0.
+    for i in range(6):
+        repeat = sum(1/float(n[k]) for k in range(5) if y[i, k] and known[i, k])
+        for c in range(5):
+            if not known[i, c]: continue
+            r = .1 + (1/(1 + math.exp(-10*(1/float(n[c])/repeat - .2))) if repeat else 1.)
+            z = float(s[i, c]) - .05/2*math.log(N/float(n[c]) - 1)
+            p = 1/(1 + math.exp(-z)) if y[i, c] else 1/(1 + math.exp(2*z))
+            total += float(kappa[i])*r*(1. if y[i, c] else .5)*(1 - p)**2*-math.log(p)
+    found = distribution_balanced_loss(s, y, n/N, known, kappa)
+    assert float(found) == pytest.approx(total/int(known.sum()), rel=1e-6)
+    assert torch.isfinite(distribution_balanced_loss(s*0, y*0, n*0, known*False))
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_rows_of_weight_zero_have_no_gradient_and_count_in_the_mean(name):
+    made = torch.arange(12) >= 6
+    method, b = prepared(loss=name), batch(synthetic=made)
+    for stage, kappa in enumerate((0., .5)):
+        step = method.step(b, stage=stage)
+        gradient = torch.autograd.grad(step.loss, step.logits)[0]
+        assert (gradient[6:] == 0).all() == (kappa == 0) and gradient[:6].any()
+    logits = torch.randn(12, 5)
+    loss = lambda rows, weight: LOSSES[name](method, logits[rows], b.y[rows], b.known[rows], weight)
+    all_rows = slice(None)
+    parts = [loss(all_rows, w.float()) for w in (made, ~made)]
+    assert torch.allclose(sum(parts), loss(all_rows, None), atol=1e-5)
+    assert torch.allclose(loss(slice(0, 6), None)/2, parts[1], atol=1e-5)
+
+
+def test_a_batch_of_generated_rows_alone_is_harmless():
+    method = prepared()
+    step = method.step(batch(synthetic=torch.ones(12, dtype=torch.bool)), stage=0)
+    step.loss.backward()
+    assert step.loss == 0 and all(not p.grad.any() for p in method.reader.parameters())
+
+
+def test_weights_fall_and_margins_rise_with_the_count():
+    n = torch.tensor([0, 1, 2, 10, 500, 40000, 10**7])
+    e = class_balance(n)
+    assert torch.isfinite(e).all() and e[0] == e[1] and (e[1:].diff() <= 0).all() and float(e.mean()) == pytest.approx(1)
+    head, tail = (class_margins(e, .3, side) for side in ('head', 'tail'))
+    assert (head.diff() >= 0).all() and (tail.diff() <= 0).all() and head[0] == 0 and tail[-1] == 0
+    for m in (head, tail): assert (m >= 0).all() and (m <= .3).all()
+    assert (class_balance(n, 0) == 1).all()
+
+
+def test_losses_refuse_what_does_not_fit():
+    s, y, n, known, kappa = draw()
+    for kw in (dict(counts=n[:3]), dict(counts=-n), dict(counts=n*torch.nan), dict(counts=n, weight=kappa[:2]), dict(counts=n, margin_for='both'),
+               dict(counts=n, beta=1.), dict(counts=n, known=known[:2])):
+        with pytest.raises(ValueError): margin_balanced_loss(s, y, **kw)
+    with pytest.raises(ValueError): distribution_balanced_loss(s, y[:, :2], n/600)
+
+
+@pytest.mark.parametrize('half', [torch.bfloat16, torch.float16])
+def test_losses_are_finite_in_half_precision(half):
+    s, y, n, known, kappa = draw()
+    s = (30*s).to(half).requires_grad_()
+    for loss in (margin_balanced_loss(s, y, n, known=known), distribution_balanced_loss(s, y, n/600, known)):
+        assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, s)[0]).all()
+
+
+# ---- resampling ----
+
+def test_repeat_factors_equal_the_loop():
+    y, known = table(n=200, C=8)
+    for threshold, most in ((.01, 10), (.3, 4), (.9, 10), (0., 10)):
+        n = [(y[:, c]*known[:, c]).sum() for c in range(8)]
+        r = [max(1., math.sqrt(threshold*sum(n)/k)) if k else 1. for k in n]
+        expected = [round(min(most, max([r[c] for c in range(8) if y[i, c] and known[i, c]], default=1.))) for i in range(200)]
+        assert repeat_factors(y, known, threshold, most).tolist() == expected
+
+
+def test_repeat_factors_limits():
+    y = np.zeros((1000, 3)); y[:, 0] = 1; y[0, 1] = 1
+    r = repeat_factors(y, threshold=1., maximum=7)
+    assert r[0] == 7 and (r[1:] == 1).all() and r.dtype == torch.long
+    assert (repeat_factors(y*0) == 1).all() and (repeat_factors(np.ones((50, 3))) == 1).all()
+    for kw in (dict(threshold=-1), dict(maximum=0)):
+        with pytest.raises(ValueError): repeat_factors(y, **kw)
+
+
+@pytest.mark.parametrize('world', [1, 2, 3])
+def test_repeated_rows_are_shared_by_the_processes(world):
+    known = np.ones((40, 2), bool); known[5] = False
+    times = np.ones(40, int); times[:6] = 4
+    def epoch(rank, number):
+        sampler = batch_sampler(known, Repeat(times), 6, seed=3, rank=rank, world=world)
+        sampler.set_epoch(number)
+        return list(sampler)
+    ranks = [epoch(rank, 1) for rank in range(world)]
+    assert len({len(b) for b in ranks}) == 1 and ranks[0] == epoch(0, 1) != epoch(0, 2)
+    drawn = np.bincount(np.concatenate([np.ravel(b) for b in ranks]), minlength=40)
+    assert (drawn <= times).all() and drawn[5] == 0                          # a row that knows nothing is not drawn
+    assert times[known.any(1)].sum() - drawn.sum() < 6*world                 # only the incomplete last batch is left out
+
+
+@pytest.mark.parametrize('times', [None, [1, 2], [1, 1, 0], [1., 1., 2.]])
+def test_repeat_refuses(times):
+    with pytest.raises(ValueError, match='prepare|draw count'): batch_sampler(np.ones((3, 1), bool), Repeat(times))
+
+
+# ---- training ----
+
+def data(n=48, synthetic=None):
+    g = np.random.default_rng(0)
+    y = (g.random((n, 5)) < [.5, .5, .5, .2, .05]).astype(int); y[0, 4] = 1
+    return from_arrays((g.random((n, 32, 32))*255).astype(np.uint8), y, patient_id=np.arange(n)//2, label_names=NAMES, synthetic=synthetic)
+
+
+def test_stage_one_leaves_the_backbone_bit_identical_and_stage_two_moves_it(tmp_path):
+    from cxr_workbench.learner import fit
+    train, starts = data(), {}
+    method = small(epochs=(1, 1), rare=.3)
+    seen, step = [], method.step
+    def watched(b, progress=1., stage=0):
+        if stage not in starts: starts[stage] = {k: v.clone() for k, v in method.state_dict().items()}
+        seen.append((stage, b.idx.tolist()))
+        return step(b, progress, stage)
+    method.step = watched
+    history = fit(method, train, out=tmp_path, batch_size=8, progress=False)
+    method.step = step
+    moved = {k.split('.')[0] for k, v in starts[1].items() if not torch.equal(v, starts[0][k])}
+    assert moved == {'norm', 'reader', 'graph'}
+    assert any(not torch.equal(v, starts[1][k]) for k, v in method.state_dict().items() if k.startswith('backbone.'))
+    times = repeat_factors(train.y, train.known, .3)
+    assert history['stage'].tolist() == [0, 1] and [sum(s == k for s, _ in seen) for k in (0, 1)] == [int(times.sum())//8]*2 and times.max() > 1
+    record = json.loads((tmp_path/'model.json').read_text())['record']
+    assert [s['sampler'] for s in record['recipe']] == ['repeat', 'repeat']
+    again = small(epochs=(1, 1), rare=.3)
+    assert len(fit(again, data(), out=tmp_path, batch_size=8, progress=False)) == 2                   # the run is known again: nothing is trained
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), method.state_dict().values()))
+
+
+def test_recipe_is_the_code_s():
+    first, second = create_method('trcgl', labels=NAMES, size=32, backbone='test_resnet').recipe()
+    assert (first.epochs, first.groups, first.schedule, first.ema, first.clip) == (10, (('', 1e-3, .01),), 'constant', None, 1.)
+    assert (second.epochs, [g[1:] for g in second.groups], second.schedule, second.warmup, second.ema) == (50, [(1.5e-5, .01), (1.5e-4, .05)], 'cosine', .1, .9999)
+    assert first.sampler is second.sampler and isinstance(first.sampler, Repeat) and small(resample=False).recipe()[0].sampler == 'known'
+
+
+def test_one_stage_weighs_generated_rows_as_the_second():
+    method, b = prepared(**LADDER['one stage']), batch(synthetic=torch.arange(12) > 5)
+    assert len(method.recipe()) == 1 and method.recipe()[0].train == ''
+    step = method.step(b, stage=0)
+    assert torch.autograd.grad(step.loss, step.logits)[0][6:].any()
+
+
+def test_no_generated_row_and_no_shared_patient_is_held_out():
+    made = np.zeros(48, bool); made[1::4] = True
+    both = data(synthetic=made)
+    train, held = real_split(both, fraction=.25)
+    assert len(held) and not made[held].any() and not set(both.patient_id[train]) & set(both.patient_id[held])
+    assert not set(train) & set(held) and made[train].any() and len(train) + len(held) < 48          # copies of held-out patients go nowhere
+    plain = data()
+    train, held = real_split(plain, fraction=.25)
+    assert len(train) + len(held) == 48
+    with pytest.raises(ValueError, match='no patients'): real_split(from_arrays(plain.images, plain.y))
+
+
+def test_prepare_reads_what_unknown_means():
+    y, known = table(share=.5)
+    ignored, negative = small(), small(unknown='negative')
+    for method in (ignored, negative): method.prepare(y, known)
+    assert torch.equal(ignored.graph.adjacency, label_adjacency(y, known)) and torch.equal(negative.graph.adjacency, label_adjacency(y*known))
+    assert ignored.drawn.times.tolist() == repeat_factors(y, known).tolist()
+
+
+@pytest.mark.parametrize('wrong', [dict(loss='db'), dict(graph_kind='cosine'), dict(kappa=(0.,)), dict(kappa=(0., -1.)), dict(epochs=(1, 0)), dict(epochs=(1, 1, 1))])
+def test_method_refuses(wrong):
+    with pytest.raises(ValueError): small(**wrong)
+
+
+def test_ladder_starts_at_the_plain_classifier_and_ends_at_the_method():
+    assert LADDER['+ loss and sampler'] == {} and list(LADDER)[0] == 'base'
+    assert small(**LADDER['base']).graph is None and small(**LADDER['+ label graph']).loss_name == 'bce'
+    assert torch.equal(*(asymmetric_rows(torch.zeros(2, 3), torch.eye(2, 3), torch.ones(2, 3).bool(), w) for w in (None, torch.ones(2))))
