@@ -12,9 +12,7 @@ labels (Spearman, against the training labels and against what the phantom decla
 import time
 import numpy as np
 import pandas as pd
-from common import arguments, epochs_of, markdown, paired, parts, run_all, scores_of, summary, t_interval
-
-PRESET = 'maps'   # the small setting whose feature map has at least 8 x 8 cells
+from common import arguments, epochs_of, made, markdown, paired, parts, run_all, scores_of, summary, t_interval
 
 
 def lcc_variants():
@@ -54,13 +52,13 @@ def grad_cam(method, x):
     return torch.stack([(g.mean((2, 3), keepdim=True)*held[0]).sum(1).clamp(min=0) for g in grads], 1).detach()
 
 
-def where_it_looks(method, fold, n=300):
+def where_it_looks(method, fold, size, n=300):
     "Shares of lesions that are hit by the method's attention, by Grad-CAM, and by chance, on the phantom's test part."
     import torch
     from cxr_workbench.data import from_phantom
     from cxr_workbench.metrics import pointing_game
     from cxr_workbench.phantom import SyntheticCXR
-    phantom = SyntheticCXR(n, size=64, seed=200+fold)
+    phantom = SyntheticCXR(n, size=size, seed=200+fold)
     x, masks = from_phantom(phantom).__getitems__(range(n)).x.to(next(method.parameters()).device), np.stack([phantom.mask(i) for i in range(n)])
     with torch.no_grad(): probes = method.eval().look(x)[1]
     mean = lambda maps: float(np.nanmean(pointing_game(maps.cpu(), masks)))
@@ -87,19 +85,19 @@ def ranks(method, train, declared=None):
 def run(o, job, split):
     "One run on given parts; gives the row."
     import torch
-    from cxr_workbench.core import create_method, seed_all
+    from cxr_workbench.core import seed_all
     from cxr_workbench.learner import fit
     if o.jobs > 1: torch.set_num_threads(1)
     key, (train, valid, test) = job['key'], split
     seed = 1000*key['fold'] + key['draw']
     seed_all(seed)
-    method = create_method(job['method'], labels=train.label_names, size=64, backbone=o.backbone, preset=PRESET, **job['arguments'])
+    method = made(o, job['method'], train, preset=o.preset, **job['arguments'])
     start = time.time()
     history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False,
                   epochs=epochs_of(method.recipe()[0], train, o, key['steps'])[0])
     seconds, (va, vp), (ta, tp) = time.time()-start, scores_of(method, valid), scores_of(method, test)
     phantom = o.data == 'phantom'
-    places = where_it_looks(method, key['fold']) if phantom else dict(hits=np.nan, cam_hits=np.nan, chance=np.nan)
+    places = where_it_looks(method, key['fold'], o.size) if phantom else dict(hits=np.nan, cam_hits=np.nan, chance=np.nan)
     return dict(key, valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, f1=f1_of(method, test), **places, **ranks(method, train, declared() if phantom else None),
                 steps_done=int(history['step'].iloc[-1]), rows=len(train), seconds=round(seconds, 1))
 
@@ -155,6 +153,7 @@ def tables(o, frame, jobs):
 
 def main():
     p = arguments(__doc__, 'correlations')
+    p.add_argument('--preset', default='maps', help="the method's setting: 'maps' leaves at least 8 x 8 cells, 'tiny' the native map and a third of the time")
     p.add_argument('method', choices=list(VARIANTS))
     o = p.parse_args()
     o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))

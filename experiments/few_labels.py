@@ -3,6 +3,7 @@
     python experiments/few_labels.py single-positive --folds 0 1 2                         on the phantom, three seeds
     python experiments/few_labels.py fraction --fractions .05 .1 .2 .5 --folds 0 1 2
     python experiments/few_labels.py fraction --data images.npz --table table.csv --folds 0 1 2 3 4 --jobs 2
+    python experiments/few_labels.py fraction --size 32 --steps 200 --batch-size 32 --unlabelled 32 --jobs 2   the reduced table of two cores
     python experiments/few_labels.py fraction --data images.npz --table table.csv --tune 60 180 360 720   the baseline at other numbers of steps
 
 Every variant gets the same number of optimiser steps; `--tune` trains the baseline at others as well, and the one with the best
@@ -22,6 +23,8 @@ def single_positive(ema):
     return {
         'AN': base('an'), 'AN-LS': base('an_ls'), 'WAN': base('wan'), 'EPR': base('epr'), 'ROLE': base('role'), 'EM': base('em'),
         'MPC': ('mpc', tiny),
+        'MPC, tau_neg .2': ('mpc', dict(tiny, tau_neg=.2)),
+        'MPC, observed left out': ('mpc', dict(tiny, observed=False)),
         'MPC, IPC only': ('mpc', dict(tiny, weights=dict(fpc=0., btc=0.))),
         'MPC without RED': ('mpc', dict(tiny, deform=0.)),
         'MPC without FPC': ('mpc', dict(tiny, weights=dict(fpc=0.))),

@@ -10,7 +10,7 @@ have an interval that knows of the overlap of the training parts (Nadeau and Ben
 import numpy as np
 import pandas as pd
 import common
-from common import arguments, markdown, run_all
+from common import arguments, markdown, run_all, shrunk
 from correlations import run
 
 VARIANTS = {'base': dict(decompose=False), 'whole': dict()}
@@ -21,7 +21,7 @@ def fold_parts(o, repeat, fold):
     "Training, validation and test part of one fold of one repeat."
     from cxr_workbench.data import from_npz, from_phantom, patient_folds, patient_split
     from cxr_workbench.phantom import SyntheticCXR
-    data = from_phantom(SyntheticCXR(3000, size=64, seed=100)) if o.data == 'phantom' else from_npz(o.data, table=o.table)
+    data = from_phantom(SyntheticCXR(3000, size=o.size, seed=100)) if o.data == 'phantom' else shrunk(from_npz(o.data, table=o.table), o.size)
     held = patient_folds(data.patient_id, data.y, folds=FOLDS, seed=repeat) == fold
     rest, test = data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
     train, valid = patient_split(rest.patient_id, rest.y, fraction=.15, seed=repeat)
@@ -54,6 +54,7 @@ def tables(o, frame):
 
 def main():
     p = arguments(__doc__, 'lcc_folds')
+    p.add_argument('--preset', default='maps', help="the method's setting: 'maps' or 'tiny'")
     p.add_argument('--repeats', type=int, default=3, help='times the patients are dealt to folds')
     o = p.parse_args()
     o.folds, o.variants = o.folds if o.folds is not None else list(range(FOLDS)), o.variants or list(VARIANTS)
