@@ -93,7 +93,39 @@ def mpc(backbone='test_resnet', **kw):
 def mpc_rows(): return [mpc(), mpc('resnet18')]
 
 
-METHODS = {'can': can_rows, 'mpc': mpc_rows, 'acaa': acaa_rows}  # name -> function giving rows
+def lcc(backbone='test_resnet', preset='tiny', **kw):
+    "The network forward and backward with a linear head on its pooled map and plain BCE, against LCC's whole step: label features, both correlations, three losses."
+    batch = random_batch()
+    seed_all(0)
+    method = create_method('lcc', preset=preset, backbone=backbone, **kw).train()
+    method.prepare(batch.y, batch.known)
+    net, x = method.backbone, method.weak(batch.x)
+    head = torch.nn.Linear(net.dim, 14)
+    def passes(): torch.nn.functional.binary_cross_entropy_with_logits(head(net.features(x)), batch.y).backward()
+    def step(): method.step(batch).loss.backward()
+    return row(f'lcc step, {backbone}{"" if preset else ", 512 wide"}, B=64', passes, step)
+
+
+def contrast_memory(n=64, labels=14, share=.1, width=128):
+    "MB that the guided contrast allocates at its worst moment, forward and backward, beside what it is given; `M` units are present."
+    from scan import memory_events
+    from torch.profiler import ProfilerActivity, profile
+    from cxr_workbench.methods.lcc import label_supcon
+    g = torch.Generator().manual_seed(0)
+    y, corr = (torch.rand(n, labels, generator=g) < share).float(), torch.rand(labels, labels, generator=g)
+    u = torch.randn(n, labels, width, generator=g).requires_grad_()
+    label_supcon(u, y, corr).backward()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen: label_supcon(u, y, corr).backward()
+    held = most = 0
+    for _, gained in sorted(memory_events(seen)): held += gained; most = max(most, held)
+    M = int(y.sum())
+    return dict(what=f'lcc contrast, B={n}, C={labels}, {share:.0%} present: M={M} units', reference=f'one M x M matrix {4*M*M/1e6:.2f} MB', ours=f'{most/1e6:.2f} MB', ratio=most/(4*M*M), wanted='')
+
+
+def lcc_rows(): return [lcc(), lcc('resnet18', None), *(contrast_memory(*given) for given in ((64, 14), (256, 14), (64, 56), (64, 14, 1.)))]
+
+
+METHODS = {'can': can_rows, 'lcc': lcc_rows, 'mpc': mpc_rows, 'acaa': acaa_rows}  # name -> function giving rows
 
 
 def rows(): return [line for make in METHODS.values() for line in make()]

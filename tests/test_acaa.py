@@ -426,6 +426,38 @@ def test_bad_arguments_are_refused(kw, message):
     with pytest.raises(ValueError, match=message): make(prepare=False, **kw)
 
 
+def same_ranking(method, x, dtype=torch.bfloat16):
+    "Spearman's correlation, label by label, of the scores in full and in half precision; the lowest."
+    from scipy.stats import spearmanr
+    with torch.no_grad():
+        exact = method(x)
+        with torch.autocast('cpu', dtype): rough = method(x).float()
+    return min(spearmanr(a, b).statistic for a, b in zip(exact.T, rough.T))
+
+
+def test_mixed_precision_gives_finite_losses_and_the_same_ranking():
+    "Of a network that has learned something, read on its native grid: the scores of random weights lie within rounding of each other."
+    from cxr_workbench.learner import load, trained
+    from cxr_workbench.phantom import SyntheticCXR
+    cxr, learned = SyntheticCXR(80, size=64, seed=2026), load(trained('supervised'))
+    method = create_method('acaa', labels=cxr.label_names, preset='tiny')
+    method.load_state_dict(learned.state_dict(), strict=False)
+    x, y = torch.as_tensor(cxr.images).float().div(255)[:, None], torch.as_tensor(cxr.labels).float()
+    method.prepare(y, torch.ones_like(y, dtype=torch.bool))
+    assert same_ranking(method.eval(), x) > .98
+    known = (torch.arange(12) < 4)[:, None].expand(12, 14)
+    batch, method = Batch(x[:12], y[:12]*known, known, torch.arange(12)), method.train()
+    seed_all(1); exact = method.step(batch, progress=.5)
+    with torch.autocast('cpu', dtype=torch.bfloat16): seed_all(1); rough = method.step(batch, progress=.5)
+    rough.loss.backward()
+    for name, term in exact.terms.items(): assert float(rough.terms[name].detach()) == pytest.approx(float(term.detach()), rel=.3, abs=.01), name   # an entry at a threshold may change sides
+    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+    optimizer = torch.optim.AdamW(method.parameters(), 5e-4)
+    with torch.autocast('cpu', dtype=torch.bfloat16): loss = method.step(batch, progress=.5).loss       # and trained on in half precision
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
+    assert torch.isfinite(loss) and same_ranking(method.eval(), x) > .98
+
+
 def test_inference_is_backbone_and_head():
     method, x = make().eval(), table().x
     for layer in method.batch_mamba.parameters(): nn.init.normal_(layer)

@@ -351,3 +351,19 @@ def test_the_packaged_model_opens():
     from cxr_workbench.learner import load, trained
     method = load(trained('can'), method='can')
     assert method.backbone.how and method.backbone_b is not None and method(rand(1, 1, 64, 64)).shape == (1, 14)
+
+
+@pytest.mark.parametrize('arguments', [{}, dict(attention='class'), dict(attention='aux'), dict(fuse='single')])
+def test_a_label_that_never_occurs_and_a_batch_without_positives(arguments):
+    "Both train on: two steps, and every weight and score is a number."
+    b = batch(16)
+    b.y[:, 3] = 0
+    method = tiny(prepared=False, **arguments)
+    method.prepare(b.y, b.known)
+    optimizer = torch.optim.AdamW(method.train().parameters(), 1e-2)
+    for hard in (b, b._replace(y=b.y*0)):
+        step = method.step(hard)
+        optimizer.zero_grad(); step.loss.backward(); optimizer.step()
+        assert torch.isfinite(step.loss)
+    if arguments.get('attention') == 'class': assert step.terms['attention'] == 0      # nothing present, nothing to compare
+    assert all(torch.isfinite(p).all() for p in method.parameters()) and torch.isfinite(method.eval()(b.x)).all()

@@ -28,7 +28,7 @@ FLOORS = {  # module -> the modules of the workbench that it may import
     'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
 }
 HEAVY = {'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers', 'IPython', 'nbdev', 'fastcore'}
-MAY_LOAD = {'views': {'plotly'}, 'learner': {'lightning'}}  # at import; everything else waits for a call
+MAY_LOAD = {'views': {'plotly'}, 'learner': {'lightning', 'transformers'}}  # at import; lightning's metrics load transformers where it is installed
 
 
 def floor(name):

@@ -1,5 +1,6 @@
 "The label-correlation method: what its page does not assert, against loops written here."
-import math
+import math, os, subprocess, sys, textwrap
+from pathlib import Path
 import numpy as np, pytest, torch
 from cxr_workbench.core import Batch, create_method, seed_all
 from cxr_workbench.methods.lcc import (LADDER, LCC, LabelAttention, LabelReader, batch_weighted_bce, correlation_consistency, correlation_guide,
@@ -271,6 +272,35 @@ def test_hard_batches_leave_every_rung_finite(variant):
         assert torch.isfinite(step.loss) and all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize('loss', ['batch', 'class', 'plain'])
+@pytest.mark.parametrize('unguided', [False, True])
+def test_a_label_that_never_occurs(loss, unguided):
+    "Its prevalence is 0, it has no unit in the contrast, and two steps leave every weight a number."
+    method, b = small(loss=loss, guided=not unguided), batch()
+    b.y[:, 2] = 0
+    method.prepare(b.y, b.known)
+    assert method.prevalence[2] == 0
+    optimizer = torch.optim.AdamW(method.train().parameters(), 1e-2)
+    for _ in range(2):
+        step = method.step(b)
+        optimizer.zero_grad(); step.loss.backward(); optimizer.step()
+    assert torch.isfinite(step.loss) and all(torch.isfinite(p).all() for p in method.parameters()) and torch.isfinite(method.eval()(b.x)).all()
+
+
+def test_memory_of_the_contrast_is_a_few_matrices_of_present_units():
+    "What the backward pass keeps grows with the square of the units that are present, not of all entries."
+    def kept(B, C, share):
+        u, y, corr, _ = draw(B, C, 32, share=share, dtype=torch.float32)
+        held = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: held.update({t.untyped_storage().data_ptr(): t.untyped_storage()}) or t, lambda t: t):
+            label_supcon(u.requires_grad_(), y, corr)
+        return sum(s.nbytes() for s in held.values())/1e6, 4*int(y.sum())**2/1e6
+    for B, C, share in ((64, 14, .5), (128, 14, .5), (64, 28, .5)):
+        held, matrix = kept(B, C, share)
+        assert held < 10*matrix, (B, C)
+    assert 3 < kept(128, 14, .5)[0]/kept(64, 14, .5)[0] < 5 and kept(64, 14, .1)[0] < .1*kept(64, 14, .5)[0]
+
+
 def test_extreme_logits_are_finite():
     s = torch.tensor([[50., -50.], [1e4, -1e4]], requires_grad=True)
     for y in (torch.tensor([[0., 1.], [0., 1.]]), torch.tensor([[1., 0.], [1., 0.]])):
@@ -306,3 +336,35 @@ def test_ladder_names_every_part():
     assert list(LADDER)[0] == 'base' and small().ablations() == LADDER
     assert isinstance(small(), LCC) and small().recipe()[0].groups[0][0] == 'backbone'
     assert np.isclose(create_method('lcc', labels=3, size=32, backbone='test_resnet').recipe()[0].groups[0][1], 1e-5)
+
+
+TWO = """
+    import sys; sys.path.insert(0, {tests!r})
+    import torch, torch.distributed as dist, test_lcc as t
+    rank = int(sys.argv[1])
+    dist.init_process_group('gloo', init_method='file://{out}/meet', rank=rank, world_size=2)
+    method, mine = t.small(weak=False).eval(), t.batch(8, seed=rank)      # other images on the other rank
+    alone = method.step(mine).loss
+    plain = torch.autograd.grad(alone, list(method.parameters()))
+    class Stepper(torch.nn.Module):
+        def __init__(self): super().__init__(); self.method = method
+        def forward(self, b): return self.method.step(b).loss
+    both = torch.nn.parallel.DistributedDataParallel(Stepper(), find_unused_parameters=True)
+    loss = both(mine); loss.backward()
+    torch.save(dict(alone=float(alone), loss=float(loss), plain=plain, grads=[p.grad for p in method.parameters()]), '{out}/rank%d.pt' % rank)
+    dist.destroy_process_group()
+"""
+
+
+def test_two_processes_each_contrast_their_own_units(tmp_path):
+    "Nothing is gathered: the loss of a rank is that of its rows alone, and only gradients are averaged."
+    script = tmp_path/'two.py'
+    script.write_text(textwrap.dedent(TWO).format(tests=str(Path(__file__).parent), out=tmp_path))
+    both = [subprocess.Popen([sys.executable, str(script), str(r)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+            for r in (0, 1)]
+    said = [p.communicate(timeout=300)[0] for p in both]
+    assert not any(p.returncode for p in both), '\n'.join(said)
+    a, b = (torch.load(tmp_path/f'rank{r}.pt', weights_only=True) for r in (0, 1))
+    assert a['loss'] == pytest.approx(a['alone'], abs=1e-6) and b['loss'] == pytest.approx(b['alone'], abs=1e-6) and a['loss'] != b['loss']
+    for mine, other, mean in zip(a['plain'], b['plain'], a['grads']): assert torch.allclose((mine + other)/2, mean, rtol=1e-3, atol=1e-5)
+    assert all(torch.equal(x, y) for x, y in zip(a['grads'], b['grads']))

@@ -12,7 +12,6 @@ __all__ = ['GEOMETRY', 'FAMILY', 'ABLATIONS', 'attack_objective', 'evaluating', 
 import contextlib, functools, math, threading
 import torch
 from torch import nn, Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from ..core import Method, Step, Stage, register_method
 from ..backbone import Backbone
