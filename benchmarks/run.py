@@ -2,7 +2,7 @@
 import importlib, os, platform, sys
 from pathlib import Path
 
-NAMES = ['importing', 'phantom', 'reading', 'training', 'methods', 'attack', 'elastic', 'scan']
+NAMES = ['importing', 'phantom', 'reading', 'training', 'methods', 'attack', 'elastic', 'scan', 'diffusion']
 
 
 def machine():

@@ -1,0 +1,427 @@
+"Prompt-latent diffusion: what its page does not assert, on two folders built here: a tiny one of the embedded kind and a tiny Stable-Diffusion-type one."
+import json, sys
+import numpy as np, pandas as pd, pytest, torch
+from cxr_workbench.data import from_arrays, from_csv
+from cxr_workbench.labels import LabelPolicy
+from cxr_workbench.methods import trcgl_diffusion as td
+from cxr_workbench.methods.trcgl import real_split
+
+pytest.importorskip('diffusers')
+NAMES = ['Edema', 'Fracture', 'Hernia']
+LETTERS = 'abcdefghijklmnopqrstuvwxyz0123456789.,'
+
+
+def clip_tokenizer(folder):
+    "Stable Diffusion's kind of tokenizer, with letters for words; written as files, because that is how it comes."
+    folder.mkdir(parents=True)
+    vocab = {w: i for i, w in enumerate([*LETTERS, *(c + '</w>' for c in LETTERS), '<|startoftext|>', '<|endoftext|>'])}
+    (folder/'vocab.json').write_text(json.dumps(vocab))
+    (folder/'merges.txt').write_text('#version: 0.2\n')
+    end = '<|endoftext|>'
+    (folder/'tokenizer_config.json').write_text(json.dumps(dict(tokenizer_class='CLIPTokenizer', model_max_length=77, bos_token='<|startoftext|>', eos_token=end, pad_token=end, unk_token=end)))
+    return len(vocab)
+
+
+@pytest.fixture(scope='session')
+def sd_folder(tmp_path_factory):
+    "Three channels, epsilon, PNDM, half precision on disk, as Stable Diffusion 2.1-base."
+    import diffusers, transformers
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp('sd')/'pipeline'
+    words = clip_tokenizer(folder/'tokenizer')
+    text = transformers.CLIPTextConfig(vocab_size=words, hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=77,
+                                       pad_token_id=words - 1, bos_token_id=words - 2, eos_token_id=words - 1)
+    parts = dict(
+        vae=diffusers.AutoencoderKL(block_out_channels=[8, 8], in_channels=3, out_channels=3, latent_channels=4, norm_num_groups=4, sample_size=32,
+                                    down_block_types=['DownEncoderBlock2D']*2, up_block_types=['UpDecoderBlock2D']*2),
+        unet=diffusers.UNet2DConditionModel(block_out_channels=(8, 16), layers_per_block=1, sample_size=16, in_channels=4, out_channels=4, cross_attention_dim=32, norm_num_groups=4,
+                                            down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'), attention_head_dim=4),
+        text_encoder=transformers.CLIPTextModel(text))
+    for name, part in parts.items(): part.half().save_pretrained(folder/name)
+    diffusers.PNDMScheduler(beta_schedule='scaled_linear', beta_start=.00085, beta_end=.012, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1).save_pretrained(folder/'scheduler')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def small_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('small')/'pipeline'
+    td.PromptLatentDiffusion(**td.small_parts(NAMES, widths=(8, 16), vae_widths=(8, 8), size=16), tokens=4).save(folder, torch.float16)
+    return folder
+
+
+@pytest.fixture(params=['small', 'sd'])
+def model(request, small_folder, sd_folder): return td.PromptLatentDiffusion.from_pretrained(small_folder if request.param == 'small' else sd_folder, device='cpu')
+@pytest.fixture
+def small(small_folder): return td.PromptLatentDiffusion.from_pretrained(small_folder, device='cpu')
+
+
+def table(n=40, patients=True, **kw):
+    g = np.random.default_rng(0)
+    y = (g.random((n, 3)) < [.9, .1, .15]).astype(np.float32)
+    y[:3, 1], y[3:6, 2] = 1, 1
+    return from_arrays(g.integers(0, 256, (n, 16, 16), dtype=np.uint8), y, patient_id=np.arange(n)//2 if patients else None, label_names=NAMES, **kw)
+
+
+def agree(x): return torch.full((len(x), 3), .9)
+
+# ---- one code for both scales ----
+
+
+def test_images_go_both_ways_in_the_project_s_shape(model):
+    side = model.unet.config.sample_size*model.stride
+    x = torch.rand(3, 1, side, side)
+    z = model.to_latents(x)
+    assert z.shape == (3, 4, side//model.stride, side//model.stride) and z.dtype == torch.float32
+    back = model.to_images(z)
+    assert back.shape == x.shape and back.dtype == torch.float32 and 0 <= back.min() and back.max() <= 1
+    rgb = model.vae.decode(z/model.vae.config.scaling_factor).sample
+    assert torch.allclose(back, (rgb.mean(1, keepdim=True)/2 + .5).clamp(0, 1), atol=1e-6)
+    with pytest.raises(ValueError, match='multiples'): model.to_latents(torch.rand(1, 1, 15, 15))
+
+
+def test_only_the_prompt_has_a_gradient_and_training_moves_nothing_else(model):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    z = torch.randn(6, 4, 8, 8)
+    log = td.train_prompt(model, z, ['Chest radiograph.', 'edema.']*3, steps=4, batch=3, every=2)
+    assert list(log.step) == [2, 4] and log.loss.gt(0).all()
+    after = model.state_dict()
+    assert not torch.equal(after['prompt'], before['prompt']) and all(torch.equal(after[k], v) for k, v in before.items() if k != 'prompt')
+    assert all(p.grad is None for n, p in model.named_parameters() if n != 'prompt') and not model.train().training
+
+
+def test_training_the_prompt_lowers_the_loss_on_the_same_noise(small):
+    z, text = torch.randn(64, 4, 8, 8)*.1 + 1, ['edema.']*64
+    score = lambda: small.loss(z, small.encode(text), torch.Generator().manual_seed(0)).item()
+    before = score()
+    td.train_prompt(small, z, text, steps=12, batch=16, lr=.05, drop=0.)
+    assert score() < before
+
+
+def test_guidance_zero_is_blind_to_the_sentence_and_one_is_the_conditional_answer(model):
+    z, t = torch.randn(2, 4, 8, 8), torch.tensor([5, 800])
+    e, e0 = model.encode(['edema.']*2), model.encode(['']*2)
+    with torch.no_grad():
+        given, without = (model.unet(z, t, encoder_hidden_states=k).sample for k in (e, e0))
+        for w, expected in ((0, without), (0., without), (1, given), (2.5, without + 2.5*(given - without)), (-1, 2*without - given)):
+            assert torch.allclose(td.guided(model.unet, z, t, e, e0, w), expected, atol=1e-4)
+    blind = [model.sample([text]*2, w=0, steps=2) for text in ('edema.', 'fracture.')]
+    assert torch.equal(*blind) and not torch.equal(*(model.sample([text]*2, w=3, steps=2) for text in ('edema.', 'fracture.')))
+
+
+def test_prompt_stands_behind_both_texts_and_can_be_left_away(model):
+    e, e0, bare = model.encode(['edema.']), model.encode(['']), model.encode(['edema.'], prompt=False)
+    n = model.prompt.shape[1]
+    assert torch.equal(e[:, -n:], e0[:, -n:]) and torch.equal(e[:, :-n], bare) and not torch.equal(e[:, :-n], e0[:, :-n])
+    assert torch.allclose(e[0, -n:], model.prompt[0])
+
+
+@pytest.mark.parametrize('scheduler', [None, 'DDIM', 'PNDMScheduler', 'DPMSolverMultistep', 'EulerDiscrete', 'EulerAncestralDiscrete', 'DDPM', 'UniPCMultistep', 'HeunDiscrete'])
+def test_any_scheduler_and_neither_neighbours_nor_batch_choose_an_image(model, scheduler):
+    text, kw = ['edema.', 'fracture.', 'edema.'], dict(steps=4, scheduler=scheduler)
+    together = model.sample(text, seeds=[7, 8, 9], **kw)
+    assert together.shape[1] == 1 and torch.isfinite(together).all()
+    alone = torch.cat([model.sample([t], seeds=[s], **kw) for t, s in zip(text, (7, 8, 9))])
+    assert torch.allclose(together, alone, atol=1e-3) and not torch.allclose(together[0], together[2], atol=1e-3)
+    assert torch.equal(together, model.sample(text, seeds=[7, 8, 9], **kw))
+
+
+def test_scheduler_may_be_a_class_or_an_object_and_a_wrong_name_is_refused(small):
+    import diffusers
+    for wanted in (diffusers.DDIMScheduler, diffusers.DDIMScheduler.from_config(small.scheduler.config)):
+        assert torch.equal(small.sample(['edema.'], steps=2, scheduler=wanted), small.sample(['edema.'], steps=2))
+    with pytest.raises(ValueError, match='diffusers has no NoSuchScheduler'): small.sample(['edema.'], scheduler='NoSuch')
+
+
+@pytest.mark.parametrize('kind', ['epsilon', 'v_prediction', 'sample'])
+def test_what_is_believed_of_a_perfect_answer_is_the_truth(kind, small):
+    levels, z, eps, t = small.scheduler.alphas_cumprod, torch.randn(5, 4, 2, 2), torch.randn(5, 4, 2, 2), torch.tensor([0, 100, 500, 900, 999])
+    noisy, target = td.noised(levels, kind, z, eps, t)
+    assert torch.allclose(td.believed(levels, kind, noisy, target, t), z, atol=1e-3)
+    assert torch.allclose(noisy[:1], z[:1], atol=.2) and torch.allclose(noisy[-1:], eps[-1:], atol=.5)
+    with pytest.raises(ValueError, match='velocity'): td.noised(levels, 'velocity', z, eps, t)
+
+
+def test_another_size_than_the_denoiser_was_made_for(model):
+    assert model.sample(['edema.'], steps=1, size=4*model.stride).shape[-1] == 4*model.stride
+    with pytest.raises(ValueError, match='multiples'): model.sample(['edema.'], steps=1, size=4*model.stride + 1)
+
+# ---- precision, offload, folders ----
+
+
+def test_half_precision_on_a_processor_becomes_full_with_a_warning(sd_folder):
+    with pytest.warns(UserWarning, match='float32'): model = td.PromptLatentDiffusion.from_pretrained(sd_folder, device='cpu', dtype=torch.float16)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert td.working_dtype(None, torch.device('cuda')) == td.working_dtype(torch.float16, torch.device('cuda')) == torch.float16
+    assert td.working_dtype(torch.bfloat16, torch.device('cpu')) == torch.bfloat16 and td.working_dtype(None, torch.device('cpu')) == torch.float32
+
+
+def test_a_lower_precision_runs_and_the_prompt_stays_full(sd_folder):
+    model = td.PromptLatentDiffusion.from_pretrained(sd_folder, device='cpu', dtype=torch.bfloat16)
+    assert model.prompt.dtype == torch.float32 and model.unet.dtype == torch.bfloat16
+    assert model.sample(['edema.'], steps=2).dtype == torch.float32
+    td.train_prompt(model, torch.randn(2, 4, 8, 8), ['edema.']*2, steps=2)
+    assert torch.isfinite(model.prompt).all()
+
+
+def test_offload_moves_one_part_at_a_time_and_changes_no_image(small_folder, monkeypatch):
+    whole, lazy = (td.PromptLatentDiffusion.from_pretrained(small_folder, device='cpu', offload=o) for o in (False, True))
+    moves = []
+    for name in ('vae', 'unet', 'text_encoder'):
+        part, to = getattr(lazy, name), type(getattr(lazy, name)).to
+        monkeypatch.setattr(part, 'to', lambda where, name=name: moves.append((name, str(where))))
+    assert torch.equal(lazy.sample(['edema.'], steps=2), whole.sample(['edema.'], steps=2))
+    assert moves == [(name, 'cpu') for name in ('text_encoder',)*4 + ('unet',)*2 + ('vae',)*2]   # there and back
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no accelerator')
+def test_offload_leaves_the_accelerator_empty(sd_folder):
+    model = td.PromptLatentDiffusion.from_pretrained(sd_folder, device='cuda', offload=True)
+    assert torch.isfinite(model.sample(['edema.'], steps=2)).all() and {p.device.type for p in model.unet.parameters()} == {'cpu'}
+
+
+def test_a_saved_model_is_the_same_model(small, tmp_path):
+    small.prompt.data.normal_()
+    small.save(tmp_path/'a')
+    again = td.PromptLatentDiffusion.from_pretrained(tmp_path/'a', device='cpu')
+    assert torch.equal(again.prompt, small.prompt) and torch.equal(again.sample(['edema.'], steps=2), small.sample(['edema.'], steps=2))
+    assert td.PromptLatentDiffusion.from_pretrained(tmp_path/'a', device='cpu', tokens=3).prompt.shape == (1, 3, 64)
+    import diffusers
+    assert isinstance(diffusers.UNet2DConditionModel.from_pretrained(tmp_path/'a'/'unet'), diffusers.UNet2DConditionModel)
+
+
+def test_a_prompt_of_classes_travels_alone(small_folder, sd_folder, tmp_path):
+    model = td.PromptLatentDiffusion.from_pretrained(small_folder, device='cpu', classes=['Fracture', 'Hernia'], tokens=2)
+    td.train_prompt(model, torch.randn(4, 4, 8, 8), ['hernia.']*4, which=[1]*4, steps=2, batch=2)
+    assert not model.prompt.grad[0].any() and model.prompt.grad[1].any()
+    with pytest.raises(ValueError, match='say which'): model.encode(['hernia.'])
+    model.save_prompt(tmp_path/'p.safetensors')
+    again = td.PromptLatentDiffusion.from_pretrained(small_folder, device='cpu').load_prompt(tmp_path/'p.safetensors')
+    assert again.classes == ['Fracture', 'Hernia'] and torch.equal(again.prompt, model.prompt)
+    assert not torch.equal(again.encode(['hernia.'], [0]), again.encode(['hernia.'], [1]))
+    with pytest.raises(ValueError, match='64 wide'): td.PromptLatentDiffusion.from_pretrained(sd_folder, device='cpu').load_prompt(tmp_path/'p.safetensors')
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path, sd_folder):
+    import shutil
+    with pytest.raises(FileNotFoundError, match='no pipeline folder.*unet/config.json'): td.PromptLatentDiffusion.from_pretrained(tmp_path/'nothing')
+    shutil.copytree(sd_folder, tmp_path/'cut')
+    weights = tmp_path/'cut'/'unet'/'diffusion_pytorch_model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match='cut/unet cannot be read'): td.PromptLatentDiffusion.from_pretrained(tmp_path/'cut')
+
+
+def test_parts_of_different_models_are_refused(small, sd_folder):
+    other = td.PromptLatentDiffusion.from_pretrained(sd_folder, device='cpu')
+    with pytest.raises(ValueError, match='text encoder is 64 wide and the denoiser expects 32'):
+        td.PromptLatentDiffusion(small.vae, other.unet, small.text_encoder, small.tokenizer, small.scheduler)
+    import diffusers
+    with pytest.raises(ValueError, match='noise levels'):
+        td.PromptLatentDiffusion(small.vae, small.unet, small.text_encoder, small.tokenizer, diffusers.FlowMatchEulerDiscreteScheduler())
+
+
+def test_an_absent_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'diffusers', None)
+    with pytest.raises(ImportError, match=r'pip install cxr-workbench\[diffusion\]'): td.small_parts(NAMES)
+
+
+def test_fp16_files_alone_are_found(sd_folder, tmp_path):
+    import shutil
+    shutil.copytree(sd_folder, tmp_path/'half')
+    for part in ('vae', 'unet'): (tmp_path/'half'/part/'diffusion_pytorch_model.safetensors').rename(tmp_path/'half'/part/'diffusion_pytorch_model.fp16.safetensors')
+    td.PromptLatentDiffusion.from_pretrained(tmp_path/'half', device='cpu')
+
+# ---- sentences and requests ----
+
+
+@pytest.mark.parametrize('given, text', [
+    ((['Edema', 'Mass'], 60, 'F'), '60 year old female. Chest radiograph showing Edema, Mass.'), ((['Edema'], 60.0, None), '60 year old. Chest radiograph showing Edema.'),
+    ((['Edema'], float('nan'), 'Male'), 'male. Chest radiograph showing Edema.'), (([], None, ''), 'Chest radiograph.')])
+def test_sentences(given, text): assert td.sentence(*given) == text
+
+
+def test_a_prompt_longer_than_the_encoder_takes_is_refused_before_anything_is_drawn(small, sd_folder, tmp_path):
+    requests = td.tail_requests(table(), tail=['Hernia'])
+    requests.loc[2, 'prompt'] = td.sentence(NAMES*9)
+    with pytest.raises(ValueError, match='the text encoder takes 48'): td.generate(small, requests, tmp_path/'out')
+    assert not (tmp_path/'out').exists()
+    with pytest.raises(ValueError, match='the text encoder takes 77'): td.PromptLatentDiffusion.from_pretrained(sd_folder, device='cpu').encode([td.sentence(NAMES*9)])
+
+
+def test_budget():
+    assert td.lift([10, 100, 200, 600]).tolist() == [20, 200, 300, 0] and td.lift([5], most=8, times=2).tolist() == [3]
+
+
+def test_requests_copy_whole_rows_of_real_patients_and_lift_every_class():
+    data = table(meta=pd.DataFrame(dict(Age=np.arange(40) + 20, Sex=['M', 'F']*20)))
+    requests = td.tail_requests(data, tail=['Fracture', 'Hernia'], seed=3)
+    source = requests.source.to_numpy()
+    assert (requests[NAMES].to_numpy(float) == data.y[source].numpy()).all() and (requests.patient_id == data.patient_id[source]).all()
+    assert all(row[row.target] == 1 for _, row in requests.iterrows())
+    count = data.y.sum(0).numpy()
+    assert (count[1:] + requests[NAMES].to_numpy(float).sum(0)[1:] >= 3*count[1:]).all()
+    assert requests.prompt[0].startswith(f'{source[0] + 20} year old {["male", "female"][source[0] % 2]}. Chest radiograph showing ')
+    assert requests.equals(td.tail_requests(data, tail=['Fracture', 'Hernia'], seed=3)) and not requests.equals(td.tail_requests(data, tail=['Fracture', 'Hernia'], seed=4))
+    used = requests[requests.target == 'Fracture'].source.value_counts()
+    assert used.max() - used.min() <= 1 or len(used) < count[1]                              # all of a class before one comes again
+
+
+def test_unknown_labels_of_the_source_stay_unknown_and_generated_rows_are_no_source():
+    data = table()
+    known = np.ones((40, 3), bool); known[:, 0] = False
+    marked = np.zeros(40, bool); marked[:2] = True
+    data = from_arrays(data.images, data.y, known, patient_id=data.patient_id, label_names=NAMES, synthetic=marked)
+    requests = td.tail_requests(data, tail=['Fracture'])
+    assert requests['Edema'].isna().all() and not requests.prompt.str.contains('Edema').any() and not requests.source.isin([0, 1]).any()
+
+
+def test_what_cannot_be_asked_for_is_refused():
+    none = table(); none.y[:, 1] = 0
+    with pytest.raises(ValueError, match=r"no real image shows \['Fracture'\]"): td.tail_requests(none, tail=['Fracture'])
+    with pytest.raises(ValueError, match='no patients'): td.tail_requests(table(patients=False), tail=['Fracture'])
+    with pytest.raises(ValueError, match='no labels of this table'): td.tail_requests(table(), tail=['Pneumonia'])
+    with pytest.raises(ValueError, match='no label is rare'): td.tail_requests(table())
+
+
+# ---- a folder that fills up ----
+
+
+def run(model, out, requests=None, **kw):
+    return td.generate(model, td.tail_requests(table(), tail=['Fracture', 'Hernia'], most=30) if requests is None else requests, out, **{'judge': agree, 'batch_size': 4, 'steps': 1, **kw})
+
+
+def pictures(out): return {p.name: p.read_bytes() for p in (out/'images').glob('*.png')}
+
+
+def test_the_table_is_one_that_from_csv_reads(small, tmp_path):
+    made = run(small, tmp_path/'out')
+    data = from_csv(tmp_path/'out'/'table.csv', labels=NAMES, patient='patient_id', size=16)
+    assert len(data) == len(made) > 5 and data.synthetic.all() and (data.patient_id == made.patient_id).all()
+    assert (data.y.numpy() == made[NAMES].to_numpy(float)).all() and data.__getitems__([0]).x.shape == (1, 1, 16, 16)
+    real = table()
+    both = td.with_generated(real, tmp_path/'out')
+    assert len(both) == 40 + len(made) and both.synthetic.sum() == len(made) and both.images.dtype == np.uint8
+    train, held = real_split(both, fraction=.3)
+    assert not both.synthetic[held].any() and not set(both.patient_id[train]) & set(both.patient_id[held])
+
+
+def test_generated_files_go_behind_files(small, tmp_path):
+    from PIL import Image
+    run(small, tmp_path/'out')
+    paths = []
+    for i in range(40):
+        paths.append(str(tmp_path/f'{i}.png'))
+        Image.fromarray(np.full((16, 16), i, np.uint8)).save(paths[-1])
+    real = table()
+    both = td.with_generated(from_arrays(paths, real.y, patient_id=[f'p{p}' for p in real.patient_id], label_names=NAMES, size=16), tmp_path/'out')
+    assert isinstance(both.images, list) and both.__getitems__([0, 41]).x.shape == (2, 1, 16, 16) and set(both.patient_id[40:]) <= set(both.patient_id[:40])
+
+
+@pytest.mark.parametrize('killed_at', [1, 2])
+def test_a_killed_run_goes_on_and_gives_the_same(small, tmp_path, monkeypatch, killed_at):
+    whole, calls, drawn = run(small, tmp_path/'whole'), [], []
+    draw = td.sample
+    def counting(model, texts, **kw):
+        if len(calls) == killed_at: raise KeyboardInterrupt
+        calls.append(1); drawn.extend(kw['seeds'])
+        return draw(model, texts, **kw)
+    monkeypatch.setattr(td, 'sample', counting)
+    with pytest.raises(KeyboardInterrupt): run(small, tmp_path/'cut')
+    kept = pictures(tmp_path/'cut')
+    assert len(kept) == 4*killed_at and len(pd.read_csv(tmp_path/'cut'/'table.csv')) == 4*killed_at
+    with open(tmp_path/'cut'/'tries.csv', 'a') as log: log.write('4,0,0.9')                     # a line that was cut off
+    calls.append('again')
+    calls.extend([0]*5)
+    again = run(small, tmp_path/'cut')
+    assert again.equals(whole) and pictures(tmp_path/'cut') == pictures(tmp_path/'whole') and kept.items() <= pictures(tmp_path/'cut').items()
+    assert len(drawn) == len(set(drawn)) == len(whole)                                         # nothing was drawn twice
+
+
+def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(small, tmp_path, monkeypatch):
+    whole = run(small, tmp_path/'whole')
+    draw, sizes, fits = td.sample, [], [3]
+    def tight(model, texts, **kw):
+        sizes.append(len(texts))
+        if len(texts) > fits[0]: raise torch.OutOfMemoryError('CUDA out of memory')
+        if len(sizes) == 5: fits[0] = 0
+        return draw(model, texts, **kw)
+    monkeypatch.setattr(td, 'sample', tight)
+    with pytest.raises(RuntimeError, match=r'memory does not hold one image .*: 6 of \d+ images are kept'): run(small, tmp_path/'tight', batch_size=8)
+    assert sizes[:5] == [8, 4, 2, 2, 2] and sizes[5:] == [2, 1] and len(pictures(tmp_path/'tight')) == 6
+    fits[0] = 100
+    again = run(small, tmp_path/'tight', batch_size=8)
+    assert again.drop(columns='probability').equals(whole.drop(columns='probability'))
+    for name, png in pictures(tmp_path/'whole').items():
+        assert np.abs(*(np.diff([np.asarray(__import__('PIL.Image').Image.open(tmp_path/d/'images'/name), int) for d in ('whole', 'tight')], axis=0))).max() <= 1
+
+
+@pytest.mark.parametrize('error, ours', [(torch.OutOfMemoryError('x'), True), (MemoryError(), True), (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+                                         (RuntimeError('shape mismatch'), False), (ValueError("can't allocate memory"), False)])
+def test_what_counts_as_out_of_memory(error, ours): assert td.out_of_memory(error) is ours
+
+
+def test_another_error_is_not_swallowed(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(td, 'sample', lambda *a, **kw: (_ for _ in ()).throw(RuntimeError('shape mismatch')))
+    with pytest.raises(RuntimeError, match='shape mismatch'): run(small, tmp_path/'out')
+
+
+def test_the_filter_tries_again_with_other_noise_and_gives_up(small, tmp_path):
+    seen = []
+    def judge(x):
+        seen.append(len(x))
+        return torch.tensor([.2, .2, .9]).expand(len(x), 3)                                     # no fracture, ever
+    kept = run(small, tmp_path/'out', judge=judge, tries=2)
+    tried = pd.read_csv(tmp_path/'out'/'tries.csv')
+    requests = td.tail_requests(table(), tail=['Fracture', 'Hernia'], most=30)
+    assert set(kept.target) == {'Hernia'} and len(kept) == (requests.target == 'Hernia').sum() and len(pictures(tmp_path/'out')) == len(kept)
+    assert tried.groupby('request').size().loc[requests.index[requests.target == 'Fracture']].eq(2).all() and (tried.kept == (tried.probability >= .5)).all()
+    assert run(small, tmp_path/'out', judge=judge, tries=2).equals(kept) and sum(seen) == len(tried)   # done: nothing is drawn again
+
+
+def test_another_run_in_the_same_folder_is_refused(small, tmp_path):
+    run(small, tmp_path/'out')
+    for changed in (dict(seed=1), dict(steps=2), dict(w=1.), dict(threshold=.6), dict(requests=td.tail_requests(table(), tail=['Hernia']))):
+        with pytest.raises(ValueError, match='another run'): run(small, tmp_path/'out', **changed)
+    run(small, tmp_path/'out', batch_size=2)                                                    # the batch's size is nobody's business
+
+
+@pytest.mark.parametrize('judge, message', [(lambda x: torch.full((len(x), 2), .5), 'shape'), (lambda x: torch.full((len(x), 3), 4.), 'not logits'), (lambda x: torch.full((len(x), 3), float('nan')), 'not logits')])
+def test_a_judge_that_gives_no_probabilities_is_refused(small, tmp_path, judge, message):
+    with pytest.raises(ValueError, match=message): run(small, tmp_path/'out', judge=judge)
+    assert not pictures(tmp_path/'out')
+
+
+def test_no_judge_keeps_everything_and_no_request_is_an_error(small, tmp_path):
+    assert run(small, tmp_path/'out', judge=None).probability.isna().all() or len(pictures(tmp_path/'out'))
+    with pytest.raises(ValueError, match='no requests'): run(small, tmp_path/'none', requests=td.tail_requests(table(), tail=['Hernia']).iloc[:0])
+
+
+def test_class_prompts_serve_their_classes_only(small_folder, tmp_path):
+    model = td.PromptLatentDiffusion.from_pretrained(small_folder, device='cpu', classes=['Fracture'], tokens=2)
+    with pytest.raises(ValueError, match=r"no tokens for \['Hernia'\]"): run(model, tmp_path/'out')
+    assert len(run(model, tmp_path/'out', requests=td.tail_requests(table(), tail=['Fracture'])))
+
+
+def test_even_odds_takes_the_prior_out():
+    judge = td.even_odds(lambda x: torch.logit(torch.tensor([[.02, .5]])).expand(len(x), 2), [.02, .5])
+    assert torch.allclose(judge(torch.rand(3, 1, 8, 8)), torch.full((3, 2), .5), atol=1e-5)
+
+# ---- the embedded model ----
+
+
+def test_training_the_base_moves_denoiser_and_text_encoder_and_leaves_them_frozen():
+    parts = td.small_parts(NAMES, widths=(8, 16), vae_widths=(8, 8), size=16)
+    model = td.PromptLatentDiffusion(**parts, tokens=2)
+    x = torch.randint(0, 256, (12, 1, 16, 16), dtype=torch.uint8)
+    log = td.train_autoencoder(model.vae, x, steps=30, batch=6)
+    assert log.loss.iloc[-1] < log.loss.iloc[0] and model.to_latents(x.float()/255).std() == pytest.approx(1, abs=.05)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    td.train_base(model, model.to_latents(x.float()/255), ['edema.']*12, steps=3, batch=4, decay=.5)
+    moved = {k.split('.')[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {'unet', 'text_encoder'} and {n for n, p in model.named_parameters() if p.requires_grad} == {'prompt'}
+    with pytest.raises(ValueError, match='the loss of step 0 is nan'): td.train_prompt(model, torch.full((2, 4, 8, 8), float('nan')), ['edema.']*2, steps=2)
+
+
+def test_the_packaged_model_opens_and_draws():
+    model = td.PromptLatentDiffusion.from_pretrained(td.embedded(), device='cpu')
+    x = model.sample([td.sentence(['Edema'])], steps=4)
+    assert x.shape == (1, 1, 64, 64) and .1 < x.mean() < .9 and x.std() > .05
