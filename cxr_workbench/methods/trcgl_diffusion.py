@@ -10,7 +10,7 @@ __all__ = ['SEXES', 'PARTS', 'FIXED', 'libraries', 'sentence', 'word_tokenizer',
            'draw_sources', 'tail_requests', 'check_tail', 'even_odds', 'Gallery', 'write_batch', 'out_of_memory',
            'judged', 'generate', 'check_prompts', 'with_generated']
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #0a32b6b0
+# %% ../../nbs/61_trcgl_diffusion.ipynb #f8dc2740
 import contextlib, copy, hashlib, inspect, io, json, math, os, warnings
 from pathlib import Path
 import numpy as np
@@ -22,14 +22,14 @@ from ..data import CXRDataset, from_arrays, from_csv, read_pixels
 from ..files import write_whole
 from ..labels import LabelPolicy, frequency_groups
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #23ca531e
+# %% ../../nbs/61_trcgl_diffusion.ipynb #7101df4d
 def libraries():
     "diffusers and transformers; ImportError names the extra where one of them is absent."
     try: import diffusers, transformers
     except ImportError as error: raise ImportError(f'text-guided diffusion needs diffusers and transformers ({error}): pip install cxr-workbench[diffusion]') from error
     return diffusers, transformers
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #7ce00dbc
+# %% ../../nbs/61_trcgl_diffusion.ipynb #d336d567
 SEXES = {'m': 'male', 'f': 'female'}
 
 def sentence(
@@ -41,7 +41,7 @@ def sentence(
     who = ' '.join([*([f'{float(age):.0f} year old'] if age is not None else []), *([SEXES.get(str(sex).strip().lower(), str(sex).strip().lower())] if sex is not None else [])])
     return (f'{who}. ' if who else '') + ' '.join(['Chest radiograph', *(['showing ' + ', '.join(findings)] if len(findings) else [])]) + '.'
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #09a320dc
+# %% ../../nbs/61_trcgl_diffusion.ipynb #95b39df6
 def word_tokenizer(
     sentences,   # every word in them gets a number
     length=48,   # tokens of the longest sentence, with its begin and end
@@ -55,7 +55,7 @@ def word_tokenizer(
     made.post_processor = processors.TemplateProcessing(single='[BOS] $A [EOS]', special_tokens=[('[BOS]', 1), ('[EOS]', 2)])
     return libraries()[1].PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=length, pad_token='[PAD]', bos_token='[BOS]', eos_token='[EOS]', unk_token='[UNK]')
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #bdda2015
+# %% ../../nbs/61_trcgl_diffusion.ipynb #f4008af6
 def token_ids(
     tokenizer, texts,
     length:int,   # tokens that the encoder takes
@@ -67,7 +67,7 @@ def token_ids(
         raise ValueError(f'a prompt of {counts[worst]} tokens, but the text encoder takes {length}: shorten the label names or name fewer, "{texts[worst][:80]}..."')
     return tokenizer(list(texts), padding='max_length', max_length=length, return_tensors='pt').input_ids
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #7c35484c
+# %% ../../nbs/61_trcgl_diffusion.ipynb #d89f10c7
 def small_parts(
     labels,                              # label names, for the words
     widths=(32, 64, 96),                 # of the denoiser at 16, 8 and 4 cells
@@ -92,7 +92,7 @@ def small_parts(
                                         prediction_type='v_prediction', timestep_spacing='trailing')
     return dict(vae=vae, unet=unet, text_encoder=transformers.CLIPTextModel(text), tokenizer=tokenizer, scheduler=scheduler)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #1b4f33d1
+# %% ../../nbs/61_trcgl_diffusion.ipynb #a7398f61
 PARTS = dict(vae='config.json', unet='config.json', text_encoder='config.json', tokenizer='tokenizer_config.json', scheduler='scheduler_config.json')
 
 def read_parts(
@@ -118,7 +118,7 @@ def read_parts(
         except Exception as error: raise ValueError(f'{folder/part} cannot be read ({type(error).__name__}: {str(error)[:200]}): copy the folder again') from error
     return found
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #eece3042
+# %% ../../nbs/61_trcgl_diffusion.ipynb #3f53fcc1
 def make_scheduler(
     wanted,   # None: as in the folder | a name such as 'DDIM' or 'DPMSolverMultistep' | a class | an object
     own,      # the folder's scheduler
@@ -132,7 +132,7 @@ def make_scheduler(
         except AttributeError as error: raise ValueError(f'diffusers has no {name}: DDIM, PNDM, DPMSolverMultistep, EulerDiscrete and UniPCMultistep are some that it has') from error
     return wanted.from_config(own.config) if isinstance(wanted, type) else copy.deepcopy(wanted)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #58dedbe4
+# %% ../../nbs/61_trcgl_diffusion.ipynb #e6caa78b
 def noised(
     levels:Tensor,   # the scheduler's alphas_cumprod, (T,)
     kind:str,        # 'epsilon' | 'v_prediction' | 'sample'
@@ -145,7 +145,7 @@ def noised(
     if kind not in target: raise ValueError(f'a denoiser that predicts {kind!r}: there are {sorted(target)}')
     return signal*z + noise*eps, target[kind]
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #371c000a
+# %% ../../nbs/61_trcgl_diffusion.ipynb #c8bd5911
 def believed(
     levels:Tensor, kind:str,
     z, said, t,      # noised latents, the denoiser's answer (B, c, h, w), and the steps, (B,) or one
@@ -155,7 +155,7 @@ def believed(
     if kind == 'sample': return said
     return (z - (1 - a).sqrt()*said)/a.sqrt() if kind == 'epsilon' else a.sqrt()*z - (1 - a).sqrt()*said
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #41c7884d
+# %% ../../nbs/61_trcgl_diffusion.ipynb #b782a2f1
 class LatentDiffusion(nn.Module):
     "A frozen latent diffusion model: images (B, 1, H, W) in [0, 1] to latents and back, and texts to what the denoiser reads."
     def __init__(self,
@@ -198,7 +198,7 @@ class LatentDiffusion(nn.Module):
 
     def train(self, mode=True): return super().train(False)   # a frozen network with dropout would teach the prompt about dropout
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #1a4666b9
+# %% ../../nbs/61_trcgl_diffusion.ipynb #e8e14d2b
 def check_parts(model):
     "ValueError where the parts of a model do not fit together."
     text, cross = model.text_encoder.config.hidden_size, model.unet.config.cross_attention_dim
@@ -207,12 +207,12 @@ def check_parts(model):
     if latent != channels: raise ValueError(f'the autoencoder has {latent} latent channels and the denoiser expects {channels}: these parts come from different models')
     if not hasattr(model.scheduler, 'alphas_cumprod'): raise ValueError(f'{type(model.scheduler).__name__} has no noise levels alphas_cumprod: give a diffusion scheduler, no flow matching')
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #6b4bab20
+# %% ../../nbs/61_trcgl_diffusion.ipynb #b61f0b3d
 def check_side(sides, stride):
     "ValueError where a side is no multiple of the autoencoder's stride."
     if any(side % stride or side < stride for side in sides): raise ValueError(f'images of {"x".join(map(str, sides))} pixels: the autoencoder takes multiples of {stride}')
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #43a11943
+# %% ../../nbs/61_trcgl_diffusion.ipynb #b303b298
 class PromptLatentDiffusion(LatentDiffusion):
     "Learned prompt tokens behind the texts of a frozen latent diffusion model."
     def __init__(self,
@@ -248,7 +248,7 @@ class PromptLatentDiffusion(LatentDiffusion):
     def save_prompt(self, file): return save_prompt(self, file)
     def load_prompt(self, file): return load_prompt(self, file)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #f083db24
+# %% ../../nbs/61_trcgl_diffusion.ipynb #5970e7f4
 def working_dtype(
     dtype,    # torch.float16, torch.bfloat16, torch.float32; None: float16 on CUDA, float32 elsewhere
     device:torch.device,
@@ -259,7 +259,7 @@ def working_dtype(
     warnings.warn('float16 on a processor is slow and incomplete: the weights are read as float32', stacklevel=3)
     return torch.float32
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #7e1d731e
+# %% ../../nbs/61_trcgl_diffusion.ipynb #111fa730
 def guided(
     unet, z, t,   # the denoiser, noised latents (B, c, h, w), steps (B,) or one
     e, e0=None,   # the encoded sentences and the encoded empty ones, (B, L, d_t)
@@ -272,7 +272,7 @@ def guided(
     without, given = ask(torch.cat([z, z]), torch.cat([t, t]), torch.cat([e0, e])).chunk(2)
     return without + w*(given - without)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #0ea0bb09
+# %% ../../nbs/61_trcgl_diffusion.ipynb #9c82e406
 def denoising_loss(
     model, z,         # clean latents, (B, c, h, w)
     e,                # encoded texts, (B, L, d_t)
@@ -284,7 +284,7 @@ def denoising_loss(
     noisy, target = noised(model.scheduler.alphas_cumprod, model.scheduler.config.prediction_type, z, eps, t)
     return F.mse_loss(guided(model.unet, noisy, t.to(z.device), e), target)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #7666c607
+# %% ../../nbs/61_trcgl_diffusion.ipynb #50feb41f
 @torch.no_grad()
 def sample(
     model, texts,
@@ -312,13 +312,13 @@ def sample(
             z = scheduler.step(said, t, z, **extra).prev_sample
     return model.to_images(z)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #c6df2b46
+# %% ../../nbs/61_trcgl_diffusion.ipynb #16053c5d
 def save_prompt(model, file):
     "Write P and the names of its classes."
     from safetensors.torch import save
     write_whole(file, save({'prompt': model.prompt.detach().float().cpu().contiguous()}, {'classes': json.dumps(model.classes)}))
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #df64d210
+# %% ../../nbs/61_trcgl_diffusion.ipynb #cc72833b
 def load_prompt(model, file):
     "Read P into a model, which is returned; ValueError where it belongs to another text encoder."
     from safetensors import safe_open
@@ -327,7 +327,7 @@ def load_prompt(model, file):
     model.classes, model.prompt = classes, nn.Parameter(prompt.to(model.prompt.device))
     return model
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #7e84aa33
+# %% ../../nbs/61_trcgl_diffusion.ipynb #50a61291
 def save_parts(
     model, folder,
     dtype=None,   # e.g. torch.float16 to halve the files
@@ -338,7 +338,7 @@ def save_parts(
     for name in ('tokenizer', 'scheduler'): getattr(model, name).save_pretrained(folder/name)
     save_prompt(model, folder/'prompt.safetensors')
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #e59e4941
+# %% ../../nbs/61_trcgl_diffusion.ipynb #9f022cb9
 def embedded()->Path:
     "The folder of the small model for 64 px phantoms; FileNotFoundError where the package lacks it."
     import cxr_workbench
@@ -346,7 +346,7 @@ def embedded()->Path:
     if (folder/'unet').is_dir(): return folder
     raise FileNotFoundError(f'{folder} is missing: python scripts/train_pages.py diffusion makes it')
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #2b87caad
+# %% ../../nbs/61_trcgl_diffusion.ipynb #8f80cb45
 def descend(
     parameters,
     loss,             # step -> scalar
@@ -373,7 +373,7 @@ def descend(
         if tell: tell(step + 1)
     return pd.DataFrame(log, columns=['step', 'loss'])
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #22b45ce2
+# %% ../../nbs/61_trcgl_diffusion.ipynb #01ca7c09
 def train_autoencoder(
     vae, images,    # (n, 1, H, W) in [0, 1], or bytes
     steps=1000, batch=16, lr=2e-3,
@@ -394,7 +394,7 @@ def train_autoencoder(
     with torch.no_grad(): vae.register_to_config(scaling_factor=1/vae.encode(pixels(torch.arange(min(512, len(images))))).latent_dist.mean.std().item())
     return log
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #ae6bb7ff
+# %% ../../nbs/61_trcgl_diffusion.ipynb #33c2fc7d
 def train_base(
     model, z, texts,     # latents (n, c, h, w) and their sentences
     steps=2000, batch=32, lr=2e-3,
@@ -420,7 +420,7 @@ def train_base(
     both.requires_grad_(False)
     return log
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #793f8d6c
+# %% ../../nbs/61_trcgl_diffusion.ipynb #3c5bae68
 def train_prompt(
     model, z, texts,       # latents (n, c, h, w) of real tail images and their sentences
     which=None,            # class of each, where the prompt differs by class
@@ -439,7 +439,7 @@ def train_prompt(
         return denoising_loss(model, z[rows].to(model.device), model.with_prompt(e[said].to(model.device), None if which is None else which[rows]), g)
     with model.at_work('unet'): return descend([model.prompt], loss, steps, lr, **kw)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #eb1760dd
+# %% ../../nbs/61_trcgl_diffusion.ipynb #4c87598c
 def lift(
     counts,        # real images of each class, (C,)
     most=500, times=3,
@@ -448,7 +448,7 @@ def lift(
     counts = np.asarray(counts).astype(int)
     return np.maximum(np.minimum(most, times*counts) - counts, 0)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #77fe8053
+# %% ../../nbs/61_trcgl_diffusion.ipynb #e26bddea
 def draw_sources(
     y,             # labels of the real rows, (n, C)
     tail, goal,    # columns of the tail, and the images that each column should have, (C,)
@@ -464,7 +464,7 @@ def draw_sources(
                 have += y[row].astype(int)
     return drawn
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #d82f4845
+# %% ../../nbs/61_trcgl_diffusion.ipynb #d50be3d6
 FIXED = ['target', 'source', 'patient_id', 'prompt']
 
 def tail_requests(
@@ -490,7 +490,7 @@ def tail_requests(
     labels = pd.DataFrame([np.where(known[i], y[i], np.nan) for _, i in drawn], columns=names)
     return pd.concat([pd.DataFrame(rows, columns=FIXED), labels.astype('Int64')], axis=1)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #b8c1797d
+# %% ../../nbs/61_trcgl_diffusion.ipynb #b1ac440f
 def check_tail(tail, names, y):
     "ValueError for a tail without a class, a class that is no label, or one without an example."
     if not len(tail): raise ValueError('no label is rare enough to be called tail here: name some, tail=[...]')
@@ -499,7 +499,7 @@ def check_tail(tail, names, y):
     never = [name for name in tail if not y[:, list(names).index(name)].any()]
     if never: raise ValueError(f'no real image shows {never}: a request copies the labels of one. Leave these classes out, tail=[...]')
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #a6575931
+# %% ../../nbs/61_trcgl_diffusion.ipynb #a9be9f17
 def even_odds(
     classifier,        # images (B, 1, H, W) -> logits (B, C)
     prevalence=None,   # (C,) in (0, 1); None: the classifier's own, from its training labels
@@ -512,7 +512,7 @@ def even_odds(
         return torch.sigmoid(logits - prior.to(logits))
     return judge
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #edaac684
+# %% ../../nbs/61_trcgl_diffusion.ipynb #6668b302
 class Gallery:
     "The folder of one run: what was drawn, what was kept, what is left to do; ValueError where another run began it."
     def __init__(self,
@@ -553,7 +553,7 @@ class Gallery:
         write_whole(self.out/'table.csv', rows.to_csv(index=False).encode())
         return rows
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #40203adf
+# %% ../../nbs/61_trcgl_diffusion.ipynb #0c176bac
 def write_batch(
     out:Path, x,     # the folder, images (b, 1, H, W)
     batch,           # (request, attempt) of each
@@ -571,12 +571,12 @@ def write_batch(
     with open(out/'tries.csv', 'a') as log:
         log.write(''.join(lines)); log.flush(); os.fsync(log.fileno())
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #200f4b10
+# %% ../../nbs/61_trcgl_diffusion.ipynb #cc32b341
 def out_of_memory(error)->bool:
     "Whether an exception says that memory ran out."
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #33b7d2fa
+# %% ../../nbs/61_trcgl_diffusion.ipynb #a6a15eff
 def judged(judge, x, requests):
     "The probability of each image's target, (b,); ValueError where the judge gives something else."
     if judge is None: return np.ones(len(x))
@@ -586,7 +586,7 @@ def judged(judge, x, requests):
     if not ((p >= 0) & (p <= 1)).all(): raise ValueError(f'the judge gives values from {p.min():.3g} to {p.max():.3g}: probabilities are wanted, not logits')
     return p[np.arange(len(x)), [labels.index(t) for t in requests.target]]
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #8e0cf7db
+# %% ../../nbs/61_trcgl_diffusion.ipynb #a64f9c69
 def generate(
     model:PromptLatentDiffusion,
     requests,          # what tail_requests gives
@@ -618,7 +618,7 @@ def generate(
         if tell: tell(len(table), len(requests))
     return gallery.table()
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #c3d4e5d1
+# %% ../../nbs/61_trcgl_diffusion.ipynb #c60af07f
 def check_prompts(model, requests):
     "ValueError where a model cannot take the requests."
     if not len(requests): raise ValueError('there are no requests: every class of the tail has its images already')
@@ -626,7 +626,7 @@ def check_prompts(model, requests):
     strange = sorted(set(requests.target) - set(model.classes or requests.target))
     if strange: raise ValueError(f'the prompt has no tokens for {strange}: it was trained for {model.classes}')
 
-# %% ../../nbs/61_trcgl_diffusion.ipynb #1b620fa4
+# %% ../../nbs/61_trcgl_diffusion.ipynb #793c593b
 def with_generated(
     data:CXRDataset,   # the table that the requests were made of
     folder,            # what `generate` filled
