@@ -163,10 +163,22 @@ def paired(frame, variant, baseline, value):
 
 
 def closed(frame, variant, baseline, upper, value):
-    "The share of the gap between the baseline and the fully labelled bound that a variant closes."
-    means = frame.groupby('variant')[value].mean()
-    if not {variant, baseline, upper} <= set(means.index): return np.nan
-    return (means[variant]-means[baseline])/(means[upper]-means[baseline])
+    "The share of the gap between the baseline and the fully labelled bound that a variant closes, over the runs that all three have; NaN where there is no gap."
+    wide = frame.pivot_table(index=['fold', 'draw'], columns='variant', values=value)
+    if not {variant, baseline, upper} <= set(wide): return np.nan
+    low, mine, high = wide[[baseline, variant, upper]].dropna().mean()
+    return (mine-low)/(high-low) if high > low else np.nan
+
+
+def shown(difference):
+    "A paired difference with its interval as text; empty where there is none."
+    return '' if difference is None else '{mean:+.4f} [{low:+.4f}, {high:+.4f}]'.format(**difference)
+
+
+def of_jobs(frame, jobs):
+    "The runs that a command asks for, among all that exist."
+    names, wanted = list(jobs[0]['key']), {tuple(str(v) for v in job['key'].values()) for job in jobs}
+    return frame[[tuple(str(row[k]) for k in names) in wanted for _, row in frame.iterrows()]]
 
 
 def summary(frame, baseline, upper, order):
@@ -176,10 +188,10 @@ def summary(frame, baseline, upper, order):
         mine = frame[frame['variant'] == variant]
         line = dict(variant=variant, runs=len(mine), steps=int(mine['steps_done'].median()), auroc=round(mine['auroc'].mean(), 4), ap=round(mine['ap'].mean(), 4))
         for value in ('auroc', 'ap'):
-            d = None if variant == baseline else paired(frame, variant, baseline, value)
-            line[f'{value} - {baseline}'] = '' if d is None else f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
-        line['gap closed (auroc)'] = '' if variant == baseline else f"{closed(frame, variant, baseline, upper, 'auroc'):.0%}"
-        line['gap closed (ap)'] = '' if variant == baseline else f"{closed(frame, variant, baseline, upper, 'ap'):.0%}"
+            line[f'{value} - {baseline}'] = '' if variant == baseline else shown(paired(frame, variant, baseline, value))
+        for value in ('auroc', 'ap'):
+            share = np.nan if variant == baseline else closed(frame, variant, baseline, upper, value)
+            line[f'gap closed ({value})'] = '' if np.isnan(share) else f'{share:.0%}'
         lines.append(line)
     return pd.DataFrame(lines)
 

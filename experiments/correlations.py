@@ -12,7 +12,7 @@ labels (Spearman, against the training labels and against what the phantom decla
 import time
 import numpy as np
 import pandas as pd
-from common import arguments, epochs_of, made, markdown, paired, parts, run_all, scores_of, summary, t_interval
+from common import arguments, epochs_of, made, markdown, of_jobs, paired, parts, run_all, scores_of, shown, summary, t_interval
 
 
 def lcc_variants():
@@ -139,12 +139,10 @@ def maps_and_ranks(frame, order, baseline):
 
 def tables(o, frame, jobs):
     "The Markdown of what is there: scores, steps one at a time, maps and correlations."
-    wanted = {tuple(str(v) for v in job['key'].values()) for job in jobs}
-    frame = frame[[tuple(str(row[k]) for k in jobs[0]['key']) in wanted for _, row in frame.iterrows()]]
+    frame = of_jobs(frame, jobs)
     order = list(dict.fromkeys(job['key']['variant'] for job in jobs))
     lines = summary(frame, order[0], None, order).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
-    steps = [dict(step=f'{b} against {a}', **{v: '' if d is None else f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
-                  for v in ('auroc', 'ap', 'f1') for d in [paired(frame, b, a, v)]}) for a, b in zip(order, order[1:])]
+    steps = [dict(step=f'{b} against {a}', **{v: shown(paired(frame, b, a, v)) for v in ('auroc', 'ap', 'f1')}) for a, b in zip(order, order[1:])]
     where = o.data if o.data == 'phantom' else 'real images'
     text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.backbone}', markdown(lines), *(['**One part at a time**', markdown(pd.DataFrame(steps))] if steps else []),
             '**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0]))]

@@ -11,7 +11,7 @@ validation score per fold and draw is reported as `baseline, steps tuned`. The t
 labels are whole. Results: one row per run in `--out`, tables with paired differences and t intervals beside it as Markdown.
 """
 import pandas as pd
-from common import annotated, arguments, markdown, paired, run_all, summary
+from common import arguments, markdown, of_jobs, paired, run_all, shown, summary
 
 QUIET = dict(ipc=0., fpc=0., btc=0.)
 
@@ -80,18 +80,19 @@ def tuned(frame, first):
 
 def tables(o, frame, jobs):
     "The Markdown of all that is there: one table per fraction."
-    wanted = {tuple(str(v) for v in job['key'].values()) for job in jobs}
-    frame = frame[[tuple(str(row[k]) for k in jobs[0]['key']) in wanted for _, row in frame.iterrows()]]
+    frame = of_jobs(frame, jobs)
     upper, text = frame[frame['regime'] == 'full'], []
     first = jobs[0]['key']['variant']
     for share, part in frame[frame['regime'] == o.regime].groupby('fraction'):
-        part = pd.concat([part, tuned(part, first), upper])
-        order = [*dict.fromkeys(job['key']['variant'] for job in jobs if job['key']['regime'] == o.regime and ' at ' not in job['key']['variant']), f'{first}, steps tuned', 'fully labelled']
+        variants = list(dict.fromkeys(job['key']['variant'] for job in jobs if job['key']['regime'] == o.regime and ' at ' not in job['key']['variant']))
+        best = f'{first}, steps tuned'
+        part = pd.concat([part, *([tuned(part, first)] if o.tune else []), upper])
+        order = [*variants, best, 'fully labelled']
         title = 'one positive label per image' if o.regime == 'single-positive' else f'{share:.0%} of the patients labelled'
-        text.append(f"### {o.data if o.data == 'phantom' else 'real images'}, {title}, folds {o.folds}, {o.draws} draws, {o.backbone}\n\n"
+        text.append(f"### {o.data if o.data == 'phantom' else 'real images'}, {title}, folds {o.folds}, {o.draws} draws, {o.size} px, {o.backbone}\n\n"
                     + markdown(summary(part, first, 'fully labelled', order)))
-        against = paired(part, order[len(order)-3], f'{first}, steps tuned', 'auroc')
-        if against: text.append(f"{order[len(order)-3]} against {first} with tuned steps, AUROC: {against['mean']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}]")
+        against = paired(part, variants[-1], best, 'auroc')
+        if against: text.append(f"{variants[-1]} against {first} with tuned steps, AUROC: {shown(against)}")
     return '\n\n'.join(text)
 
 

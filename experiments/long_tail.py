@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 import numpy as np
 import pandas as pd
-from common import arguments, made, markdown, paired, parts, run_all, t_interval
+from common import arguments, made, markdown, of_jobs, paired, parts, run_all, shown
 
 SCORES = ('auroc', 'ap', 'f1', 'tail_auroc', 'tail_ap', 'tail_f1')
 
@@ -108,12 +108,10 @@ def train_one(o, job):
 
 def tables(o, frame, jobs):
     "Means, paired differences to the base, and one part at a time, as Markdown."
-    wanted = {tuple(str(v) for v in job['key'].values()) for job in jobs}
-    frame = frame[[tuple(str(row[k]) for k in jobs[0]['key']) in wanted for _, row in frame.iterrows()]]
+    frame = of_jobs(frame, jobs)
     order = [v for v in dict.fromkeys(job['key']['variant'] for job in jobs) if v in set(frame['variant'])]
-    show = lambda d: '' if d is None else f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
     means = pd.DataFrame([dict(variant=v, runs=len(mine := frame[frame['variant'] == v]), **{k: round(mine[k].mean(), 4) for k in SCORES}) for v in order])
-    against = lambda pairs: pd.DataFrame([dict(step=f'{b} against {a}', **{k: show(paired(frame, b, a, k)) for k in SCORES}) for a, b in pairs])
+    against = lambda pairs: pd.DataFrame([dict(step=f'{b} against {a}', **{k: shown(paired(frame, b, a, k)) for k in SCORES}) for a, b in pairs])
     rivals = [p for p in (('+ loss and sampler', '+ generated'), ('+ loss and sampler', 'tail repeated'), ('tail repeated', '+ generated')) if set(p) <= set(order)]
     ladder = [v for v in order if v in ('base', '+ channel gate', '+ class attention', '+ label graph', '+ loss and sampler')]
     return '\n\n'.join([f"### {o.data if o.data == 'phantom' else 'real images'}, ratio {o.ratio:g}, {int(frame['tail'].median())} tail labels, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}",

@@ -107,9 +107,8 @@ def train_diffusion(out, rows=None, steps=None):
 def recognised(model, tail, n=100):
     "What the referee says of real, rebuilt and generated images: with the label, and with the same sentence without it."
     import pandas as pd
-    judge = load(home/'referee')
-    def say(x):
-        with torch.no_grad(): return judge(x) - torch.logit(judge.prevalence)
+    from cxr_workbench.methods.trcgl_diffusion import even_odds
+    say = even_odds(load(home/'referee'))
     data, found = from_phantom(SyntheticCXR(3000, size=64, seed=99, prevalence=np.maximum(PREVALENCE, .06))), []
     for name in tail:
         c = data.label_names.index(name)
@@ -121,7 +120,7 @@ def recognised(model, tail, n=100):
         for kind, (a, b) in kinds.items():
             s, t = say(a)[:, c].numpy(), say(b)[:, c].numpy()
             score = auroc(np.r_[s, t][:, None], np.r_[np.ones(len(s)), np.zeros(len(t))][:, None])[0]
-            found.append(dict(label=name, images=kind, n=len(s), auroc=round(float(score), 3), seen_with=round(float((s >= 0).mean()), 3), seen_without=round(float((t >= 0).mean()), 3)))
+            found.append(dict(label=name, images=kind, n=len(s), auroc=round(float(score), 3), seen_with=round(float((s >= .5).mean()), 3), seen_without=round(float((t >= .5).mean()), 3)))
             print(found[-1], flush=True)
     return pd.DataFrame(found)
 

@@ -43,3 +43,16 @@ def cxr_data():
     folder = Path(os.environ.get('CXR_DATA') or ROOT.parent/'shared'/'data')
     if not folder.is_dir(): pytest.skip(f'no real chest X-rays at {folder}: set CXR_DATA to the folder that holds nih14/ and odd_files/')
     return folder
+
+
+@pytest.fixture(scope='session')
+def same_ranking():
+    "(method, images) -> the lowest of Spearman's correlations, label by label, of the scores in full and in half precision."
+    import torch
+    from scipy.stats import spearmanr
+    @torch.no_grad()
+    def compare(method, x, dtype=torch.bfloat16):
+        exact = method(x)
+        with torch.autocast('cpu', dtype): rough = method(x).float()
+        return min(spearmanr(a, b).statistic for a, b in zip(exact.T, rough.T))
+    return compare

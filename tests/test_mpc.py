@@ -325,16 +325,7 @@ def test_empty_rows_say_nothing_to_the_base_loss():
     assert make(empty='drop').recipe()[0].sampler == 'known' and make(empty='unlabelled').recipe()[0].sampler == 'all'
 
 
-def same_ranking(method, x, dtype=torch.bfloat16):
-    "Spearman's correlation, label by label, of the scores in full and in half precision; the lowest."
-    from scipy.stats import spearmanr
-    with torch.no_grad():
-        exact = method(x)
-        with torch.autocast('cpu', dtype): rough = method(x).float()
-    return min(spearmanr(a, b).statistic for a, b in zip(exact.T, rough.T))
-
-
-def test_mixed_precision_gives_finite_losses_and_the_same_ranking():
+def test_mixed_precision_gives_finite_losses_and_the_same_ranking(same_ranking):
     "Of a network that has learned something, read on its native grid: the scores of random weights lie within rounding of each other."
     from cxr_workbench.learner import load, trained
     from cxr_workbench.phantom import SyntheticCXR
