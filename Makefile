@@ -36,8 +36,8 @@ browser: dev-ready ## run every notebook in JupyterLab in headless Chromium and 
 	@browser="$$BROWSER_PATH"; for name in chromium chromium-browser google-chrome; do \
 	    [ -n "$$browser" ] || browser=$$(command -v $$name || true); done; \
 	if [ ! -x "$$browser" ]; then echo "No Chromium here (BROWSER_PATH=$$BROWSER_PATH). Install Debian's package chromium, or set BROWSER_PATH." >&2; exit 1; fi; \
-	echo "--- pytest tests/browser with $$browser"; \
-	BROWSER_PATH="$$browser" $(BIN)/python -m pytest tests/browser -q --durations=15 --durations-min=1 $(ARGS)
+	echo "--- pytest tests/browser with $$browser, $(JOBS) processes"; \
+	BROWSER_PATH="$$browser" $(BIN)/python -m pytest tests/browser -q -n $(JOBS) --durations=15 --durations-min=1 $(ARGS)
 
 export: dev-ready ## write cxr_workbench/ from the notebooks
 	@$(BIN)/nbdev_export && echo "--- cxr_workbench/ is what nbs/ exports"

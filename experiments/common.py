@@ -123,6 +123,15 @@ def done(path):
 def identity(row): return tuple(str(row[k]) for k in KEY)
 
 
+def keep(path, row):
+    "One more row in the file; where its columns are others than the file's, all rows are written anew with the columns of both."
+    row, have = pd.DataFrame([row]), done(path)
+    if Path(path).exists() and list(row) == list(have): return row.to_csv(path, mode='a', index=False, header=False)
+    whole = Path(path).with_suffix('.part')
+    pd.concat([have, row] if len(have) else [row]).to_csv(whole, index=False)
+    whole.replace(path)
+
+
 def run_all(o, jobs, train=train_one):
     "Train what is not there yet, one row after the other; a run that fails is named and the others go on."
     o.out.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +148,7 @@ def run_all(o, jobs, train=train_one):
                 print(f'FAILED {key}: {future.exception()!r}', flush=True)
                 continue
             row = future.result()
-            pd.DataFrame([row]).to_csv(o.out, mode='a', index=False, header=not o.out.exists())
+            keep(o.out, row)
             print(f"{n}/{len(todo)} {row['variant']} fold {row['fold']} draw {row['draw']} {row['regime']} {row['fraction']}: "
                   f"AUROC {row['auroc']:.4f}, AP {row['ap']:.4f}, {row['steps_done']} steps, {row['seconds']:.0f} s", flush=True)
     return done(o.out)

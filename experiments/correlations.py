@@ -142,9 +142,10 @@ def tables(o, frame, jobs):
     frame = of_jobs(frame, jobs)
     order = list(dict.fromkeys(job['key']['variant'] for job in jobs))
     lines = summary(frame, order[0], None, order).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
-    steps = [dict(step=f'{b} against {a}', **{v: shown(paired(frame, b, a, v)) for v in ('auroc', 'ap', 'f1')}) for a, b in zip(order, order[1:])]
+    pairs = [*zip(order, order[1:]), *((a, b) for a in DOUBLE for b in ('product', '+ attention loss') if {a, b} <= set(order))]
+    steps = [dict(step=f'{b} against {a}', **{v: shown(paired(frame, b, a, v)) for v in ('auroc', 'ap', 'f1')}) for a, b in pairs]
     where = o.data if o.data == 'phantom' else 'real images'
-    text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.backbone}', markdown(lines), *(['**One part at a time**', markdown(pd.DataFrame(steps))] if steps else []),
+    text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(lines), *(['**One part at a time**', markdown(pd.DataFrame(steps))] if steps else []),
             '**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0]))]
     return '\n\n'.join(text)
 

@@ -71,8 +71,9 @@ def jobs_of(o):
 
 
 def tuned(frame, first):
-    "The baseline whose number of steps was chosen on validation, one row per fold and draw."
+    "The baseline whose number of steps was chosen on validation, one row per fold and draw that was tried at other numbers."
     mine = frame[frame['variant'].isin([first]) | frame['variant'].str.startswith(f'{first} at ')]
+    mine = mine[mine.groupby(['fold', 'draw'])['variant'].transform('nunique') > 1]
     value = 'valid_ap' if first == 'AN' else 'valid_auroc'
     best = mine.loc[mine.groupby(['fold', 'draw'])[value].idxmax()]
     return best.assign(variant=f'{first}, steps tuned')
@@ -86,7 +87,7 @@ def tables(o, frame, jobs):
     for share, part in frame[frame['regime'] == o.regime].groupby('fraction'):
         variants = list(dict.fromkeys(job['key']['variant'] for job in jobs if job['key']['regime'] == o.regime and ' at ' not in job['key']['variant']))
         best = f'{first}, steps tuned'
-        part = pd.concat([part, *([tuned(part, first)] if o.tune else []), upper])
+        part = pd.concat([part, tuned(part, first), upper])
         order = [*variants, best, 'fully labelled']
         title = 'one positive label per image' if o.regime == 'single-positive' else f'{share:.0%} of the patients labelled'
         text.append(f"### {o.data if o.data == 'phantom' else 'real images'}, {title}, folds {o.folds}, {o.draws} draws, {o.size} px, {o.backbone}\n\n"

@@ -63,7 +63,7 @@ def main():
     wanted = {common.identity(job['key']) for job in jobs}
     frame = frame[[common.identity(row) in wanted for _, row in frame.iterrows()]]
     if not len(frame): return
-    text = f"### {o.repeats} x {FOLDS} folds, {'phantom' if o.data == 'phantom' else 'real images'}, {o.steps} steps, {o.backbone}\n\n" + tables(o, frame)
+    text = f"### {o.repeats} x {FOLDS} folds, {'phantom' if o.data == 'phantom' else 'real images'}, {o.steps} steps, {o.size} px, {o.backbone}\n\n" + tables(o, frame)
     print('\n' + text)
     o.out.with_name(f"{o.out.stem}-{'phantom' if o.data == 'phantom' else 'real'}.md").write_text(text + '\n')
 

@@ -29,10 +29,12 @@ def _hypothesis_profiles():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "A page, and otherwise a file of tests, stays on one worker: one kernel a page, one build of the wheel. The largest come first."
+    "A page, and otherwise a file of tests, stays on one worker: one kernel a page, one build of the wheel. The largest come first. Pages in a browser are dealt one by one."
     from xdist.scheduler import LoadScopeScheduling
     class ByPage(LoadScopeScheduling):
-        def _split_scope(self, nodeid): return nodeid.split(':', 3)[2] if 'test_section[' in nodeid else nodeid.split('::')[0]
+        def _split_scope(self, nodeid):
+            if 'test_page[' in nodeid: return nodeid
+            return nodeid.split(':', 3)[2] if 'test_section[' in nodeid else nodeid.split('::')[0]
     config.option.loadscopereorder = True
     return ByPage(config, log)
 

@@ -6,8 +6,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import lab as harness
 
-visits = []
-
 
 def pytest_ignore_collect(collection_path, config):
     "Not a part of a plain `pytest`: a browser and a server are asked for by name."
@@ -38,16 +36,18 @@ def browser():
 
 
 @pytest.fixture
-def visit(lab, browser):
+def visit(lab, browser, request):
     "Visit a notebook; what was seen is listed at the end of the run."
     def go(notebook, **kw):
         seen = harness.visit(lab, browser, notebook, **kw)
-        visits.append(seen)
+        request.node.user_properties.append(('visit', str(seen)))   # goes with the report, also from another process
         print(seen)
         return seen
     return go
 
 
 def pytest_terminal_summary(terminalreporter):
-    if visits: terminalreporter.section('notebooks visited')
-    for seen in visits: terminalreporter.write_line(str(seen))
+    reports = [r for group in terminalreporter.stats.values() for r in group if getattr(r, 'when', '') == 'call']
+    lines = sorted({value for r in reports for name, value in r.user_properties if name == 'visit'})
+    if lines: terminalreporter.section('notebooks visited')
+    for line in lines: terminalreporter.write_line(line)
