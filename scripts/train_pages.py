@@ -45,7 +45,7 @@ def train(name, out, rows=None, epochs=None, size=64):
 
 # ---- the generator of 61_trcgl_diffusion ----
 
-STEPS = dict(autoencoder=3000, base=2000, prompt=300)
+STEPS = dict(autoencoder=3000, base=6000, prompt=300)
 STEPS_OF_A_SAMPLE = 20
 
 
@@ -72,7 +72,7 @@ def train_diffusion(out, rows=None, steps=None):
     work.mkdir(parents=True, exist_ok=True)
     data = from_phantom(SyntheticCXR(rows or 8000, size=64, seed=61, prevalence=np.maximum(PREVALENCE, .12)))
     table, tail = tail_table()
-    model = td.PromptLatentDiffusion(**td.small_parts(data.label_names, vae_widths=(16, 32, 32)))
+    model = td.PromptLatentDiffusion(**td.small_parts(data.label_names))
     for net in (model.vae, model.unet): net.to(memory_format=torch.channels_last)
     shown = table.subset((table.y[:, [table.label_names.index(n) for n in tail]] > 0).any(1).numpy())
     latents = lambda d: torch.cat([model.to_latents(d.__getitems__(range(i, min(i + 200, len(d)))).x) for i in range(0, len(d), 200)])
@@ -92,7 +92,7 @@ def train_diffusion(out, rows=None, steps=None):
             keep(steps[name], log=log, config=dict(scaling_factor=net.config.scaling_factor) if name == 'autoencoder' else {})
             held['log'] = held['log'] + log
         return held['log']
-    log = part('autoencoder', model.vae, lambda n, start, keep: td.train_autoencoder(model.vae, torch.from_numpy(data.images)[:, None], n, batch=8, lr=3e-3, kl=1e-7, start=start, tell=keep))
+    log = part('autoencoder', model.vae, lambda n, start, keep: td.train_autoencoder(model.vae, torch.from_numpy(data.images)[:, None], n, start=start, tell=keep))
     both, z = torch.nn.ModuleList([model.unet, model.text_encoder]), latents(data)
     log += part('base', both, lambda n, start, keep: td.train_base(model, z, sentences(data), n, start=start, tell=keep))
     log += part('prompt', torch.nn.ParameterDict({'prompt': model.prompt}), lambda n, start, keep: td.train_prompt(model, latents(shown), sentences(shown), steps=n, start=start, tell=keep))

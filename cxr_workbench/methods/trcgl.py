@@ -45,7 +45,7 @@ class ChannelClassAttention(nn.Module):
             probes['gates'] = self.gate(pooled)
             maps = maps + self.gate_scale*maps*probes['gates'][:, :, None, None]
         probes |= dict(feature_map=maps, features=maps.mean((2, 3)))
-        if self.look is None: return logits, probes
+        if self.look is None: return self.head(probes['features']), probes   # a gate alone works on the pooled score
         probes['attention'] = position_attention(self.look.weight.flatten(1), maps, scale=1.)
         probes['label_features'] = attend(probes['attention'], maps)
         return logits + self.spatial*label_linear(probes['label_features'], self.head.weight, self.head.bias), probes

@@ -71,7 +71,7 @@ def token_ids(
 def small_parts(
     labels,                              # label names, for the words
     widths=(32, 64, 96),                 # of the denoiser at 16, 8 and 4 cells
-    vae_widths=(8, 16, 32),              # of the autoencoder at 64, 32 and 16 cells
+    vae_widths=(16, 32, 32),             # of the autoencoder at 64, 32 and 16 cells
     dim=64, length=48,                   # width and tokens of the text encoder
     size=64, seed=0,
 )->dict:                                 # vae, unet, text_encoder, tokenizer, scheduler; untrained
@@ -376,8 +376,8 @@ def descend(
 # %% ../../nbs/61_trcgl_diffusion.ipynb #01ca7c09
 def train_autoencoder(
     vae, images,    # (n, 1, H, W) in [0, 1], or bytes
-    steps=1000, batch=16, lr=2e-3,
-    kl=1e-5,        # weight of the prior
+    steps=3000, batch=8, lr=3e-3,
+    kl=1e-7,        # weight of the prior
     seed=0, **kw,   # kw: of descend
 ):
     "Train an autoencoder on images; its scaling factor is set."
@@ -397,7 +397,7 @@ def train_autoencoder(
 # %% ../../nbs/61_trcgl_diffusion.ipynb #33c2fc7d
 def train_base(
     model, z, texts,     # latents (n, c, h, w) and their sentences
-    steps=2000, batch=32, lr=2e-3,
+    steps=4000, batch=32, lr=2e-3,
     drop=.1,             # share of emptied sentences
     decay=.995,          # of the moving average
     seed=0, tell=None, **kw,
