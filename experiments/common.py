@@ -199,7 +199,8 @@ def summary(frame, baseline, upper, order):
         for value in ('auroc', 'ap'):
             line[f'{value} - {baseline}'] = '' if variant == baseline else shown(paired(frame, variant, baseline, value))
         for value in ('auroc', 'ap'):
-            share = np.nan if variant == baseline else closed(frame, variant, baseline, upper, value)
+            gap = paired(frame, upper, baseline, value)
+            share = closed(frame, variant, baseline, upper, value) if variant != baseline and gap and gap['low'] > 0 else np.nan   # no share of a gap that may not be there
             line[f'gap closed ({value})'] = '' if np.isnan(share) else f'{share:.0%}'
         lines.append(line)
     return pd.DataFrame(lines)

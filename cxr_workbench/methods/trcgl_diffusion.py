@@ -397,7 +397,7 @@ def train_autoencoder(
 # %% ../../nbs/61_trcgl_diffusion.ipynb #33c2fc7d
 def train_base(
     model, z, texts,     # latents (n, c, h, w) and their sentences
-    steps=4000, batch=32, lr=2e-3,
+    steps=6000, batch=32, lr=2e-3,
     drop=.1,             # share of emptied sentences
     decay=.995,          # of the moving average
     seed=0, tell=None, **kw,
