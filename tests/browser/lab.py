@@ -103,7 +103,7 @@ class Visit:
         return f'{self.notebook:24s} {sum(self.phases.values()):4.0f} s ({phases})  {self.explorers} explorers, {self.controls} controls, {len(self.findings)} findings'
 
 
-def visit(lab, context, notebook, shots=None, timeout=240):
+def visit(lab, context, notebook, shots=None, timeout=360):
     "Open, run, move every control, look, and shut the kernel down."
     found, page = Visit(notebook), context.new_page()
     listen(page, lab, found.findings)
