@@ -125,7 +125,37 @@ def contrast_memory(n=64, labels=14, share=.1, width=128):
 def lcc_rows(): return [lcc(), lcc('resnet18', None), *(contrast_memory(*given) for given in ((64, 14), (256, 14), (64, 56), (64, 14, 1.)))]
 
 
-METHODS = {'can': can_rows, 'lcc': lcc_rows, 'mpc': mpc_rows, 'acaa': acaa_rows}  # name -> function giving rows
+def trcgl(backbone='test_resnet', **kw):
+    "The network forward and backward with a linear head on its pooled map and plain BCE, against TRCGL-Net's step of the second stage: gate, class attention, label graph, balanced margins."
+    batch = random_batch()
+    seed_all(0)
+    method = create_method('trcgl', preset='tiny', backbone=backbone, **kw).train()
+    method.prepare(batch.y, batch.known)
+    net, x = method.backbone, method.weak(batch.x)
+    head = torch.nn.Linear(net.dim, 14)
+    def passes(): torch.nn.functional.binary_cross_entropy_with_logits(head(net.features(x)), batch.y).backward()
+    def step(): method.step(batch, stage=1).loss.backward()
+    return row(f'trcgl step, {backbone}, B=64', passes, step)
+
+
+def label_term():
+    "Predictions with the label term, which is kept between batches at inference, against the bare network."
+    batch = random_batch()
+    seed_all(0)
+    method = create_method('trcgl', preset='tiny').train()
+    method.prepare(batch.y, batch.known)
+    method.eval()
+    @torch.no_grad()
+    def kept(): method(batch.x)
+    @torch.no_grad()
+    def plain(): method.backbone.features(batch.x)
+    return row('trcgl prediction, test_resnet, B=64', plain, kept)
+
+
+def trcgl_rows(): return [trcgl(), trcgl('resnet18'), label_term()]
+
+
+METHODS = {'can': can_rows, 'lcc': lcc_rows, 'mpc': mpc_rows, 'acaa': acaa_rows, 'trcgl': trcgl_rows}  # name -> function giving rows
 
 
 def rows(): return [line for make in METHODS.values() for line in make()]
