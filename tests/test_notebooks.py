@@ -74,8 +74,10 @@ class Page:
     def start(self):
         "A kernel in the notebook's folder, as JupyterLab starts it; figures stay JSON, so no browser is needed."
         env = {**os.environ, 'PLOTLY_RENDERER': 'plotly_mimetype', 'NO_COLOR': '1'}
-        self.kernel = start_new_kernel(startup_timeout=120, kernel_name='python3', cwd=str(self.path.parent), env=env,
-                                       extra_arguments=['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40'])
+        start = lambda: start_new_kernel(startup_timeout=120, kernel_name='python3', cwd=str(self.path.parent), env=env,
+                                         extra_arguments=['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40'])
+        try: self.kernel = start()
+        except RuntimeError: self.kernel = start()   # two workers may be dealt the same free port, and one kernel dies of it
 
     def close(self):
         if self.kernel is None: return
