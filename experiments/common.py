@@ -154,6 +154,17 @@ def run_all(o, jobs, train=train_one):
     return done(o.out)
 
 
+def conclude(o, jobs_of, tables, train=train_one, name=''):
+    "An experiment from its options: the folds that were not named, every run, and its tables, printed and written beside `--out`."
+    o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))
+    jobs = jobs_of(o)
+    frame = run_all(o, jobs, train)
+    if not len(frame): return
+    text = tables(o, frame, jobs)
+    print('\n' + text)
+    o.out.with_name('-'.join(filter(None, [o.out.stem, name, 'phantom' if o.data == 'phantom' else 'real'])) + '.md').write_text(text + '\n')
+
+
 def t_interval(values, level=.95):
     "Mean and Student's interval of independent values; an infinite one for a single value."
     from scipy import stats

@@ -15,7 +15,7 @@ probability crosses the middle between the thresholds. One row per run in `--out
 import time
 import numpy as np
 import pandas as pd
-from common import annotated, arguments, epochs_of, made, markdown, of_jobs, parts, run_all, t_interval
+from common import annotated, arguments, conclude, epochs_of, made, markdown, of_jobs, parts, t_interval
 from few_labels import fraction, single_positive
 
 MEASURES = ('over', 'right', 'under', 'missed', 'prevalence', 'information', 'moved', 'turned')
@@ -112,13 +112,7 @@ def main():
     p.add_argument('regime', choices=['single-positive', 'fraction'])
     p.add_argument('--fraction', type=float, default=.1, help='share of the patients that keep their labels')
     o = p.parse_args()
-    o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))
-    jobs = jobs_of(o)
-    frame = run_all(o, jobs, train_one)
-    if not len(frame): return
-    text = tables(o, frame, jobs)
-    print('\n' + text)
-    o.out.with_name(f"{o.out.stem}-{o.regime}-{'phantom' if o.data == 'phantom' else 'real'}.md").write_text(text + '\n')
+    conclude(o, jobs_of, tables, train_one, o.regime)
 
 
 if __name__ == '__main__': main()

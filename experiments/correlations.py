@@ -12,7 +12,7 @@ labels (Spearman, against the training labels and against what the phantom decla
 import time
 import numpy as np
 import pandas as pd
-from common import arguments, epochs_of, made, markdown, of_jobs, paired, parts, run_all, scores_of, shown, summary, t_interval
+from common import arguments, conclude, epochs_of, made, markdown, of_jobs, paired, parts, scores_of, shown, summary, t_interval
 
 
 def lcc_variants():
@@ -155,13 +155,7 @@ def main():
     p.add_argument('--preset', default='maps', help="the method's setting: 'maps' leaves at least 8 x 8 cells, 'tiny' the native map and a third of the time")
     p.add_argument('method', choices=list(VARIANTS))
     o = p.parse_args()
-    o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))
-    jobs = jobs_of(o)
-    frame = run_all(o, jobs, train_and_look)
-    if not len(frame): return
-    text = tables(o, frame, jobs)
-    print('\n' + text)
-    o.out.with_name(f"{o.out.stem}-{o.method}-{'phantom' if o.data == 'phantom' else 'real'}.md").write_text(text + '\n')
+    conclude(o, jobs_of, tables, train_and_look, o.method)
 
 
 if __name__ == '__main__': main()

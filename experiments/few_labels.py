@@ -11,7 +11,7 @@ validation score per fold and draw is reported as `baseline, steps tuned`. The t
 labels are whole. Results: one row per run in `--out`, tables with paired differences and t intervals beside it as Markdown.
 """
 import pandas as pd
-from common import arguments, markdown, of_jobs, paired, run_all, shown, summary
+from common import arguments, conclude, markdown, of_jobs, paired, shown, summary
 
 QUIET = dict(ipc=0., fpc=0., btc=0.)
 
@@ -104,13 +104,7 @@ def main():
     p.add_argument('--tune', type=int, nargs='*', default=[], help='other numbers of steps for the baseline')
     p.add_argument('--ema', type=float, default=None, help='decay of averaged weights, for every variant')
     o = p.parse_args()
-    o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))
-    jobs = jobs_of(o)
-    frame = run_all(o, jobs)
-    if not len(frame): return
-    text = tables(o, frame, jobs)
-    print('\n' + text)
-    o.out.with_name(f"{o.out.stem}-{o.regime}-{'phantom' if o.data == 'phantom' else 'real'}.md").write_text(text + '\n')
+    conclude(o, jobs_of, tables, name=o.regime)
 
 
 if __name__ == '__main__': main()

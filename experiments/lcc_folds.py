@@ -9,8 +9,7 @@ have an interval that knows of the overlap of the training parts (Nadeau and Ben
 """
 import numpy as np
 import pandas as pd
-import common
-from common import arguments, markdown, run_all, shrunk
+from common import arguments, markdown, of_jobs, run_all, shrunk
 from correlations import run
 
 VARIANTS = {'base': dict(decompose=False), 'whole': dict()}
@@ -59,9 +58,7 @@ def main():
     o = p.parse_args()
     o.folds, o.variants = o.folds if o.folds is not None else list(range(FOLDS)), o.variants or list(VARIANTS)
     jobs = jobs_of(o)
-    frame = run_all(o, jobs, train_fold)
-    wanted = {common.identity(job['key']) for job in jobs}
-    frame = frame[[common.identity(row) in wanted for _, row in frame.iterrows()]]
+    frame = of_jobs(run_all(o, jobs, train_fold), jobs)
     if not len(frame): return
     text = f"### {o.repeats} x {FOLDS} folds, {'phantom' if o.data == 'phantom' else 'real images'}, {o.steps} steps, {o.size} px, {o.backbone}\n\n" + tables(o, frame)
     print('\n' + text)

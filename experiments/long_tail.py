@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 import numpy as np
 import pandas as pd
-from common import arguments, made, markdown, of_jobs, paired, parts, run_all, shown
+from common import arguments, conclude, made, markdown, of_jobs, paired, parts, shown
 
 SCORES = ('auroc', 'ap', 'f1', 'tail_auroc', 'tail_ap', 'tail_f1')
 
@@ -134,14 +134,7 @@ def main():
     p.add_argument('--tail', type=float, default=.03, help='labels on less than this share of the training images are the tail')
     p.add_argument('--rare', type=float, default=.1, help='threshold of the repeats; the 0.01 of the paper repeats nothing in so small a table')
     p.add_argument('--preset', default='tiny', help="the method's setting: 'tiny' or 'maps'")
-    o = p.parse_args()
-    o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))
-    jobs = jobs_of(o)
-    frame = run_all(o, jobs, train_one)
-    if not len(frame): return
-    text = tables(o, frame, jobs)
-    print('\n' + text)
-    o.out.with_name(f"{o.out.stem}-{'phantom' if o.data == 'phantom' else 'real'}.md").write_text(text + '\n')
+    conclude(p.parse_args(), jobs_of, tables, train_one)
 
 
 if __name__ == '__main__': main()

@@ -1,7 +1,6 @@
 "The arithmetic under the tables of experiments/: pairs, intervals, shares, which runs belong to a command, whole patients."
 import sys
 from argparse import Namespace
-from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
