@@ -8,7 +8,8 @@
 
 Every variant gets the same number of optimiser steps; `--tune` trains the baseline at others as well, and the one with the best
 validation score per fold and draw is reported as `baseline, steps tuned`. The training labels are reduced; validation and test
-labels are whole. Results: one row per run in `--out`, tables with paired differences and t intervals beside it as Markdown.
+labels are whole. Results: one row per run in `--out`, tables with paired differences and t intervals beside it as Markdown, a file per
+number of steps.
 """
 import pandas as pd
 from common import arguments, conclude, markdown, of_jobs, paired, shown, summary
@@ -104,7 +105,7 @@ def main():
     p.add_argument('--tune', type=int, nargs='*', default=[], help='other numbers of steps for the baseline')
     p.add_argument('--ema', type=float, default=None, help='decay of averaged weights, for every variant')
     o = p.parse_args()
-    conclude(o, jobs_of, tables, name=o.regime)
+    conclude(o, jobs_of, tables, name=f'{o.regime}-{o.steps}')
 
 
 if __name__ == '__main__': main()
