@@ -3,10 +3,11 @@
 #
 #     sh scripts/try_wheel.sh python3.12                       the newest wheel in dist/
 #     sh scripts/try_wheel.sh python3.12 dist/NAME.tar.gz      another file: the sdist, an older wheel
+#     EXTRAS=diffusion sh scripts/try_wheel.sh python3.12      with an extra; with diffusion, the generator's page runs as well
 #
 # KEEP=1 keeps the environment and says where it lies.
 set -eu
-[ $# -ge 1 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2; }
 base=$1
 root=$(cd "$(dirname "$0")/.." && pwd)
 file=${2-$(ls -t "$root"/dist/*.whl 2>/dev/null | head -n 1)}
@@ -18,11 +19,11 @@ if [ -z "${KEEP-}" ]; then trap 'rm -rf "$place"' EXIT; trap 'exit 130' INT TERM
 say() { printf '\n--- %s\n' "$*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
-say "$("$base" --version) in an empty environment, $(basename "$file")"
+say "$("$base" --version) in an empty environment, $(basename "$file")${EXTRAS:+ with $EXTRAS}"
 "$base" -m venv "$place/env"
 bin=$place/env/bin
 cd "$place"   # away from the checkout, so that nothing is imported from it
-"$bin/python" -m pip install --disable-pip-version-check --quiet "$file"
+"$bin/python" -m pip install --disable-pip-version-check --quiet "$file${EXTRAS:+[$EXTRAS]}"
 "$bin/python" -m pip check
 
 say "what lies there"
@@ -48,6 +49,14 @@ echo '{"mine": true}' > pages/00_core.ipynb
 grep -q mine pages/00_core.ipynb || fail "a file that existed was written over"
 rm pages/00_core.ipynb
 "$bin/cxr-workbench" lab pages --no-start
+
+case ",${EXTRAS-}," in *,diffusion,*)
+    say "the generator's page runs"
+    (cd pages && "$bin/jupyter" execute --kernel_name=python3 --timeout=600 61_trcgl_diffusion.ipynb) ;;
+*)
+    say "without the extra, the generator says what to install"
+    "$bin/python" -c 'from cxr_workbench.methods.trcgl_diffusion import libraries; libraries()' 2>&1 | grep -F 'pip install cxr-workbench[diffusion]' || fail "no word about the extra" ;;
+esac
 
 say "the first pages run"
 (cd pages && "$bin/jupyter" execute --kernel_name=python3 00_core.ipynb 01_phantom.ipynb)
