@@ -56,7 +56,7 @@ class StrongView(nn.Module):
             rows = (chosen == i).any(1).nonzero()[:, 0].to(x.device)
             if not len(rows): continue
             amount = low + (high-low)*torch.rand(len(rows), 2, device=x.device, dtype=x.dtype)
-            x[rows] = strong_operation(name, x[rows], amount).clamp(0, 1).to(x.dtype)
+            with torch.autocast(x.device.type, enabled=False): x[rows] = strong_operation(name, x[rows], amount).clamp(0, 1).to(x.dtype)   # half precision cannot name a place
         return x
 
 # %% ../nbs/05_consistency.ipynb #12d633a1

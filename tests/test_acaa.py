@@ -322,6 +322,13 @@ def test_a_label_on_which_all_predictions_agree_trusts_nothing():
     with pytest.raises(ValueError, match='kappa'): PriorThresholds(2, kappa=1.)
 
 
+def test_a_label_that_was_never_annotated_as_present_gets_no_positives():
+    priors = PriorThresholds(2, memory=400)
+    priors.remember(torch.linspace(0, 1, 400)[:, None].expand(-1, 2))
+    high, low = priors(torch.tensor([0., .3]), .8, .1)
+    assert high[0] > 1 and low[0] > 0 and high[1] < 1
+
+
 # ---- the method ----
 
 def table(n=8, known=.5, seed=0):
@@ -356,6 +363,13 @@ def test_a_step_attacks_what_is_unknown_and_leaves_no_trace(supervision):
     moved = (step.probes['x_adv'] - step.probes['x_weak']).abs().flatten(1).amax(1)
     assert (moved[batch.known.all(1)] == 0).all() and (moved[~batch.known.any(1)] > 0).any() and moved.max() <= 4/255 + 1e-6
     assert step.weights['img'] == 1 and method.step(batch, progress=0.).weights['img'] == pytest.approx(.00674, abs=1e-4)
+
+
+def test_what_has_nothing_to_defend_is_not_moved_by_a_random_start():
+    method, x = make(attack='PGD'), torch.rand(3, 1, SIZE, SIZE)
+    mask = torch.zeros(3, len(NAMES), dtype=torch.bool); mask[1] = True
+    moved = A.attacked_view(method, x, torch.ones(3, len(NAMES)), mask)
+    assert torch.equal(moved[[0, 2]], x[[0, 2]]) and not torch.equal(moved[1], x[1])
 
 
 def test_terms_are_what_they_say():

@@ -77,6 +77,13 @@ def test_epr_pulls_the_number_of_findings_to_k():
     assert abs(float(torch.sigmoid(s.detach()).sum(1).mean()) - 1.5) < .05
 
 
+def test_k_counts_annotated_images_only():
+    y = torch.tensor([[1., 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    method = make(base='epr')
+    method.prepare(y, y.bool())
+    assert method.per_image == 1.5 and 'per_image' in method.state_dict()
+
+
 def test_em_raises_doubt_and_role_follows():
     s = torch.full((4, 5), 2., requires_grad=True)
     silent = torch.zeros(4, 5, dtype=torch.bool)
@@ -168,6 +175,16 @@ def test_a_known_displacement_moves_the_pixels_by_it():
     assert torch.allclose(M.warp(x, d*0), x, atol=1e-4)
 
 
+@pytest.mark.parametrize('view', [StrongView(3), M.RandomElasticDeformation(p=1.)])
+def test_autocast_does_not_move_the_pixels(view):
+    x, seen = torch.rand(6, 1, 160, 160), []
+    for enabled in (False, True):
+        seed_all(3)
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled): seen.append(view(x))
+    assert seen[1].dtype == torch.float32 and torch.equal(*seen)
+    with torch.autocast('cpu', torch.bfloat16): assert (M.warp(x, torch.zeros(6, 2, 160, 160, dtype=torch.bfloat16)) - x).abs().max() < 1e-4
+
+
 @given(st.integers(1, 5), st.sampled_from([24, 64]), st.floats(0, 1), st.integers(0, 9))
 @settings(max_examples=20, deadline=None)
 def test_bending_keeps_shape_range_and_flat_images(n, size, p, seed):
@@ -177,6 +194,11 @@ def test_bending_keeps_shape_range_and_flat_images(n, size, p, seed):
     assert out.shape == x.shape and out.dtype == x.dtype and out.min() >= x.min() - 1e-6 and out.max() <= x.max() + 1e-6
     assert torch.allclose(view(torch.full_like(x, .25)), torch.full_like(x, .25), atol=1e-6)
     assert torch.equal(M.RandomElasticDeformation(strength=0., p=1)(x), x) and torch.equal(M.RandomElasticDeformation(p=0)(x), x)
+
+
+def test_ranges_that_cross_are_refused():
+    for wrong in (dict(sigma=(9., 6.)), dict(strength=(1., .3)), dict(strength=-1.)):
+        with pytest.raises(ValueError, match='low, high'): M.RandomElasticDeformation(**wrong)
 
 
 def test_images_are_bent_one_by_one():

@@ -71,7 +71,7 @@ def gni_fgsm(
     x:Tensor,               # what is attacked, (B, ...): images, features
     objective,              # x -> scalar to raise; a sum over the samples
     eps=4/255,              # budget in the units of x: float, or tensor (B, 1, ...)
-    steps=3,                # gradient steps; 0 changes nothing
+    steps=3,                # gradient steps
     step_size=None,         # None: eps/steps
     decay=1.,               # of the gathered gradients; 0 forgets them
     ahead_momentum=1.,      # look-ahead along the gathered gradients
@@ -191,7 +191,7 @@ class PriorThresholds(nn.Module):
         ordered, c = self.queue[:n].sort(0).values, torch.arange(len(prevalence), device=prevalence.device)
         at = lambda share: ordered[(share*(n-1)).round().long(), c]
         high, low = at(1-self.kappa*prevalence), at(self.kappa*(1-prevalence))
-        return torch.where(high > low, high, 2.), torch.where(high > low, low, -1.)  # one value for all: nobody is sure
+        return torch.where((high > low) & (prevalence > 0), high, 2.), torch.where(high > low, low, -1.)  # one value for all: nobody is sure
 
 # %% ../../nbs/50_acaa.ipynb #cd0c8d4a
 def linear_scan(
@@ -430,7 +430,8 @@ def attacked_view(method, x, pseudo, mask):
     "What the image term is read on: the weak or strong view of the rows with unknown entries, attacked."
     if method.adv_on == 'strong' and len(x): x = method.strong(x).detach().clamp(0, 1)
     if method.attack is None or not len(x): return x
-    return gni_fgsm(x, attack_objective(lambda x: method.head(method.backbone.features(x)), pseudo, mask), **method.attack)
+    moved = gni_fgsm(x, attack_objective(lambda x: method.head(method.backbone.features(x)), pseudo, mask), **method.attack)
+    return torch.where(mask.any(1)[:, None, None, None], moved, x)   # with nothing to defend, no random start either
 
 # %% ../../nbs/50_acaa.ipynb #76bc9db0
 def feature_loss(method, probes, rows, pseudo, mask):

@@ -113,19 +113,20 @@ def elastic_displacement(
     across = down if h == w else smoothing_matrix(w, sigma)
     noise = 2*torch.rand(batch, 2, down.shape[-1], across.shape[-1], generator=generator, device=sigma.device, dtype=sigma.dtype) - 1
     noise = noise*(alpha/(2*math.sqrt(math.pi)*sigma)).view(-1, 1, 1, 1)   # scaled where it is small
-    return down[:, None] @ noise @ across[:, None].mT
+    with torch.autocast(sigma.device.type, enabled=False): return down[:, None] @ noise @ across[:, None].mT
 
 # %% ../../nbs/40_mpc.ipynb #b949f609
 def warp(
     x:Tensor,             # images, (B, 1, H, W)
     displacement:Tensor,  # (B, 2, H, W), pixels
 )->Tensor:                # (B, 1, H, W)
-    "Read every pixel somewhere else, bilinearly; the border reflects."
-    h, w = x.shape[-2:]
+    "Read every pixel somewhere else, bilinearly; the border reflects. Half precision cannot name a place: at least float32 is used."
+    (h, w), exact = x.shape[-2:], torch.promote_types(torch.promote_types(x.dtype, displacement.dtype), torch.float32)
+    displacement = displacement.to(exact)
     scale = displacement.new_tensor([2/max(1, w-1), 2/max(1, h-1)]).view(2, 1, 1)   # grid_sample's corners are -1 and 1
     still = torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing='xy')).to(displacement)*scale - 1
-    at = torch.addcmul(still, displacement, scale)
-    return F.grid_sample(x, at.movedim(1, -1).to(x.dtype), padding_mode='reflection', align_corners=True)
+    at = torch.addcmul(still, displacement, scale).movedim(1, -1)
+    with torch.autocast(x.device.type, enabled=False): return F.grid_sample(x.to(exact), at, padding_mode='reflection', align_corners=True).to(x.dtype)
 
 # %% ../../nbs/40_mpc.ipynb #df9e2852
 class RandomElasticDeformation(nn.Module):
@@ -140,6 +141,7 @@ class RandomElasticDeformation(nn.Module):
         super().__init__()
         self.sigma, self.strength = ((a, a) if isinstance(a, (int, float)) else tuple(a) for a in (sigma, strength))
         if not 0 < self.sigma[0] <= self.sigma[1]: raise ValueError(f'sigma={sigma}: give a positive number or (low, high)')
+        if not 0 <= self.strength[0] <= self.strength[1]: raise ValueError(f'strength={strength}: give a number from 0 or (low, high)')
         if not 0 <= p <= 1: raise ValueError(f'p={p} is no probability')
         self.p, self.limit, self.size = p, limit, size
 
@@ -149,7 +151,7 @@ class RandomElasticDeformation(nn.Module):
         sigma, strength = (low + (high - low)*torch.rand(len(rows) if low < high else 1) for low, high in (self.sigma, self.strength))
         sigma = sigma*x.shape[-1]/self.size
         rows, sigma, alpha = (a.to(x.device) for a in (rows, sigma, strength*self.limit*sigma**2))
-        d = elastic_displacement(len(rows), x.shape[-2:], sigma, alpha, dtype=x.dtype)
+        d = elastic_displacement(len(rows), x.shape[-2:], sigma, alpha, dtype=torch.promote_types(x.dtype, torch.float32))
         return warp(x, d) if len(rows) == len(x) else x.index_copy(0, rows, warp(x[rows], d))
 
 # %% ../../nbs/40_mpc.ipynb #5ea4de75
@@ -217,7 +219,7 @@ def base_loss(
     "The base loss that the method was built with."
     rows = known.any(1).nonzero()[:, 0]
     logits, y, known, keep, idx = (t[rows] for t in (logits, y, known, keep, idx))
-    def k(): return float(method.prevalence.sum()) if method.expected is None else method.expected
+    k = lambda: float(method.per_image) if method.expected is None else method.expected
     if not len(rows): return logits.sum()
     return {'an': lambda: masked_bce(logits, y, keep),
             'an_ls': lambda: smoothed_bce(logits, y, keep, method.smoothing),
@@ -268,11 +270,11 @@ class MPC(Method):
         base='an',                                  # 'an' | 'an_ls' | 'wan' | 'epr' | 'role' | 'em' | 'bce'
         tau_pos=.7, tau_neg=.05,                    # thresholds of the pseudo-labels, floats or (C,)
         observed=True,                              # annotated entries count in the consistency terms
-        reject=True, warmup=.1,                     # leave probable false negatives out of the base loss, from this progress on
+        reject=True, warmup=.1,                     # leave probable false negatives out of AN, AN-LS and WAN, from this progress on
         ramp=.1, ramp_shape='linear',               # how the consistency terms come in, see `ramp_up`
         ops=2, deform=.5, flip=.5, shift=.08,       # views; `deform` is the probability of the elastic deformation
         feature_dropout=.5, heads=4, batch_dropout=.5, agreement=1.,  # of FPC and BTC
-        smoothing=.1, expected=None, entropy=.1,    # of AN-LS; of EPR and ROLE (None: annotated positives per image); of EM
+        smoothing=.1, expected=None, entropy=.1,    # of AN-LS; of EPR and ROLE (None: annotated positives per annotated image); of EM
         empty='drop',                               # rows without annotation: 'drop' | 'unlabelled'
         epochs=20, lr=1e-4, head_lr=10., weight_decay=1e-5, optimizer='Adam', schedule='cosine', ema=None,  # head_lr: times lr
         sampler=None, unknown=None, weights=None,   # None: by `empty`; 'negative', and 'ignore' for base='bce'
@@ -283,6 +285,7 @@ class MPC(Method):
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
         self.head, self.mixer = nn.Linear(self.backbone.dim, self.labels), BatchTransformer(self.backbone.dim, heads, dropout=batch_dropout)
         self.table = RowTable(self.labels) if base == 'role' else None
+        self.register_buffer('per_image', torch.tensor(self.labels/2))
         self.tau_pos, self.tau_neg, self.observed, self.agreement = tau_pos, tau_neg, observed, agreement
         self.smoothing, self.expected, self.entropy, self.feature_dropout = smoothing, expected, entropy, feature_dropout
         self.timing = dict(reject=reject, warmup=warmup, ramp=ramp, shape=ramp_shape)
@@ -327,6 +330,7 @@ def prepare_mpc(method, y, known):
     "Label statistics; for ROLE also one row of estimates per training row."
     Method.prepare(method, y, known)
     y, known = torch.as_tensor(y, dtype=torch.float32), torch.as_tensor(known, dtype=torch.bool)
+    method.per_image.fill_((y*known).sum()/known.any(1).sum().clamp(min=1))
     if method.table is not None: method.table.fill(first_estimate(y*known, known))
 
 # %% ../../nbs/40_mpc.ipynb #096e94b9
@@ -346,7 +350,8 @@ def mpc_ablations(base)->dict[str, dict]:
     none = dict(ipc=0., fpc=0., btc=0.)
     return {'no image consistency': dict(base=base, weights=dict(ipc=0.)), 'no feature consistency': dict(base=base, weights=dict(fpc=0.)),
             'no batch transformer': dict(base=base, weights=dict(btc=0.)), 'no elastic deformation': dict(base=base, deform=0.),
-            'no rejection': dict(base=base, reject=False), 'base only': dict(base=base, reject=False, weights=none)}
+            **({'no rejection': dict(base=base, reject=False)} if base in ('an', 'an_ls', 'wan') else {}),
+            'base only': dict(base=base, reject=False, weights=none)}
 
 # %% ../../nbs/40_mpc.ipynb #26324a30
 @register_method(presets={'tiny': _SMALL, 'maps': {**_SMALL, 'min_cells': 8}})
