@@ -100,8 +100,8 @@ def tables(o, frame, jobs):
         title = 'one positive label per image' if o.regime == 'single-positive' else f'{share:.0%} of the patients labelled'
         text.append(f"### {o.data if o.data == 'phantom' else 'real images'}, {title}, folds {o.folds}, {o.draws} draws, {o.size} px, {o.backbone}\n\n"
                     + markdown(summary(part, first, 'fully labelled', order)))
-        against = paired(part, variants[-1], best, 'auroc')
-        if against: text.append(f"{variants[-1]} against {first} with tuned steps, AUROC: {shown(against)}")
+        against = {name: paired(part, variants[-1], best, value) for name, value in (('AUROC', 'auroc'), ('AP', 'ap'))}
+        if against['AP']: text.append(f"{variants[-1]} against {first} with tuned steps: " + ', '.join(f'{name} {shown(d)}' for name, d in against.items()))
     return '\n\n'.join(text)
 
 
