@@ -63,18 +63,21 @@ def hold_out(
     fold=None,           # this fold is held out; None: a fifth of the patients
     fold_column=None,    # column with the folds; None: five are made
 ):                       # rows to train on, rows held out
-    "Split by patient; raises ValueError where a fold does not exist or a patient is on both sides."
+    "Split by patient, generated images left out of what is held out; raises ValueError where a fold does not exist or a patient is on both sides."
     import numpy as np
     from cxr_workbench.data import check_split, patient_folds, patient_split
     who = data.patient_id if data.patient_id is not None else np.arange(len(data))
-    if fold is None and fold_column is None: return patient_split(who, data.y, fraction=.2, seed=0)
+    real = np.ones(len(data), bool) if data.synthetic is None else ~data.synthetic.numpy()
+    if fold is None and fold_column is None:
+        held = np.isin(who, who[real][patient_split(who[real], data.y[real], fraction=.2, seed=0)[1]])
+        return np.flatnonzero(~held), np.flatnonzero(held & real)
     if fold is None: raise ValueError('--fold-column needs --fold, the number of the fold to hold out')
     if fold_column is not None and (data.meta is None or fold_column not in data.meta): raise ValueError(f'no column {fold_column!r} in the table: it has {[] if data.meta is None else list(data.meta)}')
     folds = patient_folds(who, data.y) if fold_column is None else data.meta[fold_column].to_numpy()
     held = folds == fold
     if not held.any() or held.all(): raise ValueError(f'fold {fold} does not exist: there are {sorted(set(folds.tolist()))}')
     check_split(who[~held], who[held])
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    return np.flatnonzero(~held), np.flatnonzero(held & real)
 
 # %% ../nbs/80_cli.ipynb #831c063c
 def annotate(

@@ -99,7 +99,7 @@ class Step:
 @dataclass(frozen=True)
 class Stage:
     "One stretch of training with fixed trainable parameters and one optimiser."
-    epochs: int                       # passes over the rows that the sampler draws
+    epochs: int                       # passes over the rows that the sampler draws, or of `steps` batches
     train: str = ''                   # parameters that train: a regular expression matched at the start of their names
     groups: tuple = (('', 1e-3, .01),)  # (pattern, learning rate, weight decay), the first match wins
     optimizer: str = 'AdamW'          # a class of torch.optim
@@ -108,6 +108,7 @@ class Stage:
     sampler: object = 'known'         # known: rows with any known entry | all | mixed: labelled and unlabelled side by side | a data.Repeat
     ema: float | None = None          # decay of the averaged weights that are evaluated and saved
     clip: float | None = None         # largest gradient norm
+    steps: int | None = None          # batches of an epoch; None: one pass
 
     def __post_init__(self): object.__setattr__(self, 'groups', tuple(tuple(g) for g in self.groups))
 

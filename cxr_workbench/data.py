@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['check_pixels', 'check_images', 'CXRDataset', 'row_numbers', 'check_patients', 'check_lengths', 'replaced',
            'take_rows', 'read_pixels', 'unreadable', 'table_hash', 'Mapped', 'from_arrays', 'from_phantom',
-           'check_split', 'patient_totals', 'deal', 'patient_folds', 'patient_split', 'RowBatches', 'InOrder', 'Repeat',
-           'batch_sampler', 'mixed_batches', 'loader', 'dataloaders', 'from_table', 'from_csv', 'find_packed',
-           'read_npz', 'from_npz', 'nih14', 'chexpert']
+           'check_split', 'check_real', 'patient_totals', 'deal', 'patient_folds', 'patient_split', 'RowBatches',
+           'InOrder', 'Repeat', 'batch_sampler', 'mixed_batches', 'loader', 'dataloaders', 'from_table', 'from_csv',
+           'find_packed', 'read_npz', 'from_npz', 'nih14', 'chexpert']
 
 # %% ../nbs/02_data.ipynb #82ea9dfe
 import hashlib, json, os, zipfile, zlib
@@ -239,6 +239,14 @@ def check_split(
     both = np.intersect1d(train_patients, valid_patients)
     if len(both): raise ValueError(f'{len(both)} patients are in both parts: {listed(both)}. patient_split puts each in one')
 
+# %% ../nbs/02_data.ipynb #c4ec0a1d
+def check_real(
+    valid,  # the held-out part, a CXRDataset
+):
+    "Refuse a held-out part with generated images (ValueError with their number)."
+    made = 0 if valid.synthetic is None else int(valid.synthetic.sum())
+    if made: raise ValueError(f'{made} of the {len(valid)} held-out images are generated: hold out real ones only, as methods.trcgl.real_split does')
+
 # %% ../nbs/02_data.ipynb #e6486f40
 def patient_totals(
     patient_id,  # (n,)
@@ -412,11 +420,12 @@ def dataloaders(
     labelled=None, steps=None,  # see batch_sampler
     pin_memory=None,            # page-locked batches; None: where there is a CUDA device
 )->dict[str, DataLoader]:       # 'train' and, where given, 'valid', which is read in order
-    "Loaders of `Batch`; ValueError where a patient is in both parts or the labels differ."
+    "Loaders of `Batch`; ValueError where a patient is in both parts, the labels differ or a generated image is held out."
     rule = batch_sampler(train.known, sampler, batch_size, seed, rank, world, labelled, steps)
     loaders = {'train': loader(train, rule, workers, pin_memory)}
     if valid is None: return loaders
     if valid.label_names != train.label_names: raise ValueError(f'the parts have different labels: {train.label_names} and {valid.label_names}')
+    check_real(valid)
     if train.patient_id is not None and valid.patient_id is not None: check_split(train.patient_id, valid.patient_id)
     loaders['valid'] = loader(valid, batch_sampler(valid.known, 'sequential', batch_size, rank=rank, world=world), workers, pin_memory)
     return loaders

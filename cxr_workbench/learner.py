@@ -17,7 +17,7 @@ import torch
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from .core import Method, RowTable, Stage, create_method, seed_all
-from .data import batch_sampler, check_split, loader
+from .data import batch_sampler, check_real, check_split, loader
 
 # %% ../nbs/09_learner.ipynb #89a0ce76
 def trainable(
@@ -89,10 +89,10 @@ class Prepared(pl.LightningModule):
     def place(self): return self.before + self.current_epoch
     @property
     def evaluated(self): return self.method if self.average is None else self.average.module
-    def rows(self, known, kind, size): return batch_sampler(known, kind, size, self.seed, self.trainer.global_rank, self.trainer.world_size, self.labelled)
+    def rows(self, known, kind, size, steps=None): return batch_sampler(known, kind, size, self.seed, self.trainer.global_rank, self.trainer.world_size, self.labelled, steps)
 
     def train_dataloader(self):
-        sampler = self.rows(self.data.known, self.stage.sampler, self.batch_size)
+        sampler = self.rows(self.data.known, self.stage.sampler, self.batch_size, self.stage.steps)
         sampler.set_epoch(self.place)
         self.steps = len(sampler)
         return loader(self.data, sampler, workers=self.workers)
@@ -286,13 +286,15 @@ def scaled(
 
 # %% ../nbs/09_learner.ipynb #573a8e66
 def check_widths(method, data, valid):
-    "Labels of the method and of the data must be the same, and no patient on both sides; raises ValueError naming the difference."
+    "Labels of the method and of the data must be the same, no patient on both sides, no generated image held out; raises ValueError naming the difference."
     for part, name in ((data, 'training'), (valid, 'held-out')):
         if part is None: continue
         if part.y.shape[1] != method.labels: raise ValueError(f'the method has {method.labels} labels, the {name} part has {part.y.shape[1]}')
         if list(part.label_names) != list(method.label_names):
             raise ValueError(f'the {name} part has labels {short(list(part.label_names))}, the method has {short(method.label_names)}: create it with labels=data.label_names')
-    if valid is not None and data.patient_id is not None and valid.patient_id is not None: check_split(data.patient_id, valid.patient_id)
+    if valid is None: return
+    check_real(valid)
+    if data.patient_id is not None and valid.patient_id is not None: check_split(data.patient_id, valid.patient_id)
 
 # %% ../nbs/09_learner.ipynb #2228be18
 def begin(out, record, resume):

@@ -65,14 +65,11 @@ def with_repeats(train, tail, o, seed):
 MORE = {'+ generated': with_made, 'tail repeated': with_repeats}   # what is added to the training part
 
 
-def planned(method, train, o, steps):
-    "The recipe in epochs that come closest to the steps: a sixth of them in the first stage."
-    from cxr_workbench.data import batch_sampler
-    method.prepare(train.y, train.known)          # fills how often rows are drawn
-    stages = method.recipe()
-    shares = [1/6, 5/6] if len(stages) == 2 else [1.]
-    length = [len(batch_sampler(train.known, s.sampler, o.batch_size)) for s in stages]
-    plan = [replace(s, epochs=max(1, round(steps*share/n))) for s, share, n in zip(stages, shares, length)]
+def planned(method, steps):
+    "The recipe with exactly so many steps, a sixth of them in the first stage."
+    stages, first = method.recipe(), round(steps/6)
+    lengths = [first, steps - first] if len(stages) == 2 else [steps]
+    plan = [replace(stage, epochs=1, steps=n) for stage, n in zip(stages, lengths)]
     method.recipe = lambda: plan
     return method
 
@@ -98,11 +95,11 @@ def train_one(o, job):
     tail, seed = tail_of(train, o), 1000*key['fold'] + key['draw']
     if key['variant'] in MORE: train = MORE[key['variant']](train, tail, o, seed)
     seed_all(seed)
-    method = planned(made(o, 'trcgl', train, preset=o.preset, rare=o.rare, **job['arguments']), train, o, key['steps'])
+    method = planned(made(o, 'trcgl', train, preset=o.preset, rare=o.rare, **job['arguments']), key['steps'])
     start = time.time()
     history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False)
     seconds = round(time.time()-start, 1)
-    return dict(key, **{f'valid_{k}': v for k, v in scores(method, valid, tail).items()}, **scores(method, test, tail), steps_done=int(history['step'].iloc[-1]),
+    return dict(key, **{f'valid_{k}': v for k, v in scores(method, valid, tail).items()}, **scores(method, test, tail), steps_done=int(history.groupby('stage')['step'].max().sum()),
                 rows=len(train), made=int(train.synthetic.sum()) if train.synthetic is not None else 0, tail=int(tail.sum()), seconds=seconds)
 
 

@@ -1,6 +1,7 @@
 "TRCGL-Net's classifier: what its page does not assert, against loops written here."
 import copy, json, math
 import numpy as np, pytest, torch
+from torch.nn import functional as F
 from cxr_workbench.core import Batch, create_method, seed_all
 from cxr_workbench.data import Repeat, batch_sampler, from_arrays
 from cxr_workbench.methods.trcgl import (GRAPHS, LADDER, LOSSES, ChannelClassAttention, LabelGCN, asymmetric_rows, class_balance, class_margins,
@@ -84,7 +85,8 @@ def test_ml_gcn_graphs_against_loops():
             expected = (1 - .2*B[i].any()) if i == j else .2*B[i, j]/max(1, B[i].sum())
             assert paper[i, j] == pytest.approx(expected, abs=1e-6)
     A = np.array([[.25*B[i, j]/max(1, B[:, j].sum()) + (i == j) for j in range(C)] for i in range(C)])
-    assert np.allclose(A.sum(0)[B.any(0)], 1.25) and np.allclose(code, A/np.sqrt(np.outer(A.sum(1), A.sum(1))), atol=1e-6)
+    root = np.diag(A.sum(1)**-.5)
+    assert np.allclose(A.sum(0)[B.any(0)], 1.25) and np.allclose(code, (A @ root).T @ root, atol=1e-6)       # as ML-GCN's gen_adj does it
     assert np.allclose(paper.sum(1), 1)
 
 
@@ -145,6 +147,41 @@ def test_kept_classifiers_follow_every_change_of_the_weights():
     net.kept = None
     assert torch.equal(now(), stepped)
     torch.optim.swa_utils.AveragedModel(net).update_parameters(net)
+
+
+def test_kept_classifiers_do_not_outlive_a_change_of_mode():
+    net, x = LabelGCN(5, 12, hidden=7).eval(), torch.randn(2, 12)
+    with torch.no_grad():
+        before = net(x)
+        net.embedding.data.copy_(torch.randn(5, 7))      # as averages of weights are swapped in: no version is counted
+        net.eval()
+        after = net(x)
+        assert net.kept is not None and not torch.equal(before, after)
+        assert torch.equal(after, F.normalize(net.project(x), dim=-1) @ F.normalize(net.walk(), dim=-1).mT + net.bias)
+
+
+def test_label_graph_works_in_inference_mode_in_an_export_and_under_vmap():
+    with torch.inference_mode():
+        inside, x = LabelGCN(5, 12, hidden=7).eval(), torch.randn(2, 12)
+        assert torch.isfinite(inside(x)).all() and inside.kept is None
+    net, x = LabelGCN(5, 12, hidden=7).eval(), torch.randn(2, 12)
+    with torch.no_grad():
+        assert torch.allclose(torch.export.export(net, (x,)).module()(x), net(x), atol=1e-6)
+        weights = {k: torch.stack([v, torch.randn_like(v)]) for k, v in net.named_parameters()}
+        both = torch.func.vmap(lambda w: torch.func.functional_call(net, w, (x,)))(weights)
+        assert torch.allclose(both[0], net(x), atol=1e-6) and not torch.allclose(both[1], net(x), atol=1e-3)
+
+
+def test_networks_without_stochastic_depth_are_taken():
+    from cxr_workbench.methods.trcgl import dropping
+    drops = lambda b: any('drop_path' in name and type(m).__name__ == 'DropPath' for name, m in b.named_modules())
+    assert drops(dropping('resnet18', .2, size=64)) and not drops(dropping('resnet18', 0., size=64)) and not drops(dropping('densenet121', .2, size=64))
+    with pytest.raises(TypeError, match='strange'): dropping('resnet18', .2, size=64, strange=1)
+
+
+def test_one_stage_is_as_long_as_two():
+    two, one = prepared().recipe(), prepared(**LADDER['one stage']).recipe()
+    assert len(two) == 2 and len(one) == 1 and one[0].epochs == two[0].epochs + two[1].epochs and not one[0].train
 
 
 def test_save_and_load_keep_the_label_term(tmp_path):

@@ -3,7 +3,7 @@ import json, sys
 import numpy as np, pandas as pd, pytest, torch
 from cxr_workbench.data import from_arrays, from_csv
 from cxr_workbench.labels import LabelPolicy
-from cxr_workbench.methods import trcgl_diffusion as td
+from cxr_workbench.methods import trcgl_diffusion as td, trcgl_requests as tr
 from cxr_workbench.methods.trcgl import real_split
 
 pytest.importorskip('diffusers')
@@ -240,27 +240,27 @@ def test_sentences(given, text): assert td.sentence(*given) == text
 
 
 def test_a_prompt_longer_than_the_encoder_takes_is_refused_before_anything_is_drawn(small, sd_folder, tmp_path):
-    requests = td.tail_requests(table(), tail=['Hernia'])
+    requests = tr.tail_requests(table(), tail=['Hernia'])
     requests.loc[2, 'prompt'] = td.sentence(NAMES*9)
-    with pytest.raises(ValueError, match='the text encoder takes 48'): td.generate(small, requests, tmp_path/'out')
+    with pytest.raises(ValueError, match='the text encoder takes 48'): tr.generate(small, requests, tmp_path/'out')
     assert not (tmp_path/'out').exists()
     with pytest.raises(ValueError, match='the text encoder takes 77'): td.PromptLatentDiffusion.from_pretrained(sd_folder, device='cpu').encode([td.sentence(NAMES*9)])
 
 
 def test_budget():
-    assert td.lift([10, 100, 200, 600]).tolist() == [20, 200, 300, 0] and td.lift([5], most=8, times=2).tolist() == [3]
+    assert tr.lift([10, 100, 200, 600]).tolist() == [20, 200, 300, 0] and tr.lift([5], most=8, times=2).tolist() == [3]
 
 
 def test_requests_copy_whole_rows_of_real_patients_and_lift_every_class():
     data = table(meta=pd.DataFrame(dict(Age=np.arange(40) + 20, Sex=['M', 'F']*20)))
-    requests = td.tail_requests(data, tail=['Fracture', 'Hernia'], seed=3)
+    requests = tr.tail_requests(data, tail=['Fracture', 'Hernia'], seed=3)
     source = requests.source.to_numpy()
     assert (requests[NAMES].to_numpy(float) == data.y[source].numpy()).all() and (requests.patient_id == data.patient_id[source]).all()
     assert all(row[row.target] == 1 for _, row in requests.iterrows())
     count = data.y.sum(0).numpy()
     assert (count[1:] + requests[NAMES].to_numpy(float).sum(0)[1:] >= 3*count[1:]).all()
     assert requests.prompt[0].startswith(f'{source[0] + 20} year old {["male", "female"][source[0] % 2]}. Chest radiograph showing ')
-    assert requests.equals(td.tail_requests(data, tail=['Fracture', 'Hernia'], seed=3)) and not requests.equals(td.tail_requests(data, tail=['Fracture', 'Hernia'], seed=4))
+    assert requests.equals(tr.tail_requests(data, tail=['Fracture', 'Hernia'], seed=3)) and not requests.equals(tr.tail_requests(data, tail=['Fracture', 'Hernia'], seed=4))
     used = requests[requests.target == 'Fracture'].source.value_counts()
     assert used.max() - used.min() <= 1 or len(used) < count[1]                              # all of a class before one comes again
 
@@ -270,23 +270,23 @@ def test_unknown_labels_of_the_source_stay_unknown_and_generated_rows_are_no_sou
     known = np.ones((40, 3), bool); known[:, 0] = False
     marked = np.zeros(40, bool); marked[:2] = True
     data = from_arrays(data.images, data.y, known, patient_id=data.patient_id, label_names=NAMES, synthetic=marked)
-    requests = td.tail_requests(data, tail=['Fracture'])
+    requests = tr.tail_requests(data, tail=['Fracture'])
     assert requests['Edema'].isna().all() and not requests.prompt.str.contains('Edema').any() and not requests.source.isin([0, 1]).any()
 
 
 def test_what_cannot_be_asked_for_is_refused():
     none = table(); none.y[:, 1] = 0
-    with pytest.raises(ValueError, match=r"no real image shows \['Fracture'\]"): td.tail_requests(none, tail=['Fracture'])
-    with pytest.raises(ValueError, match='no patients'): td.tail_requests(table(patients=False), tail=['Fracture'])
-    with pytest.raises(ValueError, match='no labels of this table'): td.tail_requests(table(), tail=['Pneumonia'])
-    with pytest.raises(ValueError, match='no label is rare'): td.tail_requests(table())
+    with pytest.raises(ValueError, match=r"no real image shows \['Fracture'\]"): tr.tail_requests(none, tail=['Fracture'])
+    with pytest.raises(ValueError, match='no patients'): tr.tail_requests(table(patients=False), tail=['Fracture'])
+    with pytest.raises(ValueError, match='no labels of this table'): tr.tail_requests(table(), tail=['Pneumonia'])
+    with pytest.raises(ValueError, match='no label is rare'): tr.tail_requests(table())
 
 
 # ---- a folder that fills up ----
 
 
 def run(model, out, requests=None, **kw):
-    return td.generate(model, td.tail_requests(table(), tail=['Fracture', 'Hernia'], most=30) if requests is None else requests, out, **{'judge': agree, 'batch_size': 4, 'steps': 1, **kw})
+    return tr.generate(model, tr.tail_requests(table(), tail=['Fracture', 'Hernia'], most=30) if requests is None else requests, out, **{'judge': agree, 'batch_size': 4, 'steps': 1, **kw})
 
 
 def pictures(out): return {p.name: p.read_bytes() for p in (out/'images').glob('*.png')}
@@ -298,7 +298,7 @@ def test_the_table_is_one_that_from_csv_reads(small, tmp_path):
     assert len(data) == len(made) > 5 and data.synthetic.all() and (data.patient_id == made.patient_id).all()
     assert (data.y.numpy() == made[NAMES].to_numpy(float)).all() and data.__getitems__([0]).x.shape == (1, 1, 16, 16)
     real = table()
-    both = td.with_generated(real, tmp_path/'out')
+    both = tr.with_generated(real, tmp_path/'out')
     assert len(both) == 40 + len(made) and both.synthetic.sum() == len(made) and both.images.dtype == np.uint8
     train, held = real_split(both, fraction=.3)
     assert not both.synthetic[held].any() and not set(both.patient_id[train]) & set(both.patient_id[held])
@@ -312,7 +312,7 @@ def test_generated_files_go_behind_files(small, tmp_path):
         paths.append(str(tmp_path/f'{i}.png'))
         Image.fromarray(np.full((16, 16), i, np.uint8)).save(paths[-1])
     real = table()
-    both = td.with_generated(from_arrays(paths, real.y, patient_id=[f'p{p}' for p in real.patient_id], label_names=NAMES, size=16), tmp_path/'out')
+    both = tr.with_generated(from_arrays(paths, real.y, patient_id=[f'p{p}' for p in real.patient_id], label_names=NAMES, size=16), tmp_path/'out')
     assert isinstance(both.images, list) and both.__getitems__([0, 41]).x.shape == (2, 1, 16, 16) and set(both.patient_id[40:]) <= set(both.patient_id[:40])
 
 
@@ -356,7 +356,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(small, tmp_path
 
 @pytest.mark.parametrize('error, ours', [(torch.OutOfMemoryError('x'), True), (MemoryError(), True), (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
                                          (RuntimeError('shape mismatch'), False), (ValueError("can't allocate memory"), False)])
-def test_what_counts_as_out_of_memory(error, ours): assert td.out_of_memory(error) is ours
+def test_what_counts_as_out_of_memory(error, ours): assert tr.out_of_memory(error) is ours
 
 
 def test_another_error_is_not_swallowed(small, tmp_path, monkeypatch):
@@ -371,7 +371,7 @@ def test_the_filter_tries_again_with_other_noise_and_gives_up(small, tmp_path):
         return torch.tensor([.2, .2, .9]).expand(len(x), 3)                                     # no fracture, ever
     kept = run(small, tmp_path/'out', judge=judge, tries=2)
     tried = pd.read_csv(tmp_path/'out'/'tries.csv')
-    requests = td.tail_requests(table(), tail=['Fracture', 'Hernia'], most=30)
+    requests = tr.tail_requests(table(), tail=['Fracture', 'Hernia'], most=30)
     assert set(kept.target) == {'Hernia'} and len(kept) == (requests.target == 'Hernia').sum() and len(pictures(tmp_path/'out')) == len(kept)
     assert tried.groupby('request').size().loc[requests.index[requests.target == 'Fracture']].eq(2).all() and (tried.kept == (tried.probability >= .5)).all()
     assert run(small, tmp_path/'out', judge=judge, tries=2).equals(kept) and sum(seen) == len(tried)   # done: nothing is drawn again
@@ -379,7 +379,7 @@ def test_the_filter_tries_again_with_other_noise_and_gives_up(small, tmp_path):
 
 def test_another_run_in_the_same_folder_is_refused(small, tmp_path):
     run(small, tmp_path/'out')
-    for changed in (dict(seed=1), dict(steps=2), dict(w=1.), dict(threshold=.6), dict(requests=td.tail_requests(table(), tail=['Hernia']))):
+    for changed in (dict(seed=1), dict(steps=2), dict(w=1.), dict(threshold=.6), dict(requests=tr.tail_requests(table(), tail=['Hernia']))):
         with pytest.raises(ValueError, match='another run'): run(small, tmp_path/'out', **changed)
     run(small, tmp_path/'out', batch_size=2)                                                    # the batch's size is nobody's business
 
@@ -392,17 +392,17 @@ def test_a_judge_that_gives_no_probabilities_is_refused(small, tmp_path, judge, 
 
 def test_no_judge_keeps_everything_and_no_request_is_an_error(small, tmp_path):
     assert run(small, tmp_path/'out', judge=None).probability.isna().all() or len(pictures(tmp_path/'out'))
-    with pytest.raises(ValueError, match='no requests'): run(small, tmp_path/'none', requests=td.tail_requests(table(), tail=['Hernia']).iloc[:0])
+    with pytest.raises(ValueError, match='no requests'): run(small, tmp_path/'none', requests=tr.tail_requests(table(), tail=['Hernia']).iloc[:0])
 
 
 def test_class_prompts_serve_their_classes_only(small_folder, tmp_path):
     model = td.PromptLatentDiffusion.from_pretrained(small_folder, device='cpu', classes=['Fracture'], tokens=2)
     with pytest.raises(ValueError, match=r"no tokens for \['Hernia'\]"): run(model, tmp_path/'out')
-    assert len(run(model, tmp_path/'out', requests=td.tail_requests(table(), tail=['Fracture'])))
+    assert len(run(model, tmp_path/'out', requests=tr.tail_requests(table(), tail=['Fracture'])))
 
 
 def test_even_odds_takes_the_prior_out():
-    judge = td.even_odds(lambda x: torch.logit(torch.tensor([[.02, .5]])).expand(len(x), 2), [.02, .5])
+    judge = tr.even_odds(lambda x: torch.logit(torch.tensor([[.02, .5]])).expand(len(x), 2), [.02, .5])
     assert torch.allclose(judge(torch.rand(3, 1, 8, 8)), torch.full((3, 2), .5), atol=1e-5)
 
 # ---- the embedded model ----

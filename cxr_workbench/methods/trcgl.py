@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRAPHS', 'LOSSES', 'LADDER', 'ChannelClassAttention', 'label_adjacency', 'normalised', 'symmetric_graph', 'row_graph',
            'scaled_graph', 'LabelGCN', 'class_balance', 'class_margins', 'margin_balanced_loss', 'entry_weight',
-           'distribution_balanced_loss', 'asymmetric_rows', 'repeat_factors', 'check_trcgl', 'TRCGLNet',
+           'distribution_balanced_loss', 'asymmetric_rows', 'repeat_factors', 'check_trcgl', 'dropping', 'TRCGLNet',
            'prepare_trcgl', 'look_trcgl', 'trcgl_step', 'trcgl_stages', 'trcgl', 'real_split']
 
 # %% ../../nbs/60_trcgl.ipynb #d864865e
@@ -89,9 +89,9 @@ def row_graph(P, threshold, share=.2):
 
 # %% ../../nbs/60_trcgl.ipynb #316d1117
 def scaled_graph(P, threshold, share=.25):
-    "ML-GCN's code: columns of `share`, the identity, and symmetric normalisation."
+    "ML-GCN's code: columns of `share`, the identity, symmetric normalisation, and the transpose of that."
     near = (P >= threshold).to(P).fill_diagonal_(0)
-    return normalised(share*near/near.sum(0).clamp(min=1) + torch.eye(len(P), dtype=P.dtype))
+    return normalised(share*near/near.sum(0).clamp(min=1) + torch.eye(len(P), dtype=P.dtype)).mT
 
 # %% ../../nbs/60_trcgl.ipynb #a0d05f43
 GRAPHS = {'symmetric': symmetric_graph, 'row': row_graph, 'scaled': scaled_graph}
@@ -114,10 +114,15 @@ class LabelGCN(nn.Module):
     def walk(self): return self.adjacency @ self.second(self.dropout(F.relu(self.adjacency @ self.first(self.embedding))))
     def __getstate__(self): return {**self.__dict__, 'kept': None}   # a copy makes its own
 
+    def train(self, mode=True):
+        self.kept = None
+        return super().train(mode)
+
     def classifiers(self):
-        "One vector per label, (C, D); kept in evaluation until a weight changes."
-        if self.training or torch.is_grad_enabled(): return self.walk()
-        state = [(t.data_ptr(), t._version) for t in (self.adjacency, self.embedding, self.first.weight, self.second.weight)] + [torch.is_autocast_enabled(self.bias.device.type)]
+        "One vector per label, (C, D); kept in evaluation until a weight changes. Writes through `.data` are seen after the next `eval()`."
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling(): return self.walk()
+        try: state = [(t.data_ptr(), t._version) for t in (self.adjacency, self.embedding, self.first.weight, self.second.weight)] + [torch.is_autocast_enabled(self.bias.device.type)]
+        except RuntimeError: return self.walk()      # tensors of inference mode, vmap or a trace have no version
         if self.kept is None or self.kept[0] != state: self.kept = state, self.walk()
         return self.kept[1]
 
@@ -236,6 +241,17 @@ def check_trcgl(loss, graph_kind, kappa, epochs):
     if len(kappa) != 2 or min(kappa) < 0: raise ValueError(f'kappa={kappa}: give what a generated row weighs in the first and in the second stage')
     if len(epochs) != 2 or min(epochs) < 0 or not epochs[1]: raise ValueError(f'epochs={epochs}: give those of the first stage (0: none) and of the second')
 
+# %% ../../nbs/60_trcgl.ipynb #d70bb1a9
+def dropping(
+    name, rate,  # of the network, and of its stochastic depth
+    **kw,        # of Backbone
+)->Backbone:
+    "A backbone with stochastic depth where the network has it."
+    try: return Backbone(name, **({'drop_path_rate': rate} if rate else {}), **kw)
+    except TypeError as error:
+        if 'drop_path_rate' not in str(error): raise
+        return Backbone(name, **kw)
+
 # %% ../../nbs/60_trcgl.ipynb #e6fbd09f
 class TRCGLNet(Method):
     "Channel gate, class attention, label graph, balanced margins, resampled rows, two stages."
@@ -248,13 +264,15 @@ class TRCGLNet(Method):
         resample=True, rare=.01, repeats=10,                     # repeat_factors: on, threshold, maximum
         kappa=(0., .5),                                          # what a generated row weighs in each stage
         flip=.5, shift=.03,                                      # of the weak view
+        freeze=True,                                             # first a stage with a frozen backbone; False: one stage, as long
         epochs=(10, 50), lr=(1e-3, 1.5e-4), backbone_lr=1.5e-5, weight_decay=(.01, .05), warmup=.1, ema=.9999, clip=1.,
         unknown='ignore', weights=None,
     ):
         check_trcgl(loss, graph_kind, kappa, epochs)
+        if not freeze: epochs = (0, sum(epochs))
         self.loss_name, self.balance = loss, dict(beta=beta, margin=margin, margin_for=margin_for)
         super().__init__(labels, unknown=unknown, weights=weights, weak=WeakView(flip, shift))
-        self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained, **({'drop_path_rate': drop_path} if drop_path else {}))
+        self.backbone = dropping(backbone, drop_path, size=size, min_cells=min_cells, pretrained=pretrained)
         self.norm, self.reader = nn.BatchNorm2d(self.backbone.dim), ChannelClassAttention(self.labels, self.backbone.dim, gate, gate_scale, reduction, spatial)
         self.graph, self.alpha = LabelGCN(self.labels, self.backbone.dim, hidden, dropout) if graph else None, graph
         self.related, self.rarity = dict(smooth=smooth, threshold=threshold, kind=graph_kind), dict(threshold=rare, maximum=repeats)
@@ -308,7 +326,7 @@ LADDER = {
     'base': _base, '+ channel gate': {**_base, 'gate': True}, '+ class attention': {**_base, 'gate': True, 'spatial': .1},
     '+ label graph': dict(loss='bce', resample=False), '+ loss and sampler': dict(),
     'no sampler': dict(resample=False), 'margin for the tail': dict(margin_for='tail'), 'balanced': dict(loss='balanced'),
-    'asymmetric': dict(loss='asymmetric'), 'no generated rows': dict(kappa=(0., 0.)), 'one stage': dict(epochs=(0, 60)),
+    'asymmetric': dict(loss='asymmetric'), 'no generated rows': dict(kappa=(0., 0.)), 'one stage': dict(freeze=False),
 }
 _small = dict(backbone='test_resnet', drop_path=0., hidden=64, epochs=(2, 10), lr=(2e-3, 2e-3), backbone_lr=2e-3, ema=.9)
 
