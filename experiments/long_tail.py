@@ -42,14 +42,15 @@ def tail_of(train, o):
 
 def requests_of(train, tail, seed):
     "What the generator is asked for: rows of the tail with all their labels, as often as lifts each to three times its count."
-    from cxr_workbench.methods.trcgl_diffusion import tail_requests
+    from cxr_workbench.methods.trcgl_requests import tail_requests
     return tail_requests(train, [name for name, rare in zip(train.label_names, tail) if rare], seed=seed)
 
 
 def with_made(train, tail, o, seed):
     "The training part and images that the package's generator made, judged by a classifier that is independent of it."
     from cxr_workbench.learner import load, trained
-    from cxr_workbench.methods.trcgl_diffusion import PromptLatentDiffusion, embedded, even_odds, generate, with_generated
+    from cxr_workbench.methods.trcgl_diffusion import PromptLatentDiffusion, embedded
+    from cxr_workbench.methods.trcgl_requests import even_odds, generate, with_generated
     if o.data != 'phantom' or o.size != 64: raise SystemExit('the generator of the package knows phantoms of 64 pixels only: leave out "+ generated"')
     folder = o.out.parent/'generated'/f'seed-{seed}-ratio-{o.ratio:g}'    # what is there is not drawn again
     model = PromptLatentDiffusion.from_pretrained(embedded(), device='cuda' if o.device == 'cuda' else 'cpu')

@@ -51,8 +51,8 @@ rm pages/00_core.ipynb
 "$bin/cxr-workbench" lab pages --no-start
 
 case ",${EXTRAS-}," in *,diffusion,*)
-    say "the generator's page runs"
-    (cd pages && "$bin/jupyter" execute --kernel_name=python3 --timeout=600 61_trcgl_diffusion.ipynb) ;;
+    say "the generator's pages run"
+    (cd pages && "$bin/jupyter" execute --kernel_name=python3 --timeout=600 61_trcgl_diffusion.ipynb 62_trcgl_requests.ipynb) ;;
 *)
     say "without the extra, the generator says what to install"
     "$bin/python" -c 'from cxr_workbench.methods.trcgl_diffusion import libraries; libraries()' 2>&1 | grep -F 'pip install cxr-workbench[diffusion]' || fail "no word about the extra" ;;

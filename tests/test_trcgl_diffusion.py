@@ -1,5 +1,5 @@
 "Prompt-latent diffusion: what its page does not assert, on two folders built here: a tiny one of the embedded kind and a tiny Stable-Diffusion-type one."
-import json, sys
+import copy, json, sys
 import numpy as np, pandas as pd, pytest, torch
 from cxr_workbench.data import from_arrays, from_csv
 from cxr_workbench.labels import LabelPolicy
@@ -227,7 +227,7 @@ def test_an_absent_package_names_the_extra(monkeypatch):
 def test_fp16_files_alone_are_found(sd_folder, tmp_path):
     import shutil
     shutil.copytree(sd_folder, tmp_path/'half')
-    for part in ('vae', 'unet'): (tmp_path/'half'/part/'diffusion_pytorch_model.safetensors').rename(tmp_path/'half'/part/'diffusion_pytorch_model.fp16.safetensors')
+    for file in ('vae/diffusion_pytorch_model', 'unet/diffusion_pytorch_model', 'text_encoder/model'): (tmp_path/'half'/f'{file}.safetensors').rename(tmp_path/'half'/f'{file}.fp16.safetensors')
     td.PromptLatentDiffusion.from_pretrained(tmp_path/'half', device='cpu')
 
 # ---- sentences and requests ----
@@ -237,6 +237,22 @@ def test_fp16_files_alone_are_found(sd_folder, tmp_path):
     ((['Edema', 'Mass'], 60, 'F'), '60 year old female. Chest radiograph showing Edema, Mass.'), ((['Edema'], 60.0, None), '60 year old. Chest radiograph showing Edema.'),
     ((['Edema'], float('nan'), 'Male'), 'male. Chest radiograph showing Edema.'), (([], None, ''), 'Chest radiograph.')])
 def test_sentences(given, text): assert td.sentence(*given) == text
+
+
+@pytest.mark.parametrize('age, years', [('060Y', 60), ('018M', 1.5), (' 7 ', 7), (41.0, 41), ('052W', 1)])
+def test_ages_of_dicom(age, years):
+    assert td.in_years(age) == pytest.approx(years, abs=.01)
+    assert td.sentence([], age).startswith(f'{years:.0f} year old')
+
+
+def test_missing_ages_and_strange_ones():
+    assert td.sentence(['Edema'], pd.NA, pd.NaT) == 'Chest radiograph showing Edema.'
+    with pytest.raises(ValueError, match="age='old': give years"): td.sentence([], 'old')
+
+
+def test_one_bare_sentence_and_unequal_lists_are_refused(small):
+    with pytest.raises(ValueError, match=r"list of sentences is wanted: \['Chest"): small.sample('Chest radiograph.')
+    with pytest.raises(ValueError, match='2 latents and 3 sentences'): td.train_prompt(small, torch.zeros(2, 4, 8, 8), ['edema.']*3, steps=1)
 
 
 def test_a_prompt_longer_than_the_encoder_takes_is_refused_before_anything_is_drawn(small, sd_folder, tmp_path):
@@ -302,6 +318,39 @@ def test_the_table_is_one_that_from_csv_reads(small, tmp_path):
     assert len(both) == 40 + len(made) and both.synthetic.sum() == len(made) and both.images.dtype == np.uint8
     train, held = real_split(both, fraction=.3)
     assert not both.synthetic[held].any() and not set(both.patient_id[train]) & set(both.patient_id[held])
+
+
+def test_generated_rows_behind_another_table_are_refused(small, tmp_path):
+    run(small, tmp_path/'out')
+    other = table().subset(np.arange(40)[::-1].copy())
+    with pytest.raises(ValueError, match='give the table that the requests were made of'): tr.with_generated(other, tmp_path/'out')
+    with pytest.raises(ValueError, match='give the table that the requests were made of'): tr.with_generated(table().subset(range(3)), tmp_path/'out')
+
+
+def test_how_files_are_read_and_further_columns_stay(small, tmp_path):
+    from PIL import Image
+    made = run(small, tmp_path/'out')
+    g, paths = np.random.default_rng(0), []
+    for i in range(40):
+        paths.append(str(tmp_path/f'{i}.png'))
+        Image.fromarray(g.integers(0, 256, (16, 24), dtype=np.uint8)).save(paths[-1])
+    real = table()
+    cropped = from_arrays(paths, real.y, patient_id=real.patient_id, label_names=NAMES, size=16, fit='crop', meta=pd.DataFrame({'age': range(40)}))
+    both = tr.with_generated(cropped, tmp_path/'out')
+    assert torch.equal(both.__getitems__(range(40)).x, cropped.__getitems__(range(40)).x)
+    assert both.meta.age[:40].tolist() == list(range(40)) and both.meta.age[40:].isna().all() and len(both.meta) == 40 + len(made)
+
+
+def test_nothing_kept_leaves_the_table_as_it_is(small, tmp_path):
+    real = table()
+    assert not len(run(small, tmp_path/'out', judge=lambda x: torch.zeros(len(x), 3), tries=1))
+    with pytest.warns(UserWarning, match='stays as it is'): assert tr.with_generated(real, tmp_path/'out') is real
+
+
+def test_images_that_are_no_numbers_are_not_written(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(td, 'sample', lambda model, texts, **kw: torch.full((len(texts), 1, 16, 16), float('nan')))
+    with pytest.raises(ValueError, match='read the weights in float32'): run(small, tmp_path/'out', judge=None)
+    assert not pictures(tmp_path/'out') and not len(pd.read_csv(tmp_path/'out'/'tries.csv'))
 
 
 def test_generated_files_go_behind_files(small, tmp_path):
@@ -382,6 +431,8 @@ def test_another_run_in_the_same_folder_is_refused(small, tmp_path):
     for changed in (dict(seed=1), dict(steps=2), dict(w=1.), dict(threshold=.6), dict(requests=tr.tail_requests(table(), tail=['Hernia']))):
         with pytest.raises(ValueError, match='another run'): run(small, tmp_path/'out', **changed)
     run(small, tmp_path/'out', batch_size=2)                                                    # the batch's size is nobody's business
+    with torch.no_grad(): small.unet.conv_out.bias += 1
+    with pytest.raises(ValueError, match='another run'): run(small, tmp_path/'out')             # another model
 
 
 @pytest.mark.parametrize('judge, message', [(lambda x: torch.full((len(x), 2), .5), 'shape'), (lambda x: torch.full((len(x), 3), 4.), 'not logits'), (lambda x: torch.full((len(x), 3), float('nan')), 'not logits')])
@@ -404,6 +455,44 @@ def test_class_prompts_serve_their_classes_only(small_folder, tmp_path):
 def test_even_odds_takes_the_prior_out():
     judge = tr.even_odds(lambda x: torch.logit(torch.tensor([[.02, .5]])).expand(len(x), 2), [.02, .5])
     assert torch.allclose(judge(torch.rand(3, 1, 8, 8)), torch.full((3, 2), .5), atol=1e-5)
+
+
+
+def test_even_odds_stills_the_classifier_and_goes_where_it_is():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2), torch.nn.BatchNorm1d(2)).double()
+    before, x = copy.deepcopy(net.state_dict()), torch.rand(5, 1, 8, 8)
+    judge = tr.even_odds(lambda x: net(x.double()), [.3, .3])
+    assert net.training and torch.isfinite(judge(x)).all()
+    net.load_state_dict(before)
+    judge = tr.even_odds(net.float(), [.3, .3])
+    assert torch.equal(judge(x)[:2], judge(x[:2])) and torch.equal(net.state_dict()['2.running_mean'], before['2.running_mean'].float())
+
+
+def test_a_model_that_is_moved_knows_where_it_is(small):
+    assert small.to('meta').device == torch.device('meta') and small.to_latents(torch.rand(1, 1, 16, 16, device='meta')).device == torch.device('meta')
+
+
+def test_a_denoiser_that_waits_is_no_place_to_train(small_folder):
+    model = td.PromptLatentDiffusion.from_pretrained(small_folder, device='meta', dtype=torch.float32, offload=True)
+    with pytest.raises(ValueError, match="model.at_work"): model.loss(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 64))
+
+
+def test_noise_levels_below_a_bound(small, monkeypatch):
+    seen = []
+    monkeypatch.setattr(td, 'guided', lambda unet, z, t, e: seen.extend(t.tolist()) or torch.zeros_like(z))
+    for _ in range(20): small.loss(torch.zeros(16, 4, 8, 8), torch.zeros(16, 4, 64), last=50)
+    assert max(seen) < 50 and len(set(seen)) > 40
+
+
+def test_a_decoder_is_bettered_alone():
+    parts = td.small_parts(NAMES, widths=(8, 16), vae_widths=(8, 8), size=16)
+    x = torch.randint(0, 256, (12, 1, 16, 16), dtype=torch.uint8)
+    td.train_autoencoder(parts['vae'], x, steps=5, batch=6)
+    before, scale, told = copy.deepcopy(parts['vae'].state_dict()), parts['vae'].config.scaling_factor, []
+    log = td.train_autoencoder(parts['vae'], x, steps=30, batch=6, encoder=False, every=10, tell=lambda step, rows: told.append((step, len(rows))))
+    moved = {k.split('.')[0] for k, v in parts['vae'].state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {'decoder', 'post_quant_conv'} and parts['vae'].config.scaling_factor == scale and log.loss.iloc[-1] < log.loss.iloc[0]
+    assert told[8] == (9, 0) and told[-1] == (30, 3) and not any(p.requires_grad for p in parts['vae'].parameters())
 
 # ---- the embedded model ----
 
