@@ -113,6 +113,18 @@ def test_the_installed_command_answers():
     assert done.returncode == 0 and done.stdout.startswith('cxr-workbench 0.')
 
 
+@pytest.mark.parametrize('fold', [None, 0, 3])
+def test_generated_rows_go_with_their_patients_and_are_not_held_out(fold):
+    from cxr_workbench.cli import hold_out
+    from cxr_workbench.data import from_arrays
+    g = np.random.default_rng(0)
+    who, made = np.arange(60)//2, np.arange(60)%4 == 1
+    data = from_arrays(np.zeros((60, 8, 8), np.uint8), (g.random((60, 3)) < .3).astype(float), patient_id=who, synthetic=made)
+    train, held = hold_out(data, fold)
+    assert len(held) and not made[held].any() and made[train].any() and not set(who[train]) & set(who[held])
+    assert set(np.flatnonzero(made)) - set(train) == set(np.flatnonzero(made & np.isin(who, who[held])))
+
+
 def test_the_real_subset_opens_by_its_fold_column(cxr_data, tmp_path):
     from cxr_workbench.cli import hold_out, open_data
     data = open_data(str(cxr_data/'nih14'/'images_64.npz'), table=str(cxr_data/'nih14'/'subset.csv'))

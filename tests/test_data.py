@@ -263,6 +263,12 @@ def test_loaders_yield_the_rows_of_the_sampler(workers):
     assert torch.equal(torch.cat([b.x for b in loaders['valid']]), data.__getitems__(range(30, 40)).x)
 
 
+def test_generated_images_are_not_held_out():
+    made = small(10, patient_id=np.arange(10), synthetic=np.arange(10) > 6)
+    with pytest.raises(ValueError, match='3 of the 5 held-out images are generated'): dataloaders(made.subset(range(5)), made.subset(range(5, 10)))
+    assert len(dataloaders(made.subset(range(4, 10)), made.subset(range(4)), batch_size=2)['valid']) == 2
+
+
 def test_loaders_refuse_a_patient_in_both_parts_and_other_labels():
     data = small(10, patient_id=np.arange(10)//2)
     with pytest.raises(ValueError, match='1 patients are in both parts: 2'): dataloaders(data.subset(range(5)), data.subset(range(5, 10)))

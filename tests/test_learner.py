@@ -216,6 +216,18 @@ def test_scaled_epochs_add_up_and_keep_every_stage(epochs, wanted):
         assert sum(out) == wanted and min(out) >= 1
 
 
+def test_an_epoch_may_have_a_number_of_steps(data):
+    from dataclasses import replace
+    method = make()
+    method.recipe = lambda both=method.recipe(): [replace(both[0], epochs=1, steps=7), replace(both[1], epochs=2, steps=2)]
+    assert train(data, method=method)[1]['step'].tolist() == [7, 2, 4]
+
+
+def test_generated_images_are_no_held_out_part(data):
+    made = from_arrays(data.images, data.y, patient_id=data.patient_id, label_names=NAMES, synthetic=np.arange(40) > 30)
+    with pytest.raises(ValueError, match='9 of the 12 held-out images are generated'): train(made)
+
+
 def test_average_follows_its_formula(data):
     method = make(); average = learner.average_of(method, .9)
     with torch.no_grad():
