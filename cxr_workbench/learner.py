@@ -363,7 +363,7 @@ def finish(method, history, out, record):
 def save(
     method:Method,  # made by create_method
     folder,         # gets model.safetensors and model.json
-    dtype=None,     # e.g. torch.float16 to halve the file
+    dtype=None,     # e.g. torch.float16 to halve the file; tensors with larger values than it holds stay as they are
     **extra,        # more plain values for the JSON
 )->Path:            # the folder
     "Save weights and configuration, each wholly or not at all; raises ValueError for a method that cannot be rebuilt from its record."
@@ -373,7 +373,8 @@ def save(
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     try: text = json.dumps(dict(version=__version__, config=method.config, **extra), indent=1)
     except TypeError as error: raise ValueError(f'an argument of {method.config["method"]} is no plain value ({error}); register a factory that builds it') from error
-    state = {k: v.detach().cpu().to(dtype if dtype and v.is_floating_point() else v.dtype).contiguous().clone() for k, v in method.state_dict().items()}
+    fits = lambda v: dtype and v.is_floating_point() and bool((v.abs() < torch.finfo(dtype).max).all())
+    state = {k: v.detach().cpu().to(dtype if fits(v) else v.dtype).contiguous().clone() for k, v in method.state_dict().items()}
     with whole(folder/'model.safetensors') as part: part.write_bytes(to_bytes(state))
     with whole(folder/'model.json') as part: part.write_text(text)
     return folder

@@ -6,12 +6,13 @@
 
 Training labels are thinned until the most frequent label has `--ratio` times the positives of the rarest; validation and test
 parts keep theirs. The tail are the labels below `--tail` of the training images. Every variant gets the same number of optimiser
-steps, a sixth of them with a frozen backbone. `+ generated` adds images of the package's small diffusion model (phantom only: it
-knows no other images, and it has seen phantoms that the training part has not); `tail repeated` draws the real images that these
-were made after, as often. One row per run in `--out`, tables beside it.
+steps, a sixth of them with a frozen backbone. `+ generated` adds images of the package's small diffusion model, which has seen
+phantoms that the training part has not; for real images it is first taught those of the training part, `--teach` steps (64 px).
+`tail repeated` draws the real images that these were made after, as often. One row per run in `--out`, a table per size beside it.
 """
 import time
 from dataclasses import replace
+from pathlib import Path
 import numpy as np
 import pandas as pd
 from common import arguments, conclude, made, markdown, of_jobs, paired, parts, shown
@@ -47,20 +48,63 @@ def requests_of(train, tail, seed):
 
 
 def with_made(train, tail, o, seed):
-    "The training part and images that the package's generator made, judged by a classifier that is independent of it."
+    "The training part and images that a generator made after its rows of the tail, judged by a classifier that is no part of it."
+    from cxr_workbench.methods.trcgl_requests import generate, with_generated
+    folder = o.out.parent/'generated'/f'{Path(o.data).stem}-{seed}-ratio-{o.ratio:g}'    # what is there is not drawn again
+    model, judge = (phantom_model if o.data == 'phantom' else own_model)(train, tail, o, seed, folder/'model')
+    generate(model, requests_of(train, tail, seed), folder, judge, tries=2, batch_size=32, seed=seed, steps=20)
+    return with_generated(train, folder), recognised(model, judge, train, tail)
+
+
+def phantom_model(train, tail, o, seed, folder):
+    "The package's generator, which has seen other phantoms, and its referee."
     from cxr_workbench.learner import load, trained
     from cxr_workbench.methods.trcgl_diffusion import PromptLatentDiffusion, embedded
-    from cxr_workbench.methods.trcgl_requests import even_odds, generate, with_generated
-    if o.data != 'phantom' or o.size != 64: raise SystemExit('the generator of the package knows phantoms of 64 pixels only: leave out "+ generated"')
-    folder = o.out.parent/'generated'/f'seed-{seed}-ratio-{o.ratio:g}'    # what is there is not drawn again
-    model = PromptLatentDiffusion.from_pretrained(embedded(), device='cuda' if o.device == 'cuda' else 'cpu')
-    generate(model, requests_of(train, tail, seed), folder, even_odds(load(trained('referee'))), tries=2, batch_size=32, seed=seed, steps=20)
-    return with_generated(train, folder)
+    from cxr_workbench.methods.trcgl_requests import even_odds
+    return PromptLatentDiffusion.from_pretrained(embedded(), device=o.device if o.device != 'auto' else None), even_odds(load(trained('referee')))
+
+
+def own_model(train, tail, o, seed, folder):
+    "The package's generator, taught the images and labels of this training part, and a supervised classifier of the same rows."
+    import torch
+    from cxr_workbench.learner import fit
+    from cxr_workbench.methods import trcgl_diffusion as td
+    from cxr_workbench.methods.trcgl_requests import even_odds
+    if not (folder/'prompt.safetensors').exists():
+        known, fresh = td.PromptLatentDiffusion.from_pretrained(td.embedded(), device='cpu'), td.small_parts(train.label_names, seed=seed)
+        model = td.PromptLatentDiffusion(known.vae, known.unet, fresh['text_encoder'], fresh['tokenizer'], known.scheduler, seed=seed)
+        for net in (model.vae, model.unet): net.to(memory_format=torch.channels_last)
+        pixels, texts = train.__getitems__(range(len(train))).x, sentences(train)
+        td.train_autoencoder(model.vae, pixels, steps=o.teach//2, lr=1e-3, seed=seed)
+        z = torch.cat([model.to_latents(x) for x in pixels.split(200)])
+        td.train_base(model, z, texts, steps=o.teach, lr=1e-3, seed=seed)
+        rare = np.flatnonzero((train.y[:, tail] > 0).any(1))
+        td.train_prompt(model, z[rare], [texts[i] for i in rare], steps=o.teach//10, seed=seed)
+        model.save(folder)
+    judge = made(o, 'supervised', train, preset=o.preset)
+    fit(judge, train, epochs=12, batch_size=o.batch_size, seed=seed + 1, device=o.device, progress=False)
+    return td.PromptLatentDiffusion.from_pretrained(folder, device=o.device if o.device != 'auto' else None), even_odds(judge)
+
+
+def sentences(data, without=None):
+    "One sentence for every row, a label left out where it is named."
+    from cxr_workbench.methods.trcgl_diffusion import sentence
+    return [sentence([name for name, y in zip(data.label_names, row) if y and name != without]) for row in data.y.tolist()]
+
+
+def recognised(model, judge, train, tail, n=20):
+    "Share of pairs in which the judge gives the image with a tail label in its sentence more than the one without, from the same noise; mean over the tail."
+    found = []
+    for c in np.flatnonzero(tail):
+        rows = train.subset(np.flatnonzero(train.y[:, c].numpy() == 1)[:n])
+        p, q = (judge(model.sample(sentences(rows, without), steps=20, seeds=range(len(rows))))[:, c] for without in (None, train.label_names[c]))
+        found.append(float((p > q).float().mean()))
+    return float(np.mean(found))
 
 
 def with_repeats(train, tail, o, seed):
     "The training part, and the real rows that generated ones would copy, as often."
-    return train.subset(np.concatenate([np.arange(len(train)), requests_of(train, tail, seed).source.to_numpy()]))
+    return train.subset(np.concatenate([np.arange(len(train)), requests_of(train, tail, seed).source.to_numpy()])), None
 
 
 MORE = {'+ generated': with_made, 'tail repeated': with_repeats}   # what is added to the training part
@@ -94,14 +138,15 @@ def train_one(o, job):
     train, valid, test = parts(o, key['fold'])
     train = thinned(train, o, key['fold'])
     tail, seed = tail_of(train, o), 1000*key['fold'] + key['draw']
-    if key['variant'] in MORE: train = MORE[key['variant']](train, tail, o, seed)
+    pairs = None
+    if key['variant'] in MORE: train, pairs = MORE[key['variant']](train, tail, o, seed)
     seed_all(seed)
     method = planned(made(o, 'trcgl', train, preset=o.preset, rare=o.rare, **job['arguments']), key['steps'])
     start = time.time()
     history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False)
     seconds = round(time.time()-start, 1)
     return dict(key, **{f'valid_{k}': v for k, v in scores(method, valid, tail).items()}, **scores(method, test, tail), steps_done=int(history.groupby('stage')['step'].max().sum()),
-                rows=len(train), made=int(train.synthetic.sum()) if train.synthetic is not None else 0, tail=int(tail.sum()), seconds=seconds)
+                rows=len(train), made=int(train.synthetic.sum()) if train.synthetic is not None else 0, tail=int(tail.sum()), pairs=pairs, seconds=seconds)
 
 
 def tables(o, frame, jobs):
@@ -112,15 +157,19 @@ def tables(o, frame, jobs):
     against = lambda pairs: pd.DataFrame([dict(step=f'{b} against {a}', **{k: shown(paired(frame, b, a, k)) for k in SCORES}) for a, b in pairs])
     rivals = [p for p in (('+ loss and sampler', '+ generated'), ('+ loss and sampler', 'tail repeated'), ('tail repeated', '+ generated')) if set(p) <= set(order)]
     ladder = [v for v in order if v in ('base', '+ channel gate', '+ class attention', '+ label graph', '+ loss and sampler')]
+    one_by_one, drawn, seen = [*zip(ladder, ladder[1:]), *rivals], frame[frame['made'] > 0], []
+    if 'pairs' in drawn and drawn['pairs'].notna().any(): seen = [f"{drawn['made'].mean():.0f} generated images a run; with the tail label in the sentence the judge gives more than without it in {drawn['pairs'].mean():.0%} of the pairs"
+                                                                  + ('' if o.data == 'phantom' else f'; the generator was taught for {o.teach} steps')]
     return '\n\n'.join([f"### {o.data if o.data == 'phantom' else 'real images'}, ratio {o.ratio:g}, {int(frame['tail'].median())} tail labels, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}",
                         markdown(means), '**Against the base**', markdown(against([(order[0], v) for v in order[1:]])),
-                        '**One part at a time**', markdown(against([*zip(ladder, ladder[1:]), *rivals]))])
+                        *(['**One part at a time**', markdown(against(one_by_one))] if one_by_one else []), *seen])
 
 
 def jobs_of(o):
     "Every run of the experiment, with its key."
     table = variants()
-    chosen = o.variants or [v for v in table if o.data == 'phantom' or v != '+ generated']
+    chosen = o.variants or [v for v in table if o.size == 64 or v != '+ generated']
+    if '+ generated' in chosen and o.size != 64: raise SystemExit('the generator draws 64 pixels: --size 64, or leave out "+ generated"')
     if strange := [v for v in chosen if v not in table]: raise SystemExit(f'no variant {strange}: there are {list(table)}')
     key = lambda fold, v: dict(data=o.data, fold=fold, draw=0, regime=f'tail, ratio {o.ratio:g}', fraction=1., variant=v, steps=o.steps)
     return [dict(key=key(fold, v), method='trcgl', arguments=table[v]) for fold in o.folds for v in chosen]
@@ -132,7 +181,9 @@ def main():
     p.add_argument('--tail', type=float, default=.03, help='labels on less than this share of the training images are the tail')
     p.add_argument('--rare', type=float, default=.1, help='threshold of the repeats; the 0.01 of the paper repeats nothing in so small a table')
     p.add_argument('--preset', default='tiny', help="the method's setting: 'tiny' or 'maps'")
-    conclude(p.parse_args(), jobs_of, tables, train_one)
+    p.add_argument('--teach', type=int, default=3000, help='steps in which the generator is taught real images')
+    o = p.parse_args()
+    conclude(o, jobs_of, tables, train_one, str(o.size))
 
 
 if __name__ == '__main__': main()

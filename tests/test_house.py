@@ -27,13 +27,14 @@ FLOORS = {  # module -> the modules of the workbench that it may import
     'views': GROUND, 'metrics': GROUND | {'views'}, 'learner': BESIDE | {'views', 'metrics'},
     'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
 }
+LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}  # two pages of one paper
 HEAVY = {'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers', 'IPython', 'nbdev', 'fastcore'}
 MAY_LOAD = {'views': {'plotly'}, 'learner': {'lightning', 'transformers'}}  # at import; lightning's metrics load transformers where it is installed
 
 
 def floor(name):
-    "What a module may import; a method stands on everything shared and on no other method."
-    if name.startswith('methods.'): return SHARED
+    "What a module may import; a method stands on everything shared and on no other method, a later page of a paper on an earlier one."
+    if name.startswith('methods.'): return SHARED | LATER.get(name, set())
     if name not in FLOORS: pytest.fail(f'cxr_workbench.{name} has no floor: enter it in FLOORS of tests/test_house.py', pytrace=False)
     return FLOORS[name]
 

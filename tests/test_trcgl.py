@@ -184,6 +184,14 @@ def test_one_stage_is_as_long_as_two():
     assert len(two) == 2 and len(one) == 1 and one[0].epochs == two[0].epochs + two[1].epochs and not one[0].train
 
 
+def test_counts_that_half_precision_cannot_hold_are_saved_whole(tmp_path):
+    from cxr_workbench.learner import load, save
+    method = prepared()
+    method.counts.copy_(torch.tensor([120_000., 300, 20, 3, 1]))
+    again = load(save(method, tmp_path, dtype=torch.float16))
+    assert torch.equal(again.counts, method.counts) and torch.equal(again.reader.head.weight, method.reader.head.weight.half().float())
+
+
 def test_save_and_load_keep_the_label_term(tmp_path):
     from cxr_workbench.learner import load, save
     method, x = prepared().eval(), batch().x

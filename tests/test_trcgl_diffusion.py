@@ -361,7 +361,7 @@ def test_generated_files_go_behind_files(small, tmp_path):
         paths.append(str(tmp_path/f'{i}.png'))
         Image.fromarray(np.full((16, 16), i, np.uint8)).save(paths[-1])
     real = table()
-    both = tr.with_generated(from_arrays(paths, real.y, patient_id=[f'p{p}' for p in real.patient_id], label_names=NAMES, size=16), tmp_path/'out')
+    both = tr.with_generated(from_arrays(paths, real.y, patient_id=real.patient_id, label_names=NAMES, size=16), tmp_path/'out')
     assert isinstance(both.images, list) and both.__getitems__([0, 41]).x.shape == (2, 1, 16, 16) and set(both.patient_id[40:]) <= set(both.patient_id[:40])
 
 

@@ -200,8 +200,7 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def to_latents(self, x):   # (B, 1, H, W) in [0, 1] -> (B, c, h, w) float32
         check_side(x.shape[-2:], self.stride)
-        with self.at_work('vae') as vae:
-            z = vae.encode((2*x - 1).expand(-1, vae.config.in_channels, -1, -1).to(self.device, vae.dtype)).latent_dist.mean
+        with self.at_work('vae') as vae: z = vae.encode((2*x - 1).expand(-1, vae.config.in_channels, -1, -1).to(self.device, vae.dtype)).latent_dist.mean
         return (z*vae.config.scaling_factor).float()
 
     @torch.no_grad()
