@@ -514,3 +514,20 @@ def test_the_packaged_model_opens_and_draws():
     model = td.PromptLatentDiffusion.from_pretrained(td.embedded(), device='cpu')
     x = model.sample([td.sentence(['Edema'])], steps=4)
     assert x.shape == (1, 1, 64, 64) and .1 < x.mean() < .9 and x.std() > .05
+
+
+@pytest.mark.parametrize('command', [('referee', '--epochs', 1), ('diffusion', '--steps', 4)])
+def test_the_command_that_made_the_packaged_models_still_runs(command, tmp_path):
+    import subprocess
+    from pathlib import Path
+    script = Path(__file__).resolve().parent.parent/'scripts'/'train_pages.py'
+    run = subprocess.run([sys.executable, str(script), *map(str, command), '--rows', '120', '--out', str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    if command[0] == 'referee':
+        from cxr_workbench.learner import load
+        assert load(tmp_path/'referee').labels == 14 and len(pd.read_csv(tmp_path/'referee'/'history.csv')) == 1
+        return
+    made = td.PromptLatentDiffusion.from_pretrained(tmp_path/'diffusion', device='cpu')
+    assert made.sample([td.sentence(['Edema'])], steps=2).shape == (1, 1, 64, 64) and not (tmp_path/'diffusion'/'unfinished').exists()
+    assert pd.read_csv(tmp_path/'diffusion'/'history.csv').part.unique().tolist() == ['autoencoder', 'base', 'fine', 'decoder', 'prompt']
+    assert len(pd.read_csv(tmp_path/'diffusion'/'recognised.csv')) == 12
