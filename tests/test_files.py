@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageFile
 from cxr_workbench import files
-from cxr_workbench.files import (PackedImages, Refusal, UnreadableImage, apply_table, apply_window, find_images, fit_image, is_image_file, pack,
-                                 read_image, to_unit)
+from cxr_workbench.dicom import apply_table, apply_window
+from cxr_workbench.files import (PackedImages, Reading, UnreadableImage, find_images, fit_image, is_image_file, pack,
+                                 read_image)
+from cxr_workbench.pictures import Refusal, to_unit
 
 
 def picture(height=60, width=48, seed=0):

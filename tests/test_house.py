@@ -17,11 +17,12 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 
 # ---- floors ----
 
-GROUND = {'core', 'thorax', 'phantom', 'labels', 'files', 'tables'}
+GROUND = {'core', 'thorax', 'phantom', 'labels', 'pictures', 'dicom', 'files', 'tables'}
 SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention'}
 BESIDE = GROUND | {'data'}
 FLOORS = {  # module -> the modules of the workbench that it may import
-    'core': set(), 'thorax': {'core'}, 'phantom': {'core', 'thorax'}, 'labels': {'core'}, 'files': {'core'}, 'tables': {'core', 'labels'},
+    'core': set(), 'thorax': {'core'}, 'phantom': {'core', 'thorax'}, 'labels': {'core'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
+    'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'},
     'data': GROUND, 'backbone': GROUND,
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
     'views': GROUND, 'metrics': GROUND | {'views'}, 'learner': BESIDE | {'views', 'metrics'},
