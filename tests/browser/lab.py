@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 repo = Path(__file__).resolve().parents[2]
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run', '--disable-dev-shm-usage']
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run', '--disable-dev-shm-usage',
+         '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1']   # no other host has an address
 SETTINGS = {
     '@jupyterlab/notebook-extension/tracker': {'windowingMode': 'none'},   # every cell is in the page, also those out of sight
     '@jupyterlab/apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True},
@@ -117,6 +118,7 @@ def visit(lab, context, notebook, shots=None, timeout=360):
         phase('run', run_all, page, timeout)
         found.findings += failed_cells(page)
         phase('move', move_everything, page, found)
+        found.findings += uploads(page)
         if shots: phase('shots', photograph, page, Path(shots), notebook)
     except Exception as error: found.findings.append(f'the visit ended early: {type(error).__name__}: {str(error)[:600]}')
     finally:
@@ -134,6 +136,17 @@ def listen(page, lab, findings):
     page.on('pageerror', lambda error: findings.append(f'page error: {str(error)[:400]}'))
     page.on('console', console)
     page.on('request', request)
+
+
+UPLOADS = """() => [...document.querySelectorAll('.modebar-btn, .modebar-group a, [class*="plotly-cloud"]')]
+    .map(e => [e.dataset.title, e.title, e.ariaLabel, e.dataset.attr, e.className.baseVal ?? e.className].filter(Boolean).join(' '))
+    .filter(text => /share|cloud|upload/i.test(text))"""
+
+
+def uploads(page):
+    "Buttons, by what they are called, that offer to send a figure away; one sentence for all of them."
+    found = page.evaluate(UPLOADS)
+    return [f'{len(found)} buttons offer to send a figure away, the first: {found[0]!r}'] if found else []
 
 
 def open_notebook(page, url):
