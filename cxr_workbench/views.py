@@ -66,7 +66,9 @@ def as_array(
     unit=False,     # must entries lie in [0, 1]
 )->np.ndarray:
     "An array that fits one of the shapes; raises ValueError, naming the letters, where none fits."
-    if hasattr(x, 'detach'): x = x.detach().cpu(); x = x.float() if x.is_floating_point() else x
+    if hasattr(x, 'detach'):
+        x = x.detach().cpu()
+        if x.is_floating_point() and x.element_size() < 4: x = x.float()   # NumPy has no bfloat16
     x, sizes = np.asarray(x), {} if sizes is None else sizes
     fits = [s for s in map(str.split, shapes) if len(s) == x.ndim and all(not l.isdigit() or int(l) == n for l, n in zip(s, x.shape))]
     wanted = ' or '.join(f"({', '.join(s.split())})" for s in shapes)
@@ -603,7 +605,9 @@ def histogram(
     values = {name: as_array(name, v.reshape(-1) if hasattr(v, 'reshape') else np.ravel(v), 'n') for name, v in values.items()}
     whole = np.concatenate(list(values.values()))
     if not len(whole): raise ValueError('there is no value to count')
-    edges, fig = np.histogram_bin_edges(whole, bins), go.Figure()
+    low, high = whole.min(), whole.max()
+    if high - low <= 4*bins*np.spacing(np.abs(whole).max()): low, high = low - .5, high + .5   # one value, give or take a rounding
+    edges, fig = np.histogram_bin_edges(whole, bins, (low, high)), go.Figure()
     for i, (name, v) in enumerate(values.items()):
         fig.add_bar(x=(edges[1:] + edges[:-1])/2, y=np.histogram(v, edges)[0], width=np.diff(edges), name=name, opacity=.7,
                     marker_color=STATES.get(name, COLOURS[i%len(COLOURS)]),

@@ -2,7 +2,7 @@
 import base64, io, json, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 import plotly.graph_objects as go
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from cxr_workbench import views
@@ -220,6 +220,7 @@ def test_report_bars_draw_intervals_and_say_undefined():
 
 @few
 @given(arrays(float, st.integers(1, 80), elements=st.floats(-5, 5)))
+@example(np.array([np.nextafter(2., 3.)]))
 def test_histogram_loses_nothing(values):
     fig = views.histogram({'a': values, 'b': torch.as_tensor(values[:3])})
     assert [sum(t.y) for t in fig.data] == [len(values), len(values[:3])]
@@ -295,3 +296,54 @@ def test_controls_by_their_specification():
 @pytest.mark.parametrize('spec, error', [('fast', TypeError), ((0, 1), TypeError), ([], TypeError), ((1, 0, .1), ValueError), ((0, 1, 0), ValueError)])
 def test_a_bad_specification_is_named(spec, error):
     with pytest.raises(error, match="'n'"): views.explore(bars, n=spec)
+
+
+# ---- nothing is sent away ----
+
+VIEWS = {
+    'show_images': lambda: views.show_images(rng.random((2, 4, 4))), 'show_overlay': lambda: views.show_overlay(np.zeros((4, 4)), np.eye(2)),
+    'show_matrix': lambda: views.show_matrix(np.eye(3), names), 'label_table': lambda: views.label_table(np.eye(3), None, names),
+    'training_curves': lambda: views.training_curves(pd.DataFrame({'epoch': [1, 2], 'loss': [2., 1.], 'valid/auroc': [.5, .6]})),
+    'score_bars': lambda: views.score_bars([.1, .5, .9], names), 'roc_curve': lambda: views.roc_curve([.1, .9], [0, 1]),
+    'pr_curve': lambda: views.pr_curve([.1, .9], [0, 1]), 'reliability': lambda: views.reliability([.1, .9], [0, 1]),
+    'report_bars': lambda: views.report_bars(pd.DataFrame({'auroc': [.6, .7, .8]}, index=names)), 'histogram': lambda: views.histogram([1., 2.])}
+view = pytest.mark.parametrize('make', VIEWS.values(), ids=VIEWS)
+
+
+def is_private(figure): return views.UPLOAD in (figure.layout.modebar.remove or ())
+
+
+@view
+def test_no_view_has_the_button_that_uploads(make):
+    figure = make()
+    assert is_private(figure) and is_private(go.FigureWidget(figure))
+    for theme in ('plotly', 'plotly_dark', 'none'): assert is_private(make().update_layout(template=theme))
+
+
+@view
+def test_a_redrawn_widget_stays_private(make):
+    figure, widget = make(), go.FigureWidget()
+    for _ in range(2):
+        widget.update(dict(data=figure.data, layout=figure.layout), overwrite=True)
+        assert is_private(widget)
+
+
+@view
+def test_html_of_a_view_names_no_upload(make, tmp_path):
+    figure = make()
+    figure.write_html(tmp_path/'figure.html', include_plotlyjs=False)
+    for text in (figure.to_html(include_plotlyjs=False), (tmp_path/'figure.html').read_text()):
+        assert '"remove":["sendChartToCloud"]' in text
+
+
+def test_keep_private_keeps_what_was_removed():
+    for removed in ('zoom', ['zoom'], ('zoom', views.UPLOAD)):
+        figure = views.keep_private(views.keep_private(go.Figure(layout_modebar_remove=removed)))
+        assert sorted(figure.layout.modebar.remove) == [views.UPLOAD, 'zoom']
+
+
+def test_explore_keeps_foreign_figures_private():
+    box = views.explore(lambda n: go.Figure(go.Bar(y=[n])), n=(1, 5, 1))
+    box.controls['n'].value = 2
+    shown = json.loads(box.children[-1].spec)
+    assert is_private(box.figure) and shown['layout']['modebar']['remove'] == [views.UPLOAD] and list(box.figure.data[0].y) == [2]

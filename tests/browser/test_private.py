@@ -1,8 +1,8 @@
 "No figure offers to send itself away, and nothing that is used here asks another host."
-import os, re, subprocess, sys, time, urllib.request
+import os, re, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 import pytest
-from lab import FLAGS, chromium, free_port, listen, open_notebook, run_all, uploads
+from lab import free_port, listen, open_notebook, run_all, uploads
 from test_pages import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ for widget in widgets: widget.update(dict(data=figures[2].data, layout=figures[2
 own = views.explore(lambda n: go.Figure(go.Bar(y=[n, 2])), n=(1, 9, 1))
 own.controls['n'].value = 7
 VBox([*widgets, own])"""
-CASES = {'static': [FIGURES, STATIC], 'static, dark': [FIGURES, DARK, STATIC], 'widgets': [FIGURES, WIDGETS], 'widgets, dark': [FIGURES, DARK, WIDGETS]}
+CASES = {'light': [FIGURES, STATIC, WIDGETS], 'dark': [FIGURES, DARK, STATIC, WIDGETS]}   # of the figures' template
 
 
 def use_every_button(page, findings):
@@ -38,19 +38,18 @@ def use_every_button(page, findings):
             if 'ownload' not in (buttons.nth(k).get_attribute('data-title') or ''): buttons.nth(k).evaluate('e => e.click()')
 
 
-@pytest.mark.parametrize('theme', ['JupyterLab Light', 'JupyterLab Dark'])
 @pytest.mark.parametrize('case', CASES)
-def test_no_figure_offers_to_send_itself_away(lab, browser, case, theme):
+def test_no_figure_offers_to_send_itself_away(lab, browser, case):
     page, findings = browser.new_page(), []
     listen(page, lab, findings)
     try:
-        open_notebook(page, lab.url(write(lab, 'private', *CASES[case])))
-        page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        open_notebook(page, lab.url(write(lab, f'private_{case}', *CASES[case])))
         run_all(page, 120)
-        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .modebar-btn').length >= 44")   # 11 figures or more
-        use_every_button(page, findings)
-        page.wait_for_timeout(300)
-        findings += uploads(page)
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot:has(.modebar-btn)').length === 23")
+        for theme in ('JupyterLab Dark', 'JupyterLab Light'):
+            page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+            use_every_button(page, findings)
+            findings += uploads(page)
     finally:
         page.close()
         lab.stop_kernels()
@@ -96,8 +95,7 @@ def watched(host, *rest, **kw):
         with open(os.environ['ASKED'], 'a') as file: file.write(name + chr(10))
         raise socket.gaierror(-2, 'refused by the test')
     return plain(host, *rest, **kw)
-socket.getaddrinfo = watched
-import socket as _; """
+socket.getaddrinfo = watched"""
 
 
 def serve(command, folder, token, asked):
@@ -110,16 +108,23 @@ def serve(command, folder, token, asked):
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def visit_and_wait(browser, port, token, seconds=6):
-    "Open JupyterLab as a user does, and give its server time to ask for news."
-    for _ in range(240):
-        try: urllib.request.urlopen(f'http://127.0.0.1:{port}/api', timeout=5)
-        except OSError: time.sleep(.25)
-        else: break
+def ask(port, token, path):
+    "The status of an answer of the server, or None where nobody listens yet."
+    call = urllib.request.Request(f'http://127.0.0.1:{port}/{path}', headers={'Authorization': f'token {token}'})
+    try: return urllib.request.urlopen(call, timeout=30).status
+    except urllib.error.HTTPError as error: return error.code
+    except OSError: return None
+
+
+def use_lab(browser, port, token, seconds=60):
+    "Open JupyterLab as a user does, and ask its server for what its page asks: an update and news."
+    end = time.time() + seconds
+    while ask(port, token, 'api/status') != 200 and time.time() < end: time.sleep(.25)
     page = browser.new_page()
     page.goto(f'http://127.0.0.1:{port}/lab?token={token}')
     page.wait_for_selector('#jp-main-dock-panel', timeout=60_000)
-    page.wait_for_timeout(1000*seconds)
+    ask(port, token, 'lab/api/update')
+    ask(port, token, 'lab/api/news')
     page.close()
 
 
@@ -137,15 +142,19 @@ STARTS = {'cxr-workbench lab': lambda port: [sys.executable, '-c', 'from cxr_wor
 def test_the_server_asks_nobody(browser, tmp_path, start):
     port, asked = free_port(), tmp_path/'asked'
     server = serve(STARTS[start](port), tmp_path, 'a-token', asked)
-    try: visit_and_wait(browser, port, 'a-token')
-    finally: server.terminate(); server.wait(20)
+    try: use_lab(browser, port, 'a-token')
+    finally:
+        server.terminate()
+        server.wait(20)
     assert not asked.exists(), asked.read_text()
 
 
 def test_a_plain_server_would_ask(browser, tmp_path):
-    "Without the two options JupyterLab looks for a newer version: the watch is not blind."
+    "Without the two options JupyterLab looks for a newer version and for news: the watch is not blind."
     port, asked = free_port(), tmp_path/'asked'
     server = serve([*PLAIN, f'--port={port}'], tmp_path, 'a-token', asked)
-    try: visit_and_wait(browser, port, 'a-token')
-    finally: server.terminate(); server.wait(20)
-    assert 'pypi.org' in asked.read_text()
+    try: use_lab(browser, port, 'a-token')
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert {'pypi.org', 'jupyterlab.github.io'} <= set(asked.read_text().split())
