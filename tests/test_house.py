@@ -24,7 +24,7 @@ FLOORS = {  # module -> the modules of the workbench that it may import
     'core': set(), 'thorax': {'core'}, 'phantom': {'core', 'thorax'}, 'labels': {'core'}, 'files': {'core'}, 'tables': {'core', 'labels'},
     'data': GROUND, 'backbone': GROUND,
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
-    'views': GROUND, 'metrics': GROUND | {'views'}, 'learner': BESIDE | {'views', 'metrics'},
+    'views': GROUND, 'pointing': GROUND, 'metrics': GROUND | {'views', 'pointing'}, 'learner': BESIDE | {'views', 'metrics'},
     'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
 }
 LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}  # two pages of one paper
