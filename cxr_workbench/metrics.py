@@ -46,7 +46,7 @@ def as_scores(
 ):                           # scores float64, y float32, known bool, (n, C) each
     "Scores and labels, checked; ValueError names the rows with NaN or infinite scores, or in another order."
     same_order(scores, y)
-    same_order(known, y, ('the mask', 'labels'))
+    same_order(known, y, ('mask', 'labels'))
     y, known = as_labels(y, known)
     scores = to_numpy(scores)
     if scores.shape != y.shape:
@@ -104,7 +104,9 @@ def macro(
 ):                 # NaN where nothing is left, and where one of the given labels is missing
     "Mean over the labels that can be measured, or over given ones."
     values = to_numpy(values).astype(float)
-    if labels is not None: values = values[..., to_numpy(labels)]
+    if labels is not None:
+        labels = to_numpy(labels)
+        values = values[..., labels if labels.dtype == bool else labels.astype(int)]
     there = ~np.isnan(values)
     with np.errstate(invalid='ignore'): mean = np.where(there, values, 0).sum(-1)/there.sum(-1)
     return mean if labels is None else np.where(there.all(-1), mean, np.nan)
@@ -380,15 +382,17 @@ def paired_bootstrap(
     "How far model a is ahead of model b on the same images."
     if n_boot < 1: raise ValueError(f'n_boot={n_boot}: an interval needs resamples')
     names = _names(label_names, np.shape(y)[-1], a, y)
-    for ids in (patient_id, b): same_order(y, ids, ('labels', 'patients' if ids is patient_id else 'scores of b'))
+    same_order(y, patient_id, ('labels', 'patients'))
+    same_order(a, b, ('scores of a', 'scores of b'))
     _warn_without(patient_id)
-    (a, y, known), b = as_scores(a, y, known), as_scores(b, y, known)[0]
+    b, (a, y, known) = as_scores(b, y, known)[0], as_scores(a, y, known)
     members = _members(groups, names, y, known)
-    skipped, ends = absent_labels(y, known), [bootstrap(s, y, known, patient_id, n_boot, seed) for s in (a, b)]
+    first, second = (bootstrap(s, y, known, patient_id, n_boot, seed) for s in (a, b))
     columns = dict(
         auroc=auroc(a, y, known) - auroc(b, y, known), ap=average_precision(a, y, known) - average_precision(b, y, known),
-        n=known.sum(0), n_pos=y.sum(0).astype(int), skipped=skipped.astype(int))
-    table = _tabulate(columns, {name: ends[0][name] - ends[1][name] for name in ends[0]}, names, members, n_boot, level)
+        n=known.sum(0), n_pos=y.sum(0).astype(int), skipped=absent_labels(y, known).astype(int))
+    draws = {name: first[name] - second[name] for name in first}
+    table = _tabulate(columns, draws, names, members, n_boot, level)
     table.attrs.update(resampled='rows' if patient_id is None else 'patients', n_boot=n_boot, seed=seed, level=level)
     return table
 
@@ -430,9 +434,10 @@ def delong_test(
     from scipy.stats import norm
     if not 0 < level < 1: raise ValueError(f'level={level}: give the share of the intervals that hold the truth, as .95')
     names = _names(label_names, np.shape(y)[-1], a, y)
-    for ids in (patient_id, b): same_order(y, ids, ('labels', 'patients' if ids is patient_id else 'scores of b'))
+    same_order(y, patient_id, ('labels', 'patients'))
+    same_order(a, b, ('scores of a', 'scores of b'))
     _warn_without(patient_id)
-    (a, y, known), b = as_scores(a, y, known), as_scores(b, y, known)[0]
+    b, (a, y, known) = as_scores(b, y, known)[0], as_scores(a, y, known)
     patient = np.arange(len(y)) if patient_id is None else patient_codes(patient_id, len(y))
     table = pd.DataFrame(dict(auroc_a=auroc(a, y, known), auroc_b=auroc(b, y, known)), index=pd.Index(names, name='label'))
     table['difference'], error = table.auroc_a - table.auroc_b, np.full(len(names), np.nan)
