@@ -30,7 +30,9 @@ def same_order(
         return list(index)
     columns = said(first, 'columns'), said(other, 'columns')
     if None not in columns and columns[0] != columns[1]:
-        raise ValueError(f'{names[0]} have columns {columns[0]} but {names[1]} have {columns[1]}: bring them into one order')
+        raise ValueError(
+            f'{names[0]} have columns {columns[0]} but {names[1]} have columns {columns[1]}: '
+            'bring them into one order')
     rows = said(first, 'index'), said(other, 'index')
     if None in rows or rows[0] == rows[1] or not set(rows[0]) & set(rows[1]): return
     place = next((i for i, (a, b) in enumerate(zip(*rows)) if a != b), min(map(len, rows)))
@@ -213,8 +215,11 @@ def bootstrap(
         for c, (positive, negative) in ranked.items():
             a, b = positive @ weights, negative @ weights
             auc, ap = weighted_areas(a, b)
-            if convention == 'trcgl': auc, ap = np.nan_to_num(auc, nan=.5), np.where(np.isnan(ap), a.sum(0) > 0, ap)
-            draws['auroc'][start:start+R, c], draws['ap'][start:start+R, c] = auc, ap
+            if convention == 'trcgl':
+                auc = np.nan_to_num(auc, nan=.5)
+                ap = np.where(np.isnan(ap), a.sum(0) > 0, ap)
+            draws['auroc'][start:start+R, c] = auc
+            draws['ap'][start:start+R, c] = ap
     return draws
 
 # %% ../nbs/08_metrics.ipynb #1c9aa26c
@@ -243,7 +248,9 @@ def _names(
     if len(names) != labels: raise ValueError(f'{labels} labels need {labels} names, not {len(names)}')
     if len(set(names)) != labels: raise ValueError('label names occur twice')
     if columns and set(names) & set(columns[0]) and names != columns[0]:
-        raise ValueError(f'label_names are {names} but the table has columns {columns[0]}: give the names in the order of its columns')
+        raise ValueError(
+            f'label_names are {names} but the table has columns {columns[0]}: '
+            'give the names in the order of its columns')
     return names
 
 # %% ../nbs/08_metrics.ipynb #e7b0f65f
@@ -309,7 +316,8 @@ def _summary(
         row[name] = float(macro(values[measured]))
         if name not in ('auroc', 'ap'): continue
         low = high = np.nan
-        if name in draws and not np.isnan(row[name]): low, high = percentile_interval(macro(draws[name], measured), level)
+        if name in draws and not np.isnan(row[name]):
+            low, high = percentile_interval(macro(draws[name], measured), level)
         row |= {f'{name}_low': float(low), f'{name}_high': float(high)}
     return row
 
@@ -318,21 +326,23 @@ def _tabulate(
     columns, draws,        # as in `_summary`
     names, members,        # of the labels, and of the mean rows
     n_boot, level,
-):                         # DataFrame by label name, then the mean rows; `.attrs['draws']`: resamples behind each interval
-    "All rows of a table; warns where less than half of the resamples can measure a mean row."
+):                         # DataFrame by label name, then the mean rows
+    "All rows of a table, and in `.attrs['draws']` how many resamples stand behind each interval."
     import pandas as pd
     rows = {name: [c] for c, name in enumerate(names)} | members
-    table = pd.DataFrame([_summary(columns, draws, c, level) for c in rows.values()], index=pd.Index(list(rows), name='label'))
+    values = [_summary(columns, draws, c, level) for c in rows.values()]
+    table = pd.DataFrame(values, index=pd.Index(list(rows), name='label'))
     if not n_boot: return table
-    there, left = ~np.isnan(draws['auroc']), {}
-    for name, of in rows.items():
-        measured = [c for c in of if not columns['skipped'][c]]
-        left[name] = int(there[:, measured].all(1).sum()) if measured else 0
-        if name not in members or not measured or left[name] >= n_boot/2: continue
-        rare = names[min(measured, key=lambda c: there[:, c].sum())]
+    there = ~np.isnan(draws['auroc'])
+    measured = {name: [c for c in of if not columns['skipped'][c]] for name, of in rows.items()}
+    left = {name: int(there[:, of].all(1).sum()) if of else 0 for name, of in measured.items()}
+    for name in members:
+        if not measured[name] or left[name] >= n_boot/2: continue
+        rare = min((names[c] for c in measured[name]), key=left.get)
         warnings.warn(
-            f'{name}: {left[name]} of {n_boot} resamples hold a positive and a negative of each of its labels, fewest of {rare!r}. '
-            'The interval is that of these; leave out labels that few patients have, or give more n_boot')
+            f'{name}: {left[name]} of {n_boot} resamples hold a positive and a negative of each of its labels, '
+            f'fewest of {rare!r}. The interval is that of these; '
+            'leave out labels that few patients have, or give more n_boot', stacklevel=3)
     table.attrs['draws'] = left
     return table
 
@@ -368,7 +378,9 @@ def _warn_without(
 ):
     "Say what an interval is worth without patients."
     if patient_id is not None: return
-    warnings.warn('no patient_id: rows are resampled, and intervals are too narrow where patients have several images', stacklevel=3)
+    warnings.warn(
+        'no patient_id: rows count as independent, and intervals are too narrow where patients have several images',
+        stacklevel=3)
 
 # %% ../nbs/08_metrics.ipynb #d6719a66
 def paired_bootstrap(
@@ -378,8 +390,8 @@ def paired_bootstrap(
     groups=None,           # as in `report`
     n_boot=1000, seed=0,   # resamples, the same for both models
     level=.95,             # of the intervals
-):                         # DataFrame by label name, then macro and groups: auroc and ap of a minus those of b, with intervals
-    "How far model a is ahead of model b on the same images."
+):                         # DataFrame by label name, then macro and groups: auroc and ap, each with _low and _high
+    "AUROC and AP of model a minus those of model b on the same images."
     if n_boot < 1: raise ValueError(f'n_boot={n_boot}: an interval needs resamples')
     names = _names(label_names, np.shape(y)[-1], a, y)
     same_order(y, patient_id, ('labels', 'patients'))
@@ -389,7 +401,8 @@ def paired_bootstrap(
     members = _members(groups, names, y, known)
     first, second = (bootstrap(s, y, known, patient_id, n_boot, seed) for s in (a, b))
     columns = dict(
-        auroc=auroc(a, y, known) - auroc(b, y, known), ap=average_precision(a, y, known) - average_precision(b, y, known),
+        auroc=auroc(a, y, known) - auroc(b, y, known),
+        ap=average_precision(a, y, known) - average_precision(b, y, known),
         n=known.sum(0), n_pos=y.sum(0).astype(int), skipped=absent_labels(y, known).astype(int))
     draws = {name: first[name] - second[name] for name in first}
     table = _tabulate(columns, draws, names, members, n_boot, level)
@@ -419,8 +432,9 @@ def clustered_variance(
     off = v - np.where(positive, v[positive].mean(), v[~positive].mean())
     u = np.bincount(codes, off*positive)/positive.sum()
     w = np.bincount(codes, off*~positive)/(~positive).sum()
-    variance = P1/(P1 - 1)*(u*u).sum() + P0/(P0 - 1)*(w*w).sum() + 2*P/(P - 1)*(u*w).sum()
-    return max(0., float(variance))
+    own = P1/(P1 - 1)*(u*u).sum() + P0/(P0 - 1)*(w*w).sum()
+    shared = 2*P/(P - 1)*(u*w).sum()
+    return max(0., float(own + shared))
 
 # %% ../nbs/08_metrics.ipynb #4f670475
 def delong_test(
@@ -432,24 +446,26 @@ def delong_test(
     "DeLong's test of two AUROCs; NaN where fewer than two patients have the label, or lack it."
     import pandas as pd
     from scipy.stats import norm
-    if not 0 < level < 1: raise ValueError(f'level={level}: give the share of the intervals that hold the truth, as .95')
+    if not 0 < level < 1: raise ValueError(f'level={level}: give the share of intervals that hold the truth, as .95')
     names = _names(label_names, np.shape(y)[-1], a, y)
     same_order(y, patient_id, ('labels', 'patients'))
     same_order(a, b, ('scores of a', 'scores of b'))
     _warn_without(patient_id)
     b, (a, y, known) = as_scores(b, y, known)[0], as_scores(a, y, known)
     patient = np.arange(len(y)) if patient_id is None else patient_codes(patient_id, len(y))
-    table = pd.DataFrame(dict(auroc_a=auroc(a, y, known), auroc_b=auroc(b, y, known)), index=pd.Index(names, name='label'))
-    table['difference'], error = table.auroc_a - table.auroc_b, np.full(len(names), np.nan)
+    error = np.full(len(names), np.nan)
     for c in np.flatnonzero(~absent_labels(y, known)):
         rows = known[:, c]
         positive = y[rows, c] == 1
         v = placements(a[rows, c], positive) - placements(b[rows, c], positive)
         error[c] = np.sqrt(clustered_variance(v, positive, patient[rows]))
-    half = norm.ppf(.5 + level/2)*error
-    same = (error == 0) & (np.abs(table.difference) < 1e-12)       # two models of one order
-    with np.errstate(invalid='ignore', divide='ignore'): z = np.where(same, 0, np.where(error > 0, table.difference/error, np.nan))
-    return table.assign(low=table.difference - half, high=table.difference + half, z=z, p=2*norm.sf(np.abs(z)))
+    areas = dict(auroc_a=auroc(a, y, known), auroc_b=auroc(b, y, known))
+    d, half = areas['auroc_a'] - areas['auroc_b'], norm.ppf(.5 + level/2)*error
+    z = np.divide(d, error, out=np.full(len(d), np.nan), where=error > 0)
+    z[(error == 0) & (np.abs(d) < 1e-12)] = 0                      # two models that order the images alike
+    p = 2*norm.sf(np.abs(z))
+    columns = dict(areas, difference=d, low=d - half, high=d + half, z=z, p=p)
+    return pd.DataFrame(columns, pd.Index(names, name='label'))
 
 # %% ../nbs/08_metrics.ipynb #fd83efd4
 class Interval(NamedTuple):
@@ -461,7 +477,7 @@ class Interval(NamedTuple):
 # %% ../nbs/08_metrics.ipynb #97254895
 def corrected_interval(
     differences,     # one per run, (k,)
-    test_to_train,   # size of a test fold over size of its training set, 1/(k-1) for k folds; 0: no training row is shared
+    test_to_train,   # size of a test fold over size of its training set, 1/(k-1) for k folds; 0: nothing is shared
     level=.95,
     fold=None,       # (k,): the fold of each run; runs of one fold are averaged first. None: every run is a fold
 )->Interval:
@@ -471,8 +487,9 @@ def corrected_interval(
     if d.ndim != 1: raise ValueError(f'give one difference per fold, not shape {d.shape}')
     if not np.isfinite(d).all(): raise ValueError(f'fold {np.flatnonzero(~np.isfinite(d))[0]} has no score')
     if not (np.isscalar(test_to_train) and np.isfinite(test_to_train) and test_to_train >= 0):
-        raise ValueError(f'test_to_train={test_to_train}: give the ratio of test to training rows, as 1/4 for five folds')
-    if not 0 < level < 1: raise ValueError(f'level={level}: give the share of the intervals that hold the truth, as .95')
+        raise ValueError(
+            f'test_to_train={test_to_train}: give the ratio of test to training rows, as 1/4 for five folds')
+    if not 0 < level < 1: raise ValueError(f'level={level}: give the share of intervals that hold the truth, as .95')
     if fold is not None:
         codes = patient_codes(fold, len(d))
         d = np.bincount(codes, d)/np.bincount(codes)

@@ -4,7 +4,7 @@
     python experiments/all_tables.py --check    compare only, and name those that are not what the rows give
     python experiments/all_tables.py --show     the commands themselves
 
-To train the runs of a table, take its command, leave `--report-only` out and add `--table`, the table beside the images.
+To train the runs of a table, take its command without `--report-only` and add `--table`, the table beside the images.
 """
 import argparse, contextlib, io, shlex, shutil, sys, tempfile
 from importlib import import_module
@@ -16,24 +16,30 @@ SINGLE = 'few_labels single-positive --size 32'
 SHARE = 'few_labels fraction --size 32 --batch-size 32 --unlabelled 32'
 SMALL = '--size 32 --steps 200 --batch-size 32'
 LOSSES = 'AN WAN EM ROLE MPC'
-PARTS = "'ACAA, terms off' 'ACAA, image only' 'ACAA, feature only' 'ACAA, Batch-Mamba only' 'ACAA, strong view, no attack'"
+PARTS = """'ACAA, terms off' 'ACAA, image only' 'ACAA, feature only' 'ACAA, Batch-Mamba only'
+    'ACAA, strong view, no attack'"""
 VIEWS = """baseline FixMatch-style 'ACAA, terms off' 'ACAA, image only' 'ACAA, eps 1/255' 'ACAA, feature only'
-    'ACAA, Batch-Mamba only' 'ACAA, strong view attacked' 'ACAA, strong view, no attack' 'ACAA, strong view, no attack, image only'
+    'ACAA, Batch-Mamba only' 'ACAA, strong view attacked' 'ACAA, strong view, no attack'
+    'ACAA, strong view, no attack, image only'
     'ACAA, strong view, no attack, image only, tau .7 .05' 'ACAA, strong view attacked, image only, tau .7 .05' ACAA"""
 ALONE = "'MPC, tau_neg .2, IPC only' 'MPC, tau_neg .2, FPC only' 'MPC, tau_neg .2, BTC only'"
 LADDER = "base '+ channel gate' '+ class attention' '+ label graph' '+ loss and sampler'"
 
 COMMANDS = {  # table -> experiment and its options
-    'few_labels-single-positive-200-phantom': f"{SINGLE} --steps 200 --tune 100 400 --variants {LOSSES} 'MPC, tau_neg .2'",
+    'few_labels-single-positive-200-phantom':
+        f"{SINGLE} --steps 200 --tune 100 400 --variants {LOSSES} 'MPC, tau_neg .2'",
     'few_labels-single-positive-200-real':
-        f"{SINGLE} {REAL} --steps 200 --tune 100 400 --variants {LOSSES} 'MPC, IPC only' 'MPC, observed left out' 'MPC, tau_neg .2'",
+        f"{SINGLE} {REAL} --steps 200 --tune 100 400 "
+        f"--variants {LOSSES} 'MPC, IPC only' 'MPC, observed left out' 'MPC, tau_neg .2'",
     'few_labels-single-positive-800-phantom':
         f"{SINGLE} --steps 800 --tune 400 1600 --variants {LOSSES} 'MPC, tau .5 .2' {ALONE} 'MPC, tau_neg .2'",
-    'few_labels-single-positive-800-real': f"{SINGLE} {REAL} --steps 800 --tune 200 400 --variants {LOSSES} 'MPC, tau_neg .2'",
+    'few_labels-single-positive-800-real':
+        f"{SINGLE} {REAL} --steps 800 --tune 200 400 --variants {LOSSES} 'MPC, tau_neg .2'",
     'few_labels-single-positive-1600-phantom': f"{SINGLE} --steps 1600 --draws 1 --variants AN 'MPC, tau_neg .2'",
     'few_labels-fraction-200-phantom': f'{SHARE} --steps 200 --fractions .05 .1 .2 .5 --tune 100 400',
     'few_labels-fraction-200-real':
-        f"{SHARE} {REAL} --steps 200 --fractions .05 .1 .2 .5 --tune 100 400 --variants baseline {PARTS} FixMatch-style 'ACAA, prior thresholds' ACAA",
+        f"{SHARE} {REAL} --steps 200 --fractions .05 .1 .2 .5 --tune 100 400 "
+        f"--variants baseline {PARTS} FixMatch-style 'ACAA, prior thresholds' ACAA",
     'few_labels-fraction-800-phantom': f'{SHARE} --steps 800 --draws 1 --tune 1600 --variants {VIEWS}',
     'confident_entries-fraction-phantom': f'confident_entries fraction {SMALL} --unlabelled 32',
     'confident_entries-fraction-real': f'confident_entries fraction {REAL} {SMALL} --unlabelled 32',
@@ -42,10 +48,12 @@ COMMANDS = {  # table -> experiment and its options
     'correlations-can-phantom': f'correlations can {SMALL}',
     'correlations-can-real': f'correlations can {REAL} {SMALL}',
     'lcc_folds-real': f'lcc_folds {REAL} {SMALL}',
-    'long_tail-32-real': f"long_tail {REAL} --size 32 --steps 240 --batch-size 32 --variants {LADDER} 'tail repeated' 'base, sampler'",
+    'long_tail-32-real':
+        f"long_tail {REAL} --size 32 --steps 240 --batch-size 32 --variants {LADDER} 'tail repeated' 'base, sampler'",
     'long_tail-64-phantom': 'long_tail --steps 240 --batch-size 32 --folds 0 1 2 3 4 5',
     'long_tail-64-real':
-        f"long_tail {REAL} --steps 240 --batch-size 32 --teach 1500 --variants base '+ loss and sampler' '+ generated' 'tail repeated'",
+        f"long_tail {REAL} --steps 240 --batch-size 32 --teach 1500 "
+        "--variants base '+ loss and sampler' '+ generated' 'tail repeated'",
 }
 
 

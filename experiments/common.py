@@ -2,8 +2,9 @@
 
 A run is one row of a CSV file, written as soon as it has ended; a run whose row exists is not trained again, so an experiment
 that was stopped goes on with the same command. Differences are taken between runs on the same images with the same labels
-(same fold, same draw, same seed). Draws are averaged inside a fold, folds are averaged, and the interval over folds is Student's,
-widened for what the training parts of patient folds share (`metrics.corrected_interval`). Phantoms of different seeds share nothing.
+(same fold, same draw, same seed). Draws are averaged inside a fold, folds are averaged, and the interval over folds is
+Student's, widened for what the training parts of patient folds share (`metrics.corrected_interval`). Phantoms of
+different seeds share nothing.
 """
 import argparse, json, os, sys, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,7 +23,7 @@ def arguments(text, name):
     p.add_argument('--data', default='phantom', help="'phantom', or an .npz of images beside --table")
     p.add_argument('--table', help='the table beside the .npz, with a column of patient folds')
     p.add_argument('--fold-column', default='cv_fold')
-    p.add_argument('--fold-count', type=int, default=5, help='patient folds that the table has; a fold is tested, the others train')
+    p.add_argument('--fold-count', type=int, default=5, help='patient folds that the table has')
     p.add_argument('--folds', type=int, nargs='+', help='patient folds that are held out in turn; for the phantom its seeds')
     p.add_argument('--draws', type=int, default=3, help='draws of the labelled subset')
     p.add_argument('--steps', type=int, default=360, help='optimiser steps of every run')
@@ -39,7 +40,7 @@ def arguments(text, name):
 
 
 def test_to_train(o):
-    "Size of a test part over that of the rest: 0 for phantoms, whose seeds share no image, 1/(k-1) for k patient folds."
+    "Size of a test part over that of the rest: 0 for phantoms, which share no image, 1/(k-1) for k patient folds."
     return 0. if o.data == 'phantom' else 1/(o.fold_count - 1)
 
 
@@ -55,7 +56,9 @@ def parts(o, fold):
         held, there = column.to_numpy() == fold, sorted(set(column))
         if not held.any(): raise ValueError(f'no row has {o.fold_column}={fold}: there are {there}')
         if len(there) != o.fold_count:
-            raise ValueError(f'{o.fold_column} has {len(there)} folds, {there}, and --fold-count says {o.fold_count}: give --fold-count {len(there)}')
+            raise ValueError(
+                f'{o.fold_column} has {len(there)} folds, {there}, and --fold-count says {o.fold_count}: '
+                f'give --fold-count {len(there)}')
         rest, test = data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
     train, valid = patient_split(rest.patient_id, rest.y, fraction=.15, seed=fold)
     return rest.subset(train), rest.subset(valid), test
@@ -217,7 +220,8 @@ def summary(frame, baseline, upper, order, ratio):
         mine = frame[frame['variant'] == variant]
         line = dict(variant=variant, runs=len(mine), steps=int(mine['steps_done'].median()), auroc=round(mine['auroc'].mean(), 4), ap=round(mine['ap'].mean(), 4))
         for value in ('auroc', 'ap'):
-            line[f'{value} - {baseline}'] = '' if variant == baseline else shown(paired(frame, variant, baseline, value, ratio))
+            found = None if variant == baseline else paired(frame, variant, baseline, value, ratio)
+            line[f'{value} - {baseline}'] = shown(found)
         for value in ('auroc', 'ap'):
             gap = paired(frame, upper, baseline, value, ratio)
             share = closed(frame, variant, baseline, upper, value) if variant != baseline and gap and gap['low'] > 0 else np.nan   # no share of a gap that may not be there

@@ -12,7 +12,8 @@ labels (Spearman, against the training labels and against what the phantom decla
 import time
 import numpy as np
 import pandas as pd
-from common import arguments, conclude, epochs_of, interval, made, markdown, of_jobs, paired, parts, scores_of, shown, summary, test_to_train
+from common import arguments, conclude, epochs_of, interval, made, markdown, of_jobs, paired, parts
+from common import scores_of, shown, summary, test_to_train
 
 
 def lcc_variants():
@@ -148,7 +149,8 @@ def tables(o, frame, jobs):
     order = [v for v in asked if v in set(frame['variant'])]
     lines = summary(frame, order[0], None, order, ratio).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
     pairs = [*zip(order, order[1:]), *((a, b) for a in DOUBLE for b in ('product', '+ attention loss') if {a, b} <= set(order))]
-    steps = [dict(step=f'{b} against {a}', **{v: shown(paired(frame, b, a, v, ratio)) for v in ('auroc', 'ap', 'f1')}) for a, b in pairs]
+    difference = lambda a, b: {v: shown(paired(frame, b, a, v, ratio)) for v in ('auroc', 'ap', 'f1')}
+    steps = [dict(step=f'{b} against {a}', **difference(a, b)) for a, b in pairs]
     where = o.data if o.data == 'phantom' else 'real images'
     text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(lines), *(['**One part at a time**', markdown(pd.DataFrame(steps))] if steps else []),
             '**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0], ratio))]

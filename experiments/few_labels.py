@@ -8,8 +8,8 @@
 
 Every variant gets the same number of optimiser steps; `--tune` trains the baseline at others as well, and the one with the best
 validation score per fold and draw is reported as `baseline, steps tuned`. The training labels are reduced; validation and test
-labels are whole. Results: one row per run in `--out`, tables with paired differences and their intervals beside it as Markdown, a
-file per number of steps.
+labels are whole. Results: one row per run in `--out`, tables with paired differences and their intervals beside it as
+Markdown, a file per number of steps.
 """
 import pandas as pd
 from common import arguments, conclude, markdown, of_jobs, paired, shown, summary, test_to_train
@@ -100,7 +100,7 @@ def tables(o, frame, jobs):
         title = 'one positive label per image' if o.regime == 'single-positive' else f'{share:.0%} of the patients labelled'
         text.append(f"### {o.data if o.data == 'phantom' else 'real images'}, {title}, folds {o.folds}, {o.draws} draws, {o.size} px, {o.backbone}\n\n"
                     + markdown(summary(part, first, 'fully labelled', order, ratio)))
-        against = {name: paired(part, variants[-1], best, value, ratio) for name, value in (('AUROC', 'auroc'), ('AP', 'ap'))}
+        against = {name: paired(part, variants[-1], best, name.lower(), ratio) for name in ('AUROC', 'AP')}
         if against['AP']: text.append(f"{variants[-1]} against {first} with tuned steps: " + ', '.join(f'{name} {shown(d)}' for name, d in against.items()))
     return '\n\n'.join(text)
 

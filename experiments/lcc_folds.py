@@ -37,7 +37,7 @@ def jobs_of(o):
 
 
 def tables(o, frame, jobs=None):
-    "Mean and spread over the runs, and the paired differences to the base; every fold of every repeat holds out other patients."
+    "Mean and spread over the runs, and the paired differences to the base; every run holds out patients of its own."
     if jobs is not None: frame = of_jobs(frame, jobs)
     base, lines = o.variants[0], []
     for variant in o.variants:
@@ -49,7 +49,8 @@ def tables(o, frame, jobs=None):
             line[f'{v} - {base}'] = shown(found)
         lines.append(line)
     where = 'phantom' if o.data == 'phantom' else 'real images'
-    return f'### {o.repeats} x {FOLDS} folds, {where}, {o.steps} steps, {o.size} px, {o.backbone}\n\n' + markdown(pd.DataFrame(lines))
+    title = f'### {o.repeats} x {FOLDS} folds, {where}, {o.steps} steps, {o.size} px, {o.backbone}'
+    return title + '\n\n' + markdown(pd.DataFrame(lines))
 
 
 def main(command=None):

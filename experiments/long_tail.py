@@ -18,9 +18,11 @@ import pandas as pd
 from common import arguments, cells, conclude, made, markdown, of_jobs, paired, parts, shown, test_to_train
 
 SCORES = ('auroc', 'ap', 'f1', 'tail_auroc', 'tail_ap', 'tail_f1')
+RIVALS = [
+    ('+ loss and sampler', '+ generated'), ('+ loss and sampler', 'tail repeated'), ('tail repeated', '+ generated')]
 LADDER = ('base', '+ channel gate', '+ class attention', '+ label graph', '+ loss and sampler')
-ONE_CELL = ('† The feature map of these runs is one cell, on which attention is all ones: this row says nothing about attention, '
-            'and the variants after it add a second score of the same features in its place.')
+ONE_CELL = ('† The feature map of these runs is one cell, on which attention is all ones: this row says nothing about '
+            'attention, and the variants after it add a second score of the same features in its place.')
 
 
 def variants():
@@ -158,16 +160,18 @@ def tables(o, frame, jobs):
     order = [v for v in dict.fromkeys(job['key']['variant'] for job in jobs) if v in set(frame['variant'])]
     blind = '+ class attention' in order and cells(o) < 2
     mark = lambda v: ' †' if blind and v == '+ class attention' else ''
-    means = [(v, frame[frame['variant'] == v]) for v in order]
-    means = pd.DataFrame([dict(variant=v + mark(v), runs=len(mine), **{k: round(mine[k].mean(), 4) for k in SCORES}) for v, mine in means])
+    def means(v):
+        mine = frame[frame['variant'] == v]
+        scores = {k: round(mine[k].mean(), 4) for k in SCORES}
+        return dict(variant=v + mark(v), runs=len(mine), **scores)
     def against(pairs):
         difference = lambda a, b: {k: shown(paired(frame, b, a, k, ratio)) for k in SCORES}
         return markdown(pd.DataFrame([dict(step=f'{b} against {a}{mark(b)}', **difference(a, b)) for a, b in pairs]))
-    rivals = [('+ loss and sampler', '+ generated'), ('+ loss and sampler', 'tail repeated'), ('tail repeated', '+ generated')]
     ladder = [v for v in order if v in LADDER]
-    one_by_one = [*zip(ladder, ladder[1:]), *(pair for pair in rivals if set(pair) <= set(order))]
+    one_by_one = [*zip(ladder, ladder[1:]), *(pair for pair in RIVALS if set(pair) <= set(order))]
     where, tail = o.data if o.data == 'phantom' else 'real images', int(frame['tail'].median())
-    text = [f'### {where}, ratio {o.ratio:g}, {tail} tail labels, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(means)]
+    data = f'### {where}, ratio {o.ratio:g}, {tail} tail labels, folds {o.folds}'
+    text = [f'{data}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(pd.DataFrame(map(means, order)))]
     text += ['**Against the base**', against([(order[0], v) for v in order[1:]])]
     if one_by_one: text += ['**One part at a time**', against(one_by_one)]
     return '\n\n'.join([*text, *generated(o, frame), *([ONE_CELL] if blind else [])])
@@ -178,8 +182,9 @@ def generated(o, frame):
     drawn = frame[frame['made'] > 0]
     if 'pairs' not in drawn or not drawn['pairs'].notna().any(): return []
     taught = '' if o.data == 'phantom' else f'; the generator was taught for {o.teach} steps'
-    return [f"{drawn['made'].mean():.0f} generated images a run; with the tail label in the sentence the judge gives more than without it "
-            f"in {drawn['pairs'].mean():.0%} of the pairs{taught}"]
+    return [
+        f"{drawn['made'].mean():.0f} generated images a run; with the tail label in the sentence "
+        f"the judge gives more than without it in {drawn['pairs'].mean():.0%} of the pairs{taught}"]
 
 
 def jobs_of(o):
