@@ -204,10 +204,13 @@ def bootstrap(
     scores, y, known = as_scores(scores, y, known)
     patient = np.arange(len(y)) if patient_id is None else patient_codes(patient_id, len(y))
     P, C = patient.max(initial=-1) + 1, y.shape[1]
-    if P < 2: raise ValueError(f'resampling needs at least two patients, and there are {P}: n_boot=0 leaves the intervals out')
-    ranked = {c: rank_patients(scores[k, c], y[k, c], patient[k], P) for c in range(C) if (k := known[:, c]).any()}
+    if P < 2:
+        raise ValueError(f'resampling needs at least two patients, and there are {P}: n_boot=0 leaves intervals out')
+    some = np.flatnonzero(known.any(0))
+    ranked = {c: rank_patients(scores[k, c], y[k, c], patient[k], P) for c in some for k in [known[:, c]]}
     empty = dict(auroc=np.nan, ap=np.nan) if convention == 'skip' else dict(auroc=.5, ap=0.)
-    rng, draws = np.random.default_rng(seed), {name: np.full((n_boot, C), value) for name, value in empty.items()}
+    draws = {name: np.full((n_boot, C), value) for name, value in empty.items()}
+    rng = np.random.default_rng(seed)
     for start in range(0, n_boot, chunk):
         R = min(chunk, n_boot - start)
         drawn = rng.integers(P, size=(R, P)) + P*np.arange(R)[:, None]
@@ -351,7 +354,7 @@ def report(
     scores, y, known=None,   # probabilities in [0, 1], labels and mask, (n, C)
     patient_id=None,         # (n,): resampled together; None resamples rows and warns
     label_names=None,        # (C,); None: the columns of a DataFrame, else 'label 0' ...
-    groups=None,             # dict label -> group (best from the training labels: `frequency_groups`), or 'auto' for groups of y itself
+    groups=None,             # dict label -> group, best `frequency_groups` of the training labels; 'auto': those of y
     threshold=.5,            # for F1, a number or (C,); `tune_thresholds` of validation data
     n_boot=1000, seed=0,     # resamples; 0: no intervals
     convention='skip',       # absent labels: 'skip' | 'trcgl'
@@ -369,7 +372,8 @@ def report(
     table = _tabulate(columns, draws, names, members, n_boot, level)
     table.loc[list(members), 'threshold'] = np.nan
     resampled = None if not n_boot else 'rows' if patient_id is None else 'patients'
-    table.attrs.update(resampled=resampled, n_boot=n_boot, seed=seed, level=level, convention=convention)
+    grouped = groups if groups is None or isinstance(groups, str) else 'given'
+    table.attrs.update(resampled=resampled, n_boot=n_boot, seed=seed, level=level, convention=convention, groups=grouped)
     return table
 
 # %% ../nbs/08_metrics.ipynb #43cfb6ef
@@ -459,6 +463,7 @@ def delong_test(
         positive = y[rows, c] == 1
         v = placements(a[rows, c], positive) - placements(b[rows, c], positive)
         error[c] = np.sqrt(clustered_variance(v, positive, patient[rows]))
+    error[error < 1e-12] = 0                                       # what rounding leaves
     areas = dict(auroc_a=auroc(a, y, known), auroc_b=auroc(b, y, known))
     d, half = areas['auroc_a'] - areas['auroc_b'], norm.ppf(.5 + level/2)*error
     z = np.divide(d, error, out=np.full(len(d), np.nan), where=error > 0)
@@ -507,5 +512,6 @@ def paired_interval(
 )->Interval:         # of the differences a - b
     "Mean difference of two methods over folds and its corrected interval."
     a, b = to_numpy(a).astype(float), to_numpy(b).astype(float)
-    if a.ndim != 1 or a.shape != b.shape: raise ValueError(f'give one score per fold for both, not shapes {a.shape} and {b.shape}')
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f'give one score per fold for both, not shapes {a.shape} and {b.shape}')
     return corrected_interval(a - b, test_to_train, level, fold)

@@ -240,6 +240,7 @@ def test_report_warns_without_patients_and_not_without_intervals():
         warnings.simplefilter('error')
         assert M.report(scores, y, patient_id=patient, n_boot=10).attrs['seed'] == 0
         plain = M.report(scores, y, n_boot=0)
+    assert plain.attrs['groups'] is None and M.report(scores, y, groups='auto', n_boot=0).attrs['groups'] == 'auto'
     assert plain.attrs['resampled'] is None and plain[['auroc_low', 'ap_high']].isna().all().all() and plain.auroc.notna().all()
 
 
