@@ -136,6 +136,11 @@ def done(path):
 def identity(row): return tuple(str(row[k]) for k in KEY)
 
 
+def identities(frame, names):
+    "What makes each run of a table this run, as text, in the order of its rows."
+    return list(zip(*(map(str, frame[name].tolist()) for name in names)))
+
+
 def keep(path, row):
     "One more row in the file; where its columns are others than the file's, all rows are written anew with the columns of both."
     row, have = pd.DataFrame([row]), done(path)
@@ -149,7 +154,7 @@ def run_all(o, jobs, train=train_one):
     "Train what is not there yet, one row after the other; a run that fails is named and the others go on."
     o.out.parent.mkdir(parents=True, exist_ok=True)
     for job in jobs: job['key'].update({name: getattr(o, name, 'tiny') for name in SETTINGS}, data='phantom' if o.data == 'phantom' else Path(o.data).stem)
-    have = {identity(row) for _, row in done(o.out).iterrows()}
+    have = set(identities(done(o.out), KEY))
     todo = [job for job in jobs if identity(job['key']) not in have]
     print(f'{len(jobs)} runs, {len(jobs)-len(todo)} of them exist in {o.out}', flush=True)
     if o.report_only or not todo: return done(o.out)
@@ -210,7 +215,7 @@ def shown(difference):
 def of_jobs(frame, jobs):
     "The runs that a command asks for, among all that exist."
     names, wanted = list(jobs[0]['key']), {tuple(str(v) for v in job['key'].values()) for job in jobs}
-    return frame[[tuple(str(row[k]) for k in names) in wanted for _, row in frame.iterrows()]]
+    return frame[[run in wanted for run in identities(frame, names)]]
 
 
 def summary(frame, baseline, upper, order, ratio):
