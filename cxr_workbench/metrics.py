@@ -511,6 +511,7 @@ def paired_interval(
     fold=None,       # as in `corrected_interval`
 )->Interval:         # of the differences a - b
     "Mean difference of two methods over folds and its corrected interval."
+    same_order(a, b, ('scores of a', 'scores of b'))
     a, b = to_numpy(a).astype(float), to_numpy(b).astype(float)
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f'give one score per fold for both, not shapes {a.shape} and {b.shape}')

@@ -631,6 +631,13 @@ def test_paired_interval_against_scipy():
         with pytest.raises(ValueError, match=words): M.paired_interval(x, z, test_to_train=0)
 
 
+def test_folds_in_another_order_are_refused():
+    a, b = pd.Series([.5, .6, .7], list('abc')), pd.Series([.4, .3, .2], list('cba'))
+    with pytest.raises(ValueError, match="row 0 is 'a' in the scores of a and 'c' in the scores of b"):
+        M.paired_interval(a, b, test_to_train=0)
+    assert M.paired_interval(a, b[::-1], test_to_train=0).mean == pytest.approx(.3)
+
+
 def test_nobody_forgets_what_the_folds_share():
     for call in (lambda: M.paired_interval([1, 2], [2, 4]), lambda: M.corrected_interval([1, 2])):
         with pytest.raises(TypeError, match='test_to_train'): call()
