@@ -21,7 +21,7 @@ GROUND = {'core', 'thorax', 'phantom', 'labels', 'pictures', 'dicom', 'files', '
 SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention'}
 BESIDE = GROUND | {'data'}
 FLOORS = {  # module -> the modules of the workbench that it may import
-    'core': set(), 'thorax': {'core'}, 'phantom': {'core', 'thorax'}, 'labels': {'core'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
+    'core': set(), 'labels': {'core'}, 'thorax': {'core', 'labels'}, 'phantom': {'core', 'labels', 'thorax'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
     'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'},
     'data': GROUND, 'backbone': GROUND,
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
