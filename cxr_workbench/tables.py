@@ -14,7 +14,7 @@ import bz2, csv, gzip, io, lzma, os, re, warnings, zipfile, zlib
 from itertools import islice
 from pathlib import Path
 import numpy as np
-from .labels import BLANK_IDS, CHEXPERT, CXR_LT_2026, NIH14, label_states
+from .labels import CHEXPERT, CXR_LT_2026, NIH14, label_states
 
 # %% ../nbs/01c_tables.ipynb #92ed80c7
 NOT_TEXT = {  # how a file begins that is no CSV -> what it is
@@ -305,8 +305,8 @@ def holds_states(
     column,  # a Series, or a DataFrame where its name stands twice
 )->bool:
     "Whether a column holds 0 or 1, and nothing else but -1 and blanks."
-    frame = column.to_frame() if column.ndim == 1 else column
-    try: return bool(len(frame) and np.isin(label_states(frame.iloc[:100]), (0, 1)).any() and np.isin(label_states(frame), (0, 1)).any())
+    frame = (column.to_frame() if column.ndim == 1 else column).dropna()
+    try: return all(np.isin(label_states(some), (0, 1)).any() for some in (frame.iloc[:100], frame))
     except ValueError: return False
 
 # %% ../nbs/01c_tables.ipynb #c11b93be
@@ -463,7 +463,8 @@ def nih14_table(
     if not found:
         checks.add('table', 'missing', f'no Data_Entry_2017*.csv in {root}: it comes with the images from the NIH Clinical Center', 0)
         return None, checks
-    if len(found) > 1: checks.add('table', 'wrong', f'{root} holds {len(found)} tables, {listed([f.name for f in found])}: leave one there')
+    if len({unpacked(file.read_bytes()) for file in found}) > 1:
+        checks.add('table', 'wrong', f'{root} holds tables that differ, {listed([f.name for f in found])}: leave one there')
     table = read_table(found[0])
     for column in ('Image Index', 'Finding Labels', 'Patient ID'): find_column(table, found[0].name, column)
     checks.add('table', 'ok', f'{found[0].name}, {table["Patient ID"].nunique()} patients', len(table))
@@ -559,9 +560,10 @@ def _examined(
     "The record of a reader; what it raises or warns of becomes a line."
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
+        table, checks = None, Checks()
         try:
             table, checks = read()
             if table is not None and len(table): check_labels(table, labels, checks)
-        except (ValueError, OSError) as error: checks = Checks([('table', 'wrong', str(error), None)])
+        except (ValueError, OSError) as error: checks.add('table', 'wrong', str(error))
     for warning in told: checks.add('table', 'note', str(warning.message))
     return checks
