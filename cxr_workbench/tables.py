@@ -217,6 +217,7 @@ def listed(things, most=5)->str:
 USUAL = {  # what a column is for -> its usual names, the first match wins
     'image files': ['path', 'file', 'file path', 'filename', 'image', 'image path', 'image file', 'image index'],
     'patients': ['patient id', 'patient', 'subject id', 'subject'],
+    'rows of the images': ['npz row'],
 }
 
 # %% ../nbs/01c_tables.ipynb #8c049e37
@@ -254,11 +255,13 @@ def find_column(
 def find_patients(
     table,         # DataFrame
     patient=None,  # the column; None: look for a usual name
-):                 # a column name; None, with a warning that names what looks like it, where there is none
+    needed=True,   # warn where there is none
+):                 # a column name, or None; the warning names what looks like one
     "The column of the patients; ValueError where it is missing, or two columns disagree."
     column = find_column(table, 'patients', patient)
     if patient is not None: return column
     if column is None:
+        if not needed: return None
         looks = [name for name in table.columns if like_patients(name)]
         warnings.warn('the table names no patients: no part of it can be held out by patient. '
                       + (f'The columns {looks} may be them: name one, patient=...' if looks else 'Name their column, patient=...'), stacklevel=3)
@@ -428,10 +431,10 @@ def official_split(
         file = next((f for f in (root/f'{part}_list.txt', root/f'{part}_list.txt.gz') if f.is_file()), None)
         if file is None: checks.add(f'{part} list', 'missing' if split == part else 'note', f"no {part}_list.txt in {root}: split='{part}' needs it")
         else: add_part(table, part, lists.setdefault(part, set(read_table(file, names=['name']).name)), checks)
-    images = lists.get('train_val', set()) & lists.get('test', set())
-    if images: checks.add('lists', 'wrong', f'{len(images)} images are in both official lists: {listed(sorted(images))}')
     both = set(table.patient_id[table.split == 'train_val']) & set(table.patient_id[table.split == 'test'])
     if both: checks.add('patients', 'wrong', f'{len(both)} patients are in both official lists: {listed(sorted(both))}')
+    images = lists.get('train_val', set()) & lists.get('test', set())
+    if images: checks.add('lists', 'wrong', f'{len(images)} images are in both official lists: {listed(sorted(images))}')
     if len(lists) == 2 and (table.split == '').any():
         checks.add('lists', 'note', f'{(table.split == "").sum()} of {len(table)} rows are in neither official list')
     if split is None: return table
