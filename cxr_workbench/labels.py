@@ -21,7 +21,8 @@ NIH14 = ['Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nod
 CXR_LT_2026 = ['Normal', 'aortic elongation', 'cardiomegaly', 'pleural effusion', 'Nodule', 'atelectasis', 'pleural thickening',
                'aortic atheromatosis', 'Support Devices', 'alveolar pattern', 'fracture', 'Hernia', 'Emphysema', 'azygos lobe',
                'Hydropneumothorax', 'Kyphosis', 'Mass', 'Pneumothorax', 'Subcutaneous Emphysema', 'pneumoperitoneo',
-               'vascular hilar enlargement', 'vertebral degenerative changes', 'hyperinflated lung', 'interstitial pattern',
+               'vascular hilar enlargement', 'vertebral degenerative changes', 'hyperinflated lung', 'interstitial '
+                                                                                                     'pattern',
                'central venous catheter', 'hypoexpansion', 'bronchiectasis', 'hemidiaphragm elevation', 'sternotomy', 'calcified densities']
 
 # %% ../nbs/01a_labels.ipynb #11362637
@@ -76,7 +77,8 @@ def _strange(
     i, c = np.argwhere(np.isinf(states))[0]
     row, name, value = f'row {i}', int(c), values[i, c] if isinstance(values, np.ndarray) else values.iloc[i, c]
     if not isinstance(values, np.ndarray): row, name = f'row {i} (index {_plain(values.index[i])!r})', values.columns[c]
-    return (f'{row}, column {name!r}: {_plain(value)!r} is none of 1, 0, -1 and blank ({np.isinf(states).sum()} such entries in all). '
+    return (f'{row}, column {name!r}: {_plain(value)!r} is none of 1, 0, -1 and blank ({np.isinf(states).sum()} such '
+            'entries in all). '
             'Give the label columns only, and correct the table')
 
 # %% ../nbs/01a_labels.ipynb #b829f7bf
@@ -87,7 +89,9 @@ def label_states(
     frame = hasattr(table, 'iloc')
     values = table if frame or hasattr(table, 'detach') or isinstance(table, np.ndarray) else np.array(list(table), dtype=object)
     if not frame: values = to_numpy(values)
-    if values.ndim != 2: raise ValueError(f'a table of labels has rows of equal length and one column per label, not shape {tuple(values.shape)}')
+    if values.ndim != 2:
+        raise ValueError('a table of labels has rows of equal length and one column per label, not shape '
+                         f'{tuple(values.shape)}')
     columns = [values.iloc[:, c] if frame else values[:, c] for c in range(values.shape[1])]
     states = np.stack([_column_states(column) for column in columns], 1) if columns else np.zeros(values.shape)
     if np.isinf(states).any(): raise ValueError(_strange(values, states))
@@ -124,13 +128,15 @@ def as_truth(
     if values.dtype.kind == 'b': return values.copy()
     if values.dtype.kind in 'iuf': known, true = np.isin(values, (0, 1)), values == 1
     else:
-        texts = np.array([str(value).strip().lower() for value in values.ravel().tolist()], dtype=str).reshape(values.shape)
+        texts = [str(value).strip().lower() for value in values.ravel().tolist()]
+        texts = np.array(texts, dtype=str).reshape(values.shape)
         true = np.isin(texts, ('true', '1', '1.0'))
         known = true | np.isin(texts, ('false', '0', '0.0'))
     if known.all(): return true
     where = tuple(np.argwhere(~known)[0].tolist())
     place = f'row {where[0]}' if len(where) == 1 else f'entry {where}'
-    raise ValueError(f'{name} is a mask of true and false, but {place} holds {_plain(values[where])!r}: give 0 or 1 in every row')
+    raise ValueError(f'{name} is a mask of true and false, but {place} holds {_plain(values[where])!r}: give 0 or 1 in '
+                     'every row')
 
 # %% ../nbs/01a_labels.ipynb #c657d068
 def as_labels(
@@ -143,7 +149,8 @@ def as_labels(
     strange = np.argwhere((y != 0) & (y != 1) | (y.dtype.kind not in 'biufO'))   # a text or a complex number is none
     if len(strange):
         i, c = strange[0]
-        raise ValueError(f'row {i}, label {c}: {_plain(y[i, c])!r} is not 0 or 1; LabelPolicy turns uncertain and blank entries into (y, known)')
+        raise ValueError(f'row {i}, label {c}: {_plain(y[i, c])!r} is not 0 or 1; LabelPolicy turns uncertain and '
+                         'blank entries into (y, known)')
     known = np.ones(y.shape, bool) if known is None else as_truth(known, 'known')
     if known.shape != y.shape: raise ValueError(f'known has shape {known.shape} but y has {y.shape}')
     return y.astype(np.float32)*known, known
@@ -170,7 +177,8 @@ def single_positive(
 
 # %% ../nbs/01a_labels.ipynb #24bd1e4e
 BLANK_IDS = ('', 'nan', 'none', 'na', 'n/a', '#n/a', '<na>', 'nat', 'null')   # how a missing identifier looks as text
-AS_TEXT = 'read the column as text from the original (pandas: dtype=str; a spreadsheet: format the column as text before opening the file)'
+AS_TEXT = ('read the column as text from the original '
+           '(pandas: dtype=str; a spreadsheet: format the column as text before opening the file)')
 
 # %% ../nbs/01a_labels.ipynb #e386b241
 def check_patients(
@@ -178,16 +186,17 @@ def check_patients(
 )->np.ndarray:   # (n,) of integers or of strings, without blanks around them
     "Patient ids as an array; ValueError names rows without one, and ids that lost digits."
     ids = to_numpy(patient_id)
+    kind = ids.dtype.kind
     if ids.ndim != 1: raise ValueError(f'patient ids are one per row: give (n,), not shape {ids.shape}')
-    if ids.dtype.kind in 'bcmM': raise ValueError(f'patient ids are numbers or texts, not {ids.dtype}: {AS_TEXT}')
-    texts = ids.astype(str) if ids.dtype.kind in 'iuf' else np.array([_id_text(i) for i in ids.tolist()], dtype=str)
+    if kind in 'bcmM': raise ValueError(f'patient ids are numbers or texts, not {ids.dtype}: {AS_TEXT}')
+    texts = ids.astype(str) if kind in 'iuf' else np.array([_id_text(i) for i in ids.tolist()], dtype=str)
     missing = [row for row, text in enumerate(texts.tolist()) if text.lower() in BLANK_IDS]
     if missing:
         some = ', '.join(map(str, missing[:5])) + (f' and {len(missing) - 5} more' if len(missing) > 5 else '')
-        raise ValueError(f'{len(missing)} rows have no patient id: rows {some} (row {missing[0]} holds {_plain(ids[missing[0]])!r}). '
-                         'Fill them in, or leave these rows out')
-    if ids.dtype.kind in 'iu': return ids
-    return _whole_ids(ids) if ids.dtype.kind == 'f' else _check_digits(texts)
+        raise ValueError(f'{len(missing)} rows have no patient id: rows {some} '
+                         f'(row {missing[0]} holds {_plain(ids[missing[0]])!r}). Fill them in, or leave these rows out')
+    if kind in 'iu': return ids
+    return _whole_ids(ids) if kind == 'f' else _check_digits(texts)
 
 # %% ../nbs/01a_labels.ipynb #c79eab52
 def _id_text(value)->str:
@@ -202,11 +211,11 @@ def _whole_ids(
 )->np.ndarray:       # (n,) int64
     "Identifiers that were read as floats; ValueError where they cannot be what the table said."
     limit = 2.**(np.finfo(ids.dtype).nmant + 1)
-    long, broken = np.flatnonzero(np.abs(ids) >= limit), np.flatnonzero(ids != np.round(ids))
-    if len(long): raise ValueError(f'row {long[0]}: the patient id {ids[long[0]]} was read as a number and lost digits, '
-                                   f'so that two patients may have become one: {AS_TEXT}')
-    if len(broken): raise ValueError(f'row {broken[0]}: the patient id {ids[broken[0]]} was read as a number, '
-                                     f'in which 12.1 and 12.10 are one patient: {AS_TEXT}')
+    for bad, what in ((np.abs(ids) >= limit, 'and lost digits, so that two patients may have become one'),
+                      (ids != np.round(ids), 'in which 12.1 and 12.10 are one patient')):
+        rows = np.flatnonzero(bad)
+        if len(rows):
+            raise ValueError(f'row {rows[0]}: the patient id {ids[rows[0]]} was read as a number, {what}: {AS_TEXT}')
     return ids.astype(np.int64)
 
 # %% ../nbs/01a_labels.ipynb #c4daf013
@@ -214,9 +223,11 @@ def _check_digits(
     texts:np.ndarray,  # (n,) identifiers
 )->np.ndarray:         # the same
     "Refuse identifiers that a spreadsheet rounded, such as 1.90E+38 (ValueError)."
-    short = [row for row, text in enumerate(texts.tolist()) if re.fullmatch(r'[+-]?[0-9]+([.,][0-9]+)?[eE]\+[0-9]+', text)]
-    if short: raise ValueError(f'row {short[0]}: the patient id {texts[short[0]]} is a rounded number, its last digits are lost '
-                               f'({len(short)} such rows in all): {AS_TEXT}')
+    rounded = re.compile(r'[+-]?[0-9]+([.,][0-9]+)?[eE]\+[0-9]+')
+    short = [row for row, text in enumerate(texts.tolist()) if rounded.fullmatch(text)]
+    if short:
+        raise ValueError(f'row {short[0]}: the patient id {texts[short[0]]} is a rounded number, '
+                         f'its last digits are lost ({len(short)} such rows in all): {AS_TEXT}')
     return texts
 
 # %% ../nbs/01a_labels.ipynb #9ad28b9f
@@ -271,9 +282,11 @@ def _tail_targets(
     profile = decay_profile(len(order), ratio, decay)
     largest = int((counts[order]/profile + 1e-9).min(initial=np.inf)) if len(order) else 0
     head = largest if n_max is None else n_max
-    if head > largest: raise ValueError(f'n_max={n_max}: with ratio={ratio} this table has positives for n_max={largest} at most')
+    if head > largest:
+        raise ValueError(f'n_max={n_max}: with ratio={ratio} this table has positives for n_max={largest} at most')
     if len(order) and round(head*profile[-1]) < 1:
-        raise ValueError(f'{head} positives of the most frequent label leave none of the rarest at ratio={ratio}: lower the ratio or take more rows')
+        raise ValueError(f'{head} positives of the most frequent label leave none of the rarest at ratio={ratio}: '
+                         'lower the ratio or take more rows')
     targets = np.zeros(len(counts), int)
     targets[order] = np.round(head*profile)
     return targets
@@ -330,12 +343,14 @@ def prevalence_groups(
     tail=.01,        # less than this share: tail
 )->dict:             # label -> 'head' | 'medium' | 'tail', most frequent label first
     "Sort labels into head, medium and tail by their prevalence; ValueError where it is no share."
-    if not 0 <= tail <= head: raise ValueError(f'head={head}, tail={tail}: the bounds are shares with 0 <= tail <= head')
+    if not 0 <= tail <= head:
+        raise ValueError(f'head={head}, tail={tail}: the bounds are shares with 0 <= tail <= head')
     share = to_numpy(prevalence)
     share = share if share.dtype.kind == 'f' else share.astype(float)
     names = list(range(len(share))) if names is None else list(names)
     if len(names) != len(share): raise ValueError(f'{len(share)} labels need {len(share)} names, not {len(names)}')
-    if not ((share >= 0) & (share <= 1)).all(): raise ValueError(f'a prevalence is a share from 0 to 1, but this is {share.tolist()}')
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError(f'a prevalence is a share from 0 to 1, but this is {share.tolist()}')
     head, tail = (share.dtype.type(bound) for bound in (head, tail))   # a share of .01 in float32 is not below .01
     order = np.argsort(-share, kind='stable')
     return {names[c]: 'head' if share[c] >= head else 'tail' if share[c] < tail else 'medium' for c in order}
@@ -376,4 +391,5 @@ def correlation(
     y, known = (a.astype(np.float64) for a in as_labels(y, known))
     both, given = known.T @ known, y.T @ known          # given[i, j]: images with label i present and label j known
     spread = given*(both - given)
-    with np.errstate(invalid='ignore', divide='ignore'): return (both*(y.T @ y) - given*given.T)/np.sqrt(spread*spread.T)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return (both*(y.T @ y) - given*given.T)/np.sqrt(spread*spread.T)

@@ -24,16 +24,20 @@ def check_pixels(
     if not len(bad): return pixels
     names = bad if rows is None else np.asarray(rows)[bad]
     broken = ~np.isfinite(low[bad]) | ~np.isfinite(high[bad])
-    if broken.any(): raise ValueError(f'NaN or infinity in {broken.sum()} images, rows {listed(names[broken])}: leave these rows out or read the files again')
-    raise ValueError(f'values outside [0, 1] in {len(bad)} images, rows {listed(names)} (from {low[bad].min():g} to {high[bad].max():g}): '
+    if broken.any():
+        raise ValueError(f'NaN or infinity in {broken.sum()} images, rows {listed(names[broken])}: leave these rows '
+                         'out or read the files again')
+    raise ValueError(f'values outside [0, 1] in {len(bad)} images, rows {listed(names)} (from {low[bad].min():g} to '
+                     f'{high[bad].max():g}): '
                      'give uint8, or floats divided by the largest value of their bit depth')
 
 # %% ../nbs/01e_sources.ipynb #adc34194
 def check_array(
     images,     # (n, size, size) uint8 or float
 )->np.ndarray:  # the same
-    "Refuse an array that no batch can be made of (ValueError); values of a memory-map are looked at when they are read."
-    if isinstance(images, np.ma.MaskedArray): raise ValueError('images in a masked array: fill what is masked, or leave these rows out')
+    "Refuse an array that no batch can be made of (ValueError); a memory-map is looked at when it is read."
+    if isinstance(images, np.ma.MaskedArray):
+        raise ValueError('images in a masked array: fill what is masked, or leave these rows out')
     if images.ndim != 3 or images.shape[1] != images.shape[2] or not images.shape[1]:
         raise ValueError(f'images must be (n, size, size), one grey channel, but have shape {images.shape}')
     if images.dtype != np.uint8 and images.dtype.kind != 'f':
@@ -47,8 +51,10 @@ class Mapped(tuple):
     @classmethod
     def of(cls, images):
         "The recipe of a memory-map that is a file's; anything else as it is."
-        if not isinstance(images, np.memmap) or images.filename is None or images.base is not images._mmap: return images
-        return cls((str(images.filename), images.dtype, images.offset, images.shape, 'C' if images.flags.c_contiguous else 'F'))
+        if not isinstance(images, np.memmap) or images.filename is None or images.base is not images._mmap:
+            return images
+        order = 'C' if images.flags.c_contiguous else 'F'
+        return cls((str(images.filename), images.dtype, images.offset, images.shape, order))
 
     @staticmethod
     def open(recipe):
@@ -74,7 +80,8 @@ class ArrayImages:
     @property
     def dtype(self): return self.array.dtype
     def __len__(self): return len(self.array)
-    def __repr__(self): return f'ArrayImages({len(self)} images of {self.size} px, {type(self.array).__name__} of {self.dtype})'
+    def __repr__(self):
+        return f'ArrayImages({len(self)} images of {self.size} px, {type(self.array).__name__} of {self.dtype})'
     def __array__(self, dtype=None, copy=None): return np.array(self.array, dtype=dtype, copy=copy)
     def __getitem__(self, rows): return self.read(rows)
     def __getstate__(self): return {**self.__dict__, 'array': Mapped.of(self.array)}
@@ -98,7 +105,8 @@ def one_reading(
     reading=None,         # a files.Reading that says both and the rest; None: not said
 )->Reading:
     "What was asked for; ValueError where nothing says the size, or `reading` is contradicted."
-    if reading is None and size is None: raise ValueError('images given as paths need size=, the side in pixels to which they are resized, or reading=')
+    if reading is None and size is None:
+        raise ValueError('images given as paths need size=, the side in pixels to which they are resized, or reading=')
     if reading is None: return Reading(size, fit or 'pad')
     asked = replace(reading, size=reading.size if size is None else size, fit=reading.fit if fit is None else fit)
     differ = asked.differences(reading)
@@ -118,7 +126,8 @@ def check_reading(
     if reading is not None and own is not None and own != reading:
         raise ValueError(f'reading= and the reading of {images} differ: {reading.differences(own)}')
     if fit is not None and own is None:
-        raise ValueError(f'fit={fit!r} is about files, and {images} are square already: reading= says how they were made')
+        raise ValueError(f'fit={fit!r} is about files, and {images} are square already: reading= says how they were '
+                         'made')
     if fit is not None and own.fit != fit: raise ValueError(f'fit={fit!r}, but {images} was made with fit={own.fit!r}')
 
 # %% ../nbs/01e_sources.ipynb #1bd6ac3f
@@ -129,7 +138,9 @@ def as_images(
     "A source of images; ValueError where no batch can be made of it, or it is not what is asked for."
     if isinstance(images, (list, tuple)):
         strange = [i for i, path in enumerate(images) if not isinstance(path, (str, os.PathLike))]
-        if strange: raise ValueError(f'a list of images must hold paths, but rows {listed(strange)} do not; np.stack(images) makes an array')
+        if strange:
+            raise ValueError(f'a list of images must hold paths, but rows {listed(strange)} do not; np.stack(images) '
+                             'makes an array')
         return FileImages(images, one_reading(size, fit, reading))
     if isinstance(images, np.ndarray) or hasattr(images, 'detach'): images = ArrayImages(images, reading)
     if not all(hasattr(images, name) for name in ('size', '__len__', '__getitem__')):

@@ -21,8 +21,10 @@ def check_split(
     both = np.intersect1d(train, valid)
     if not len(both) and (train.dtype.kind == 'U') != (valid.dtype.kind == 'U') and train.size and valid.size:
         text, numbers = (train, valid) if train.dtype.kind == 'U' else (valid, train)
-        both = [name for name in np.unique(text).tolist() if re.fullmatch('-?[0-9]+', name) and int(name) in set(numbers.tolist())]
-    if len(both): raise ValueError(f'{len(both)} patients are in both parts: {listed(both)}. patient_split puts each in one')
+        numbers = set(numbers.tolist())
+        both = [name for name in np.unique(text).tolist() if re.fullmatch('-?[0-9]+', name) and int(name) in numbers]
+    if len(both):
+        raise ValueError(f'{len(both)} patients are in both parts: {listed(both)}. patient_split puts each in one')
 
 # %% ../nbs/01d_splits.ipynb #36f81680
 def warn_of_twins(
@@ -34,7 +36,9 @@ def warn_of_twins(
     keys = {}
     for name in names: keys.setdefault(re.sub(r"[\s'\"=]", '', name).casefold(), []).append(name)
     twins = [' and '.join(map(repr, alike)) for alike in keys.values() if len(alike) > 1]
-    if twins: warnings.warn(f'{len(twins)} patients may stand under two identifiers: {listed(twins, 3)}. They count as different patients', stacklevel=3)
+    if twins:
+        warnings.warn(f'{len(twins)} patients may stand under two identifiers: {listed(twins, 3)}. They count as '
+                      'different patients', stacklevel=3)
 
 # %% ../nbs/01d_splits.ipynb #72cb4452
 NAMED = {  # layout -> where the name of a file holds the patient
@@ -67,11 +71,14 @@ def patient_totals(
     y=None,      # (n, C) in {0, 1}; any non-negative table works
 ):               # patient of every row, (n,) in 0..P-1, and what each brings, (P, C + 1)
     "Per patient: the positives of every label, and the images."
-    if patient_id is None: raise ValueError('a split needs patient ids; where every image is its own patient, give np.arange(n)')
+    if patient_id is None:
+        raise ValueError('a split needs patient ids; where every image is its own patient, give np.arange(n)')
     who = patient_codes(patient_id, len(patient_id))
-    table = np.ones((len(who), 1)) if y is None else np.c_[np.asarray(y, dtype=float), np.ones(len(y))]
+    table = np.ones((len(who), 1))
+    if y is not None: table = np.c_[np.asarray(y, dtype=float), np.ones(len(y))]
     if len(table) != len(who): raise ValueError(f'{len(who)} patient ids, but y has {len(table)} rows')
-    if not (table >= 0).all(): raise ValueError('y holds negative or missing values: a LabelPolicy comes before a split')
+    if not (table >= 0).all():
+        raise ValueError('y holds negative or missing values: a LabelPolicy comes before a split')
     totals = np.zeros((who.max(initial=-1) + 1, table.shape[1]))
     np.add.at(totals, who, table)
     return who, totals
@@ -101,7 +108,9 @@ def patient_folds(
 )->np.ndarray:        # fold of every row, (n,) in 0..folds-1
     "Folds that keep patients whole and label shares even; the same for the same seed, whatever the order of the rows."
     who, totals = patient_totals(patient_id, y)
-    if not 2 <= folds <= len(totals): raise ValueError(f'{folds} folds of {len(totals)} patients: there must be 2 or more folds, and a patient for each')
+    if not 2 <= folds <= len(totals):
+        raise ValueError(f'{folds} folds of {len(totals)} patients: there must be 2 or more folds, and a patient for '
+                         'each')
     return deal(totals, np.full(folds, 1/folds), seed)[who]
 
 # %% ../nbs/01d_splits.ipynb #3ea02f08
@@ -115,7 +124,8 @@ def patient_split(
     if not 0 < fraction < 1: raise ValueError(f'fraction={fraction} must lie between 0 and 1')
     who, totals = patient_totals(patient_id, y)
     part = deal(totals, np.array([1 - fraction, fraction]), seed)[who]
-    if not 0 < part.sum() < len(part): raise ValueError(f'{len(totals)} patients are too few for a validation part of {fraction:.0%}')
+    if not 0 < part.sum() < len(part):
+        raise ValueError(f'{len(totals)} patients are too few for a validation part of {fraction:.0%}')
     return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
 
 # %% ../nbs/01d_splits.ipynb #d061a0da
@@ -127,7 +137,8 @@ def fold_name(
     if text.lower() in BLANK_IDS: return ''
     try: number = float(text)
     except ValueError: number = None
-    if isinstance(fold, (bool, np.bool_)) or number is not None and (number < 0 or not np.isfinite(number) or number != int(number)):
+    strange = number is not None and not (number >= 0 and number.is_integer())
+    if strange or isinstance(fold, (bool, np.bool_)):
         raise ValueError(f'{fold!r} is no fold: folds are whole numbers from 0, or names')
     return text if number is None else str(int(number))
 
@@ -138,17 +149,20 @@ def read_folds(
     synthetic=None,  # which images are generated, (n,) bool; None: none
 )->np.ndarray:       # names of folds, (n,) str; '' for generated rows of somebody who has no other
     "A column of folds; ValueError where a row has none or a patient is in two."
-    names, who = np.array([fold_name(fold) for fold in np.asarray(column, dtype=object)], dtype=object), patient_codes(patient_id, len(column))
+    names = np.array([fold_name(fold) for fold in np.asarray(column, dtype=object)], dtype=object)
+    who = patient_codes(patient_id, len(column))
     made = np.zeros(len(names), bool) if synthetic is None else as_truth(synthetic, 'synthetic')
     blank = np.flatnonzero((names == '') & ~made)
-    if len(blank): raise ValueError(f'{len(blank)} rows are in no fold: rows {listed(blank)}. Give them one, or leave them out')
+    if len(blank):
+        raise ValueError(f'{len(blank)} rows are in no fold: rows {listed(blank)}. Give them one, or leave them out')
     mine = {}
     for code, name in zip(who.tolist(), names.tolist()):
         if name: mine.setdefault(code, set()).add(name)
     both = [code for code, folds in mine.items() if len(folds) > 1]
     if both:
         some = check_patients(patient_id)[who == both[0]][0]
-        raise ValueError(f'{len(both)} patients are in more than one fold: patient {some} in {sorted(mine[both[0]])}. patient_folds deals whole patients')
+        raise ValueError(f'{len(both)} patients are in more than one fold: patient {some} in {sorted(mine[both[0]])}. '
+                         'patient_folds deals whole patients')
     return np.array([next(iter(mine.get(code, {''}))) for code in who.tolist()], dtype=str)
 
 # %% ../nbs/01d_splits.ipynb #bb5c9def
