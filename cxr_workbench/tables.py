@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NOT_TEXT', 'MARKS', 'SEPARATORS', 'USUAL', 'unpacked', 'decoded', 'find_separator', 'is_remark', 'skip_remarks',
-           'split_rows', 'even_rows', 'column_names', 'ids_of', 'typed', 'check_frame', 'read_table', 'listed', 'plain',
-           'check_once', 'find_column', 'find_patients', 'like_patients', 'find_labels', 'check_spelling',
-           'holds_states', 'NoSuchRow', 'table_rows', 'join_paths', 'Checks', 'keep_files', 'split_findings',
-           'add_part', 'official_split', 'nih14_files', 'nih14_table', 'chexpert_home', 'chexpert_frontal',
-           'chexpert_table', 'check_labels', 'check_dataset']
+           'split_rows', 'even_rows', 'text_rows', 'column_names', 'ids_of', 'typed', 'check_frame', 'read_table',
+           'listed', 'plain', 'check_once', 'find_column', 'find_patients', 'like_patients', 'find_labels',
+           'check_spelling', 'holds_states', 'NoSuchRow', 'table_rows', 'join_paths', 'Checks', 'keep_files',
+           'split_findings', 'add_part', 'official_split', 'nih14_files', 'nih14_table', 'chexpert_home',
+           'chexpert_frontal', 'chexpert_table', 'check_labels', 'check_dataset']
 
 # %% ../nbs/01c_tables.ipynb #59601685
 import bz2, csv, gzip, io, lzma, os, re, warnings, zipfile, zlib
@@ -52,8 +52,8 @@ def decoded(
     "The text of a table; ValueError where it is none."
     if encoding is None: encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), None)
     if encoding is None and b'\0' in raw[:1000]:
-        little = raw[1:1000:2].count(0) > raw[:1000:2].count(0)
-        encoding = 'utf-16-le' if little else 'utf-16-be'
+        zeros = raw[1:1000:2].count(0), raw[:1000:2].count(0)
+        if max(zeros) > 10*min(zeros) + len(raw[:1000])/4: encoding = 'utf-16-le' if zeros[0] > zeros[1] else 'utf-16-be'
     try: text = raw.decode(encoding or 'utf-8')
     except UnicodeDecodeError as error:
         if encoding: raise ValueError(f'it is not {encoding} throughout ({error}): save it again as UTF-8') from None
@@ -143,6 +143,20 @@ def even_rows(
             raise ValueError(f'line {line} repeats the names of line {first}: two tables were joined, delete this line')
     return [names, *(fields[:width] for _, fields in rest)]
 
+# %% ../nbs/01c_tables.ipynb #22c10f28
+def text_rows(
+    raw:bytes, path,             # of a file, and its name
+    separator=None, encoding=None, names=None,   # as in read_table
+)->list:                         # [(line, fields)], the names first
+    "From the bytes of a file to its rows; ValueError where they are no text."
+    raw = unpacked(raw)
+    what = next((what for magic, what in NOT_TEXT.items() if raw.startswith(magic)), None)
+    if what: raise ValueError(f'it is {what}: save the table as CSV, UTF-8')
+    text, skipped, told = skip_remarks(decoded(raw, path, encoding))
+    if separator is None: separator = told or (find_separator(text) if names is None else ',')
+    rows = split_rows(text, separator, skipped)
+    return rows if names is None else [(0, list(names)), *rows]
+
 # %% ../nbs/01c_tables.ipynb #4c3f3c00
 def column_names(
     names:list[str],  # as the first line gives them
@@ -212,28 +226,23 @@ def check_frame(
 def read_table(
     table,              # a .csv, .tsv or .txt file, compressed or not, or a DataFrame
     ids=(), files=(),   # further columns of identifiers and of file names, which stay text
-    sep=None, encoding=None,   # None: found out
-    names=None,         # column names, where the file has none
+    sep=None, encoding=None,      # None: found out
+    header='infer', names=None,   # None: the file has no line of names, and these are they
     **kw,               # further arguments of pandas.read_csv
 ):                      # DataFrame with index 0..n-1
     "A table; FileNotFoundError or ValueError say what is wrong with it, and in which line."
     import pandas as pd
     if isinstance(table, pd.DataFrame): return check_frame(table).reset_index(drop=True)
     if not Path(table).is_file(): raise FileNotFoundError(f'no table {table}')
-    kw.pop('header', None)
+    if header not in ('infer', None) or (header is None and names is None):
+        raise ValueError(f'header={header!r}: the first line names the columns, or names= does')
     try:
-        raw = unpacked(Path(table).read_bytes())
-        what = next((what for magic, what in NOT_TEXT.items() if raw.startswith(magic)), None)
-        if what: raise ValueError(f'it is {what}: save the table as CSV, UTF-8')
-        text, skipped, told = skip_remarks(decoded(raw, table, encoding))
-        rows = split_rows(text, sep or told or (find_separator(text) if names is None else ','), skipped)
-        if names is not None: rows = [(0, list(names)), *rows]
+        rows = text_rows(Path(table).read_bytes(), table, sep or kw.pop('delimiter', None), encoding, names)
         if not rows: raise ValueError('it is empty')
-        table, path = typed(even_rows(rows), ids, files, **kw), table
+        if len(rows) < 2: raise ValueError(f'the table has no rows, only the names {listed(rows[0][1])}')
+        return typed(even_rows(rows), ids, files, **kw)
     except (ValueError, EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise ValueError(f'{table} is not a table that can be read: {error}') from None
-    if not len(table): raise ValueError(f'the table has no rows: {path} holds column names only')
-    return table.reset_index(drop=True)
 
 # %% ../nbs/01c_tables.ipynb #f40649f4
 def listed(things, most=5)->str:
