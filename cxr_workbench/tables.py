@@ -53,7 +53,8 @@ def decoded(
     if encoding is None: encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), None)
     if encoding is None and b'\0' in raw[:1000]:
         zeros = raw[1:1000:2].count(0), raw[:1000:2].count(0)
-        if max(zeros) > 10*min(zeros) + len(raw[:1000])/4: encoding = 'utf-16-le' if zeros[0] > zeros[1] else 'utf-16-be'
+        every_second = max(zeros) > 10*min(zeros) + len(raw[:1000])/4
+        if every_second: encoding = 'utf-16-le' if zeros[0] > zeros[1] else 'utf-16-be'
     try: text = raw.decode(encoding or 'utf-8')
     except UnicodeDecodeError as error:
         if encoding: raise ValueError(f'it is not {encoding} throughout ({error}): save it again as UTF-8') from None
@@ -318,7 +319,7 @@ def find_patients(
 def like_patients(name)->bool:
     "Whether a column name speaks of a person's identifier, and of no property of theirs."
     person = 'patient|subject|person|participant|individual|mrn|^pid$|^case(id|no|number)?$'
-    others = 'age|sex|gender|birth|position|orient|date|time|weight|height|race|ethnic|view|country'
+    others = '(?<!im)age|sex|gender|birth|position|orient|date|time|weight|height|race|ethnic|view|country'
     return bool(re.search(person, plain(name))) and not re.search(others, plain(name))
 
 # %% ../nbs/01c_tables.ipynb #f1b3ecef
@@ -329,6 +330,7 @@ def find_labels(
 )->list[str]:
     "The label columns, in the order of the table; ValueError where one is missing, stands twice or none is recognised."
     usual = {plain(name) for name in CHEXPERT + NIH14 + CXR_LT_2026}
+    if isinstance(labels, str): labels = [labels]
     found = [column for column in table.columns if plain(column) in usual] if labels is None else list(labels)
     missing = [name for name in found if name not in table.columns]
     if missing: raise ValueError(f'no label columns {missing}: the table has {list(table.columns)}')
@@ -609,9 +611,9 @@ def check_labels(
     checks.add('patients', 'note', f'{table.patient_id.nunique()} patients with up to '
                                    f'{table.groupby("patient_id").size().max()} images', len(table))
     checks.add('findings', 'note', f'{(states == 1).any(1).sum()} rows have a label that is present', int((states == 1).any(1).sum()))
+    share = f'{(states == -1).mean():.1%} of the entries are uncertain and {np.isnan(states).mean():.1%} blank'
     if (states == -1).any() or np.isnan(states).any():
-        checks.add('uncertain or blank', 'note', f'{(states == -1).mean():.1%} of the entries are uncertain and '
-                                                 f'{np.isnan(states).mean():.1%} blank: LabelPolicy decides', len(table))
+        checks.add('uncertain or blank', 'note', f'{share}: LabelPolicy decides', len(table))
 
 # %% ../nbs/01c_tables.ipynb #5846f9b3
 def check_dataset(

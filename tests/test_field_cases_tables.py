@@ -355,3 +355,18 @@ def test_the_doctor_says_what_the_reader_says(tmp_path):
     (tmp_path/'Data_Entry_2017.csv').write_text(text.replace(',2,', ''))
     (tmp_path/'Data_Entry_2017_v2020.csv').unlink()
     assert 'line 3 has 2 fields' in ' '.join(check_dataset('nih14', tmp_path).detail)
+
+
+def test_a_view_is_frontal_by_its_own_name(tmp_path):
+    from cxr_workbench.data import chexpert
+    from cxr_workbench.labels import CHEXPERT
+    home = tmp_path/'frontal'/'CheXpert-v1.0-small'
+    names = [f'train/patient{p:05d}/study1/view{v}_{kind}.jpg' for p in (1, 2) for v, kind in ((1, 'frontal'), (2, 'lateral'))]
+    grey(home, names)
+    table = pd.DataFrame({'Path': [f'{home.name}/{name}' for name in names], 'Frontal/Lateral': ['Frontal', 'Lateral']*2, **dict.fromkeys(CHEXPERT, 0)})
+    table.to_csv(home/'train.csv', index=False)
+    data = chexpert(tmp_path/'frontal', frontal_only=True, size=8)
+    assert data.patient_id.tolist() == ['patient00001', 'patient00002'] and all(path.endswith('frontal.jpg') for path in data.paths)
+    table.assign(**{'Frontal/Lateral': 'Lateral'}).to_csv(home/'train.csv', index=False)
+    with pytest.raises(ValueError, match='Frontal/Lateral disagree'): chexpert(tmp_path/'frontal', frontal_only=True)
+    assert len(chexpert(tmp_path/'frontal', size=8)) == 4
