@@ -21,7 +21,7 @@ from .files import FileImages, PackedImages, Reading, UnreadableImage
 from .labels import CHEXPERT, NIH14, LabelPolicy, as_labels, as_truth, check_patients
 from .sources import ArrayImages, Mapped, as_images, check_pixels, one_reading
 from .splits import check_split, deal, part_rows, patient_folds, patient_split, patient_totals
-from .splits import fold_name, patients_from_names, read_folds, told_by_name, warn_of_twins
+from .splits import fold_name, patients_from_names, read_folds, told_by_name, warn_of_ids
 from .tables import USUAL, Checks, check_dataset, chexpert_table, find_column, find_labels, find_patients
 from .tables import join_paths, keep_files, listed, nih14_table, plain, read_table, table_rows
 
@@ -47,7 +47,7 @@ class CXRDataset(Dataset):
         if label_names is None: label_names = [f'label {c}' for c in range(self.y.shape[1])]
         self.label_names = [str(name) for name in label_names]
         self.patient_id = None if patient_id is None else check_patients(patient_id)
-        if patient_id is not None: warn_of_twins(self.patient_id)
+        if patient_id is not None: warn_of_ids(self.patient_id)
         if paths is None and isinstance(self.images, FileImages): paths = [self.images.paths[row] for row in self.rows]
         self.paths = None if paths is None else list(map(str, paths))
         self.synthetic = None if synthetic is None else torch.from_numpy(as_truth(synthetic, 'synthetic'))

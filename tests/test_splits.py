@@ -155,10 +155,18 @@ def test_generated_rows_take_the_fold_of_their_patient():
 # ---- patients in two parts
 
 @pytest.mark.parametrize('train, valid, words', [
-    (['a', 'b'], ['b', 'c'], '1 patients are in both parts: b'), ([1, 2], ['2', '3'], 'both parts: 2'), ([7], ['007', '8'], 'both parts: 007'), ([' a'], ['a '], 'both parts: a'),
-    ([1., 2.], [2], 'both parts: 2'), (['00000007'], [7], 'both parts: 00000007'), ([1, None], [2, 3], 'rows 1')])
+    (['a', 'b'], ['b', 'c'], '1 patients are in both parts: b'), ([1, 2], ['2', '3'], 'both parts: 2'), ([7], ['007', '8'], r'both parts: 7 \(007\)'), ([' a'], ['a '], 'both parts: a'),
+    ([1., 2.], [2], 'both parts: 2'), (['00000007'], [7], 'both parts: 00000007'), (['1.0', 'x'], ['1', 'y'], 'both parts: 1.0'), (['7.00'], [7], 'both parts: 7.00'), ([1, None], [2, 3], 'rows 1')])
 def test_a_patient_in_both_parts(train, valid, words):
     with pytest.raises(ValueError, match=words): check_split(train, valid)
+
+
+@pytest.mark.parametrize('ids, named', [([-1, 2], '-1'), (['unknown', 'a'], 'unknown'), (['?', 'a'], '?'), (['Anonymous', 'a'], 'Anonymous'), ([1, 2], None), (['a', 'known'], None)])
+def test_identifiers_that_name_nobody_are_named(ids, named):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        rows_of(2, patient=ids)
+    assert [repr(named) in str(w.message) for w in told] == ([] if named is None else [True])
 
 
 def test_patients_in_one_part():
