@@ -97,7 +97,7 @@ def find_separator(
 )->str:
     "What separates the columns; a comma where nothing does."
     def score(separator):
-        lines = csv.reader(io.StringIO(text, newline=''), delimiter=separator)
+        lines = csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True)
         try: rows = [row for row in islice(lines, 20) if row]
         except csv.Error: return 0, 0
         ends = [len(row) > 1 and not row[-1].strip() for row in rows]   # a separator at the end of a line

@@ -1,8 +1,9 @@
 "Tables that were read wrongly in the field, and their relatives: each with the right value, or the words of its refusal."
-import bz2, gzip, lzma, warnings, zipfile
+import bz2, csv, gzip, io, lzma, warnings, zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from cxr_workbench.data import from_arrays, from_csv, from_npz, hold_out, nih14
 from cxr_workbench.labels import LabelPolicy, check_patients
@@ -143,6 +144,23 @@ def test_latin_letters_are_read_and_said(written):
 def test_a_field_may_hold_separators_quotes_and_lines(written):
     table = read_table(written('path,report,Edema\na.png,"heart; ""big"",\nlungs clear",1\nb.png,,0\n'))
     assert table.report[0] == 'heart; "big",\nlungs clear' and table.Edema.tolist() == [1, 0]
+
+
+cells = st.text(st.sampled_from('ab1,;\t|"\n\r #é'), max_size=4)
+bodies = st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(cells, min_size=width, max_size=width), min_size=1, max_size=6))
+
+
+@given(bodies, st.sampled_from(',;\t|'), st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]), st.sampled_from(['utf-8', 'utf-8-sig', 'utf-16']))
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_written_as_csv_is_read_back(written, rows, separator, quoting, encoding):
+    text, names = io.StringIO(newline=''), [f'column {k}' for k in range(len(rows[0]))]
+    csv.writer(text, delimiter=separator, quoting=quoting).writerows([names, *rows])
+    file, kept = written(text.getvalue(), encoding=encoding), [row for row in rows if ''.join(row).strip()]
+    if not kept:
+        with pytest.raises(ValueError, match='no rows'): read_table(file)
+        return
+    table = read_table(file, sep=separator, dtype=str, keep_default_na=False)
+    assert list(table) == names and table.to_numpy().tolist() == kept
 
 
 def test_a_table_reads_as_pandas_reads_it_where_nothing_is_wrong(cxr_data):
