@@ -1,5 +1,6 @@
 """One supervised training step through the learner against the same timm model in a bare loop, in one run."""
 import argparse, time
+import numpy as np
 import torch
 from cxr_workbench.consistency import WeakView
 from cxr_workbench.core import create_method, seed_all
@@ -13,7 +14,7 @@ def bare_epoch(net, data, optimizer, schedule, view, batch_size, epoch):
     net.train()
     sampler = batch_sampler(data.known, 'known', batch_size)
     sampler.set_epoch(epoch)
-    images, y = torch.from_numpy(data.images), data.y
+    images, y = torch.from_numpy(np.asarray(data.images)), data.y
     for rows in sampler:
         x = view(images[rows][:, None].float().div_(255))
         logits = net((x.expand(-1, 3, -1, -1) - .5)/.5)

@@ -17,12 +17,13 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 
 # ---- floors ----
 
-GROUND = {'core', 'thorax', 'phantom', 'labels', 'pictures', 'dicom', 'files', 'tables'}
+GROUND = {'core', 'labels', 'thorax', 'phantom', 'pictures', 'dicom', 'files', 'tables', 'splits', 'sources'}
 SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention'}
 BESIDE = GROUND | {'data'}
 FLOORS = {  # module -> the modules of the workbench that it may import
-    'core': set(), 'thorax': {'core'}, 'phantom': {'core', 'thorax'}, 'labels': {'core'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
-    'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'},
+    'core': set(), 'labels': {'core'}, 'thorax': {'core', 'labels'}, 'phantom': {'core', 'labels', 'thorax'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
+    'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'}, 'splits': {'core', 'labels', 'tables'},
+    'sources': {'core', 'labels', 'pictures', 'dicom', 'files', 'tables'},
     'data': GROUND, 'backbone': GROUND,
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
     'views': GROUND, 'pointing': GROUND, 'metrics': GROUND | {'views', 'pointing'}, 'learner': BESIDE | {'views', 'metrics'},
