@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'FIT_HELP', 'BITS_HELP', 'STRETCH_HELP', 'INVERT_HELP', 'WINDOW_HELP', 'FRAME_HELP', 'NOTE', 'QUIET', 'STYLE',
            'command', 'notes', 'open_data', 'reading_from', 'hold_out', 'annotate', 'parse_settings', 'split_names',
-           'fit', 'train_run', 'first_process', 'say', 'evaluate', 'as_trained', 'check_place', 'write_table',
-           'held_out', 'read_record', 'score_table', 'training_groups', 'print_table', 'predict', 'list_files',
-           'export', 'pack', 'files_of', 'methods', 'doctor', 'lab', 'pages', 'copy_pages', 'demo', 'demo_parts',
-           'figure_html', 'write_html', 'version', 'main']
+           'fit', 'open_run', 'train_run', 'first_process', 'say', 'evaluate', 'as_trained', 'check_place',
+           'write_table', 'clustered', 'held_out', 'read_record', 'score_table', 'training_groups', 'print_table',
+           'predict', 'list_files', 'export', 'pack', 'files_of', 'methods', 'doctor', 'lab', 'pages', 'copy_pages',
+           'demo', 'demo_parts', 'figure_html', 'write_html', 'version', 'main']
 
 # %% ../nbs/80_cli.ipynb #4cb33a68
 import contextlib, functools, json, os, shutil, sys, warnings
@@ -199,12 +199,25 @@ def fit(
     train_run(method, run, settings, out or Path('runs')/method, epochs=epochs, batch_size=batch_size, workers=workers,
               labelled=labelled, device=device, devices=devices, precision=precision, progress=progress)
 
+# %% ../nbs/80_cli.ipynb #50e3a5b6
+def open_run(
+    record,   # of a run: the data's description, and what counts as a patient
+):            # CXRDataset with patients where they are known, and whether every image counts as one
+    "The data of a run; ValueError where nobody says who is on the images."
+    from cxr_workbench.data import with_patients
+    data = open_data(**record['data'])
+    if data.patient_id is None and 'each_image' not in record:
+        say('this run is of a version that split tables without patients by image: its parts may share patients')
+        return data, True
+    each_image = record.get('each_image', False)
+    return data if each_image else with_patients(data), each_image
+
 # %% ../nbs/80_cli.ipynb #366f9fd5
 def train_run(method, run, settings, out, epochs, progress=True, **how):
     "Open, split, annotate, create, fit; the run's record goes into run.json."
     from cxr_workbench.core import create_method, seed_all
     from cxr_workbench import files, learner
-    data, each_image = open_data(**run['data']), run.get('each_image', False)
+    data, each_image = open_run(run)
     train, valid = (data.subset(rows) for rows in hold_out(data, run['fold'], run['fold_column'], each_image))
     train = annotate(train, run['regime'], run['fraction'], run['seed'], each_image)
     if run['regime'] == 'single-positive' and 'unknown' not in settings:
@@ -252,7 +265,9 @@ def evaluate(
     out = check_place(out or run/'report.csv')
     model = load(run)
     if data is None: part = held_out(run)
-    else: part = open_data(data, table, root, model.label_names, path, patient, packed=packed, **as_trained(model, data, packed))
+    else:
+        how = as_trained(model, data, packed)
+        part = clustered(open_data(data, table, root, model.label_names, path, patient, packed=packed, **how))
     result = score_table(model, part, n_boot)
     write_table(result, out, index=True)
     print_table(result)
@@ -286,12 +301,23 @@ def write_table(table, out, index=False):
     from cxr_workbench.files import write_whole
     write_whole(out, table.to_csv(index=index).encode(errors='surrogateescape'))
 
+# %% ../nbs/80_cli.ipynb #802d8e9a
+def clustered(
+    data,   # CXRDataset
+):          # the same with patients, where anything tells them
+    "The data with its patients; a warning where nothing tells them."
+    from cxr_workbench.data import with_patients
+    try: return with_patients(data)
+    except ValueError:
+        warnings.warn('nothing tells who is on these images: the intervals are as if every image were its own patient')
+        return data
+
 # %% ../nbs/80_cli.ipynb #0d33d037
 def held_out(run):
     "The held-out part of a run; raises FileNotFoundError or ValueError where the run kept no whole record."
     record = read_record(Path(run)/'run.json')
-    data = open_data(**record['data'])
-    return data.subset(hold_out(data, record['fold'], record['fold_column'], record.get('each_image', False))[1])
+    data, each_image = open_run(record)
+    return data.subset(hold_out(data, record['fold'], record['fold_column'], each_image)[1])
 
 # %% ../nbs/80_cli.ipynb #c6e903a2
 def read_record(

@@ -223,8 +223,9 @@ def patients_of(
 def no_patients(data)->str:
     "What to say where nobody tells who is on the images of a data set."
     told = [sum(told_by_name(name) is not None for name in names) for names in file_names(data)]
-    return ('the table has no patients: without them images of one patient land on both sides. Name their column, '
-            'patient=..., or say each_image=True where every image is its own patient. '
+    return ('the table has no patients: without them images of one patient land on both sides. Name their column '
+            '(patient=, --patient), or say by hand that every image is its own patient '
+            '(each_image=True, --each-image-a-patient). '
             f'The names of {max(told, default=0)} of {len(data)} files tell a patient')
 
 # %% ../nbs/02_data.ipynb #fe5658f8
