@@ -25,7 +25,7 @@ FLOORS = {  # module -> the modules of the workbench that it may import
     'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'},
     'data': GROUND, 'backbone': GROUND,
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
-    'views': GROUND, 'metrics': GROUND | {'views'}, 'learner': BESIDE | {'views', 'metrics'},
+    'views': GROUND, 'metrics': GROUND | {'views'}, 'programs': GROUND, 'learner': BESIDE | {'views', 'metrics', 'programs'},
     'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
 }
 LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}  # two pages of one paper
