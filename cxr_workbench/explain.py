@@ -104,7 +104,7 @@ def ways(
 # %% ../nbs/70_explain.ipynb #a0e47c0e
 WAYS = dict(grad_cam=grad_cam, integrated_gradients=integrated_gradients, occlusion=occlusion)
 
-# %% ../nbs/70_explain.ipynb #da256513
+# %% ../nbs/70_explain.ipynb #01a69cbb
 def images_for(
     method,   # its `config` and `reading` say what it was trained on
     source,   # a tensor (B, 1, H, W); a path or paths; a data set or a pack, whole
@@ -120,7 +120,7 @@ def images_for(
     check_grey(x)
     return x.to(next(method.parameters(), x))
 
-# %% ../nbs/70_explain.ipynb #206cb2c5
+# %% ../nbs/70_explain.ipynb #2b53bd56
 def read_for(method, paths)->Tensor:
     "Files as (B, 1, size, size), read as in training; ValueError where the method does not know how, or for a file that gives no image."
     reading = getattr(method, 'reading', None)
@@ -129,7 +129,7 @@ def read_for(method, paths)->Tensor:
                          'set method.reading = files.Reading(size=...), or read the files and give a tensor')
     return torch.from_numpy(np.stack([reading(path) for path in paths]))[:, None] if len(paths) else torch.zeros(0, 1, reading.size, reading.size)
 
-# %% ../nbs/70_explain.ipynb #f324f8f0
+# %% ../nbs/70_explain.ipynb #25ebe172
 def as_pixels(
     pixels,   # (k, H, W) uint8, or float in [0, 1]
 )->Tensor:    # (k, 1, H, W) float32
@@ -137,7 +137,7 @@ def as_pixels(
     pixels = torch.as_tensor(np.ascontiguousarray(pixels))
     return (pixels.float()/255 if pixels.dtype == torch.uint8 else pixels.float())[:, None]
 
-# %% ../nbs/70_explain.ipynb #182eeda6
+# %% ../nbs/70_explain.ipynb #10587d65
 def check_grey(x:Tensor):
     "Refuse what is no batch of grey images in [0, 1] (ValueError)."
     if x.ndim != 4 or x.shape[1] != 1: raise ValueError(f'images must be (B, 1, H, W), grey and in [0, 1], not {tuple(x.shape)}')
@@ -169,7 +169,7 @@ def attribute(
     if maps.shape[-2:].numel() == 1: warn_one_cell(method, how, x.shape[-1])
     return torch.cat(parts)
 
-# %% ../nbs/70_explain.ipynb #7e7c10bc
+# %% ../nbs/70_explain.ipynb #c653f28f
 def warn_one_cell(method, how, size):
     "Say that a map of a single cell says nothing."
     warnings.warn(f'how={how!r}: the map of {type(method).__name__} has a single cell at {size} px, so it is the same everywhere, '

@@ -170,7 +170,7 @@ def warmed_decay(
     "The decay of the next update: short at first, the stage's own in the end."
     return min(decay, (1 + updates)/(10 + updates))
 
-# %% ../nbs/09_learner.ipynb #c457b043
+# %% ../nbs/09_learner.ipynb #5f08ee31
 class Average(AveragedModel):
     "An exponential moving average of a method, without gradients."
     def __init__(self,
@@ -200,7 +200,7 @@ class Average(AveragedModel):
             if name not in mine: buffer.copy_(new[name])
         self.n_averaged += 1
 
-# %% ../nbs/09_learner.ipynb #5103d398
+# %% ../nbs/09_learner.ipynb #8ebd538c
 def average_of(
     method:Method,
     decay,           # of the exponential moving average; None: no average
@@ -209,7 +209,7 @@ def average_of(
     "An average of a method that starts with its next update."
     return None if decay is None else Average(method, decay, warmup)
 
-# %% ../nbs/09_learner.ipynb #70960fbc
+# %% ../nbs/09_learner.ipynb #54fbd792
 def warn_short(
     stage:Stage, number:int,   # of the stage
     steps:int,                 # optimiser steps that it has
@@ -241,7 +241,7 @@ def gather_scores(training):
     rows, first = np.unique(rows, return_index=True)   # shares are padded to equal length
     return rows, [each[first] for each in scores]
 
-# %% ../nbs/09_learner.ipynb #45f5c537
+# %% ../nbs/09_learner.ipynb #aea76982
 def valid_metrics(training)->dict[str, float]:
     "Macro AUROC and average precision on the held-out part, by name; empty without one."
     from cxr_workbench.metrics import auroc, average_precision
@@ -302,7 +302,7 @@ def read_checkpoint(
     raise ValueError(f'{folder} holds another run: {"; ".join(differ)}. '
                      'Choose another folder, or give the settings of that run to continue it')
 
-# %% ../nbs/09_learner.ipynb #856e97d5
+# %% ../nbs/09_learner.ipynb #1e578a86
 def open_checkpoint(path)->dict:
     "What `last.ckpt` says of its run; raises ValueError where it is damaged or another program's."
     remedy = 'move it away to train from the beginning, or choose another folder'
@@ -319,7 +319,7 @@ def open_checkpoint(path)->dict:
     if not fits: raise ValueError(f'{path} is not a checkpoint of this workbench, its record is incomplete: {remedy}')
     return saved
 
-# %% ../nbs/09_learner.ipynb #06fb8644
+# %% ../nbs/09_learner.ipynb #e0fd8efe
 def check_continued(
     saved:dict,   # what `open_checkpoint` gives
     stage:Stage,
@@ -402,7 +402,7 @@ def check_widths(method, data, valid):
     check_real(valid)
     check_apart(data, valid)
 
-# %% ../nbs/09_learner.ipynb #0860a2fa
+# %% ../nbs/09_learner.ipynb #afcb7e51
 def check_labels(
     method, part,
     name='the data set',   # what to call the part in the message
@@ -414,7 +414,7 @@ def check_labels(
     order = ' (the same in another order)' if sorted(mine) == sorted(theirs) else ''
     raise ValueError(f'{name} has labels {short(theirs)}, the method has {short(mine)}{order}: create it with labels=data.label_names')
 
-# %% ../nbs/09_learner.ipynb #9ac6f071
+# %% ../nbs/09_learner.ipynb #42fb7044
 def check_apart(data, valid):
     "Refuse parts that share a patient or an image, or of which only one knows its patients (ValueError)."
     known = [part.patient_id is not None for part in (data, valid)]
@@ -427,7 +427,7 @@ def check_apart(data, valid):
     shared = np.intersect1d(data.rows, valid.rows)
     if len(shared): raise ValueError(f'{len(shared)} images are in both parts, rows {shared[:5].tolist()}: patient_split keeps parts apart')
 
-# %% ../nbs/09_learner.ipynb #0e96694b
+# %% ../nbs/09_learner.ipynb #17c97e48
 def check_counts(
     least=1,     # the smallest number allowed
     **numbers,   # by the name of the argument
@@ -437,7 +437,7 @@ def check_counts(
         if not is_count(number) or number < least:
             raise ValueError(f'{name}={number!r}: give a whole number of at least {least}')
 
-# %% ../nbs/09_learner.ipynb #ed2efa0b
+# %% ../nbs/09_learner.ipynb #ed314cd6
 def check_device(
     device,   # as `fit` and `predict` take it; None or 'auto': whatever there is
 ):
@@ -448,7 +448,7 @@ def check_device(
     if kind not in (*there, 'xpu', 'xla', 'tpu', 'hpu'): raise ValueError(f"device={device!r}: give 'cpu', 'cuda' or 'mps'")
     if not there.get(kind, True): raise ValueError(f"device={device!r}: torch {torch.__version__} sees none here; give 'cpu'")
 
-# %% ../nbs/09_learner.ipynb #e33808ba
+# %% ../nbs/09_learner.ipynb #9053f27f
 def processes(
     devices,   # as `fit` takes it: how many, or which
 )->int:
@@ -459,7 +459,7 @@ def processes(
     check_counts(devices=number)
     return number
 
-# %% ../nbs/09_learner.ipynb #890e85a4
+# %% ../nbs/09_learner.ipynb #d56059cc
 def check_batches(
     method:Method, stage:Stage, number:int,   # of the stage
     data, batch_size, labelled,
@@ -474,7 +474,7 @@ def check_batches(
     raise ValueError(f'a batch of one row cannot train this method: {where} needs two or more ({why}). '
                      f'Give batch_size=2 or more, and at least two rows to each of {world} processes')
 
-# %% ../nbs/09_learner.ipynb #b78bc8b3
+# %% ../nbs/09_learner.ipynb #60241d02
 def first_fault(
     method:Method, stage:Stage, number:int,
     batch,          # what to try a step on
@@ -607,7 +607,7 @@ def load(
     model.reading_assumed = 'reading' not in saved
     return model.to(device).eval()
 
-# %% ../nbs/09_learner.ipynb #34ccb91a
+# %% ../nbs/09_learner.ipynb #d84cc5f4
 def read_record(
     file:Path,   # model.json
 )->dict:
@@ -622,7 +622,7 @@ def read_record(
     if wrong: raise ValueError(f'{file} is incomplete, its config has no proper {", ".join(wrong)}: {remedy}')
     return saved
 
-# %% ../nbs/09_learner.ipynb #d27295dc
+# %% ../nbs/09_learner.ipynb #b640d475
 def rebuild(
     config:dict,   # of model.json
     file:Path,     # its name, for the message
@@ -634,7 +634,7 @@ def rebuild(
         raise ValueError(f'{file} describes a method that cannot be made here ({reason}): '
                          'import the module that registers it, or use the version that saved it') from error
 
-# %% ../nbs/09_learner.ipynb #978fca16
+# %% ../nbs/09_learner.ipynb #556cb128
 def load_weights(
     method:Method,
     file:Path,       # model.safetensors
@@ -650,7 +650,7 @@ def load_weights(
     broken = [name for name, value in method.named_parameters() if not torch.isfinite(value).all()]
     if broken: raise ValueError(f'{file} holds NaN or infinite weights in {broken[:5]}: train again, the scores would be NaN')
 
-# %% ../nbs/09_learner.ipynb #c3f0e69f
+# %% ../nbs/09_learner.ipynb #2d26bf28
 def saved_reading(
     saved:dict,   # what model.json holds
     file:Path,    # its name, for the message
@@ -690,7 +690,7 @@ def predict(
     paths = data.paths if data.paths is not None else ['']*len(data)
     return pd.DataFrame(dict(row=np.arange(len(data)), path=paths) | dict(zip(method.label_names, scores.T)))
 
-# %% ../nbs/09_learner.ipynb #eca37144
+# %% ../nbs/09_learner.ipynb #39d694ea
 def named_files(
     data,   # a path, paths, or a data set
 ):          # list of paths; None for a data set
@@ -736,7 +736,7 @@ def predict_files(method, paths, batch_size, device, workers, reading=None):
     finally: pool.shutdown(cancel_futures=True)
     return table()
 
-# %% ../nbs/09_learner.ipynb #0eb18192
+# %% ../nbs/09_learner.ipynb #77d86fba
 class Interrupted(KeyboardInterrupt):
     "A stop by the user; `.scores` is the table of what was scored before."
     def __init__(self,
@@ -746,7 +746,7 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f'stopped by the user after {len(scores)} of {total} files; .scores of this error holds their rows')
         self.scores = scores
 
-# %% ../nbs/09_learner.ipynb #bb8b0b72
+# %% ../nbs/09_learner.ipynb #6fefb4d0
 def reading_for(
     method:Method,
     given=None,     # a Reading, or None
@@ -776,7 +776,7 @@ def try_read(
     except Exception as error: return None, str(error) or f'{path}: {type(error).__name__}'
     except BaseException as error: return None, f'{path}: its decoder broke off ({type(error).__name__}): copy it again, or leave it out'
 
-# %% ../nbs/09_learner.ipynb #b22d3253
+# %% ../nbs/09_learner.ipynb #71571a74
 def export(
     model,         # a method made by create_method, or the folder of a saved one
     path,          # the file that shall appear, .onnx or .pt2
@@ -797,7 +797,7 @@ def export(
         part.write_bytes(block)
     return difference
 
-# %% ../nbs/09_learner.ipynb #df52c2e8
+# %% ../nbs/09_learner.ipynb #760940fd
 def export_format(path, format=None)->str:
     "'onnx' or 'pt2'; raises ValueError where path and format do not say it, or contradict each other."
     suffix, formats = Path(path).suffix.lower().lstrip('.'), tuple(FORMATS)

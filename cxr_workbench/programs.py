@@ -6,13 +6,13 @@
 __all__ = ['FORMATS', 'standing_alone', 'random_images', 'as_program', 'root_of', 'facts_of', 'as_pt2', 'as_onnx', 'silent',
            'run_pt2', 'run_onnx', 'largest_difference']
 
-# %% ../nbs/08a_programs.ipynb #05f2d56c
+# %% ../nbs/08a_programs.ipynb #c479a61c
 import contextlib, copy, importlib.util, json, logging, warnings
 from io import BytesIO
 import torch
 from .core import Method, RowTable
 
-# %% ../nbs/08a_programs.ipynb #4b2f68f6
+# %% ../nbs/08a_programs.ipynb #84ac2b3c
 def standing_alone(method:Method)->Method:
     "A copy: on the CPU, in evaluation mode, float32, without gradients and without its tables of training rows."
     lone = copy.deepcopy(method).cpu().float().eval().requires_grad_(False)
@@ -20,7 +20,7 @@ def standing_alone(method:Method)->Method:
         if isinstance(module, RowTable): module.rows = None
     return lone
 
-# %% ../nbs/08a_programs.ipynb #4352d212
+# %% ../nbs/08a_programs.ipynb #b99b2c6b
 def random_images(
     method:Method,
     rows:int,
@@ -30,7 +30,7 @@ def random_images(
     size, generator = method.config['size'], torch.Generator().manual_seed(seed)
     return torch.rand(rows, 1, size, size, generator=generator)
 
-# %% ../nbs/08a_programs.ipynb #aca41573
+# %% ../nbs/08a_programs.ipynb #d7c3de0d
 @torch.no_grad()
 def as_program(
     method:Method,   # from standing_alone
@@ -44,13 +44,13 @@ def as_program(
     except Exception as error:
         raise ValueError(f'{method.config["method"]} cannot be exported, torch.export says: {root_of(error)}') from error
 
-# %% ../nbs/08a_programs.ipynb #7ba932b3
+# %% ../nbs/08a_programs.ipynb #192d53ae
 def root_of(error:BaseException)->str:
     "What the first of a chain of errors says, on one line."
     while (before := error.__cause__ or error.__context__) is not None: error = before
     return ' '.join(str(error).split())[:300] or type(error).__name__
 
-# %% ../nbs/08a_programs.ipynb #2d88eeba
+# %% ../nbs/08a_programs.ipynb #f29d4380
 def facts_of(
     method:Method,   # made by create_method
 )->dict[str, str]:
@@ -63,7 +63,7 @@ def facts_of(
                 input=f'grey images, (batch, 1, {size}, {size}) float32 in [0, 1], bright is dense',
                 output='logits, (batch, labels) float32; a sigmoid makes them probabilities')
 
-# %% ../nbs/08a_programs.ipynb #aeb0eb79
+# %% ../nbs/08a_programs.ipynb #add74f7b
 def as_pt2(
     method:Method,   # from standing_alone
     facts:dict[str, str],
@@ -74,7 +74,7 @@ def as_pt2(
     except Exception as error: raise ValueError(f'{method.config["method"]} cannot be written as .pt2 ({root_of(error)})') from error
     return out.getvalue()
 
-# %% ../nbs/08a_programs.ipynb #b237f90c
+# %% ../nbs/08a_programs.ipynb #3d642ec4
 def as_onnx(
     method:Method,   # from standing_alone
     facts:dict[str, str],
@@ -93,7 +93,7 @@ def as_onnx(
     except Exception as error:
         raise ValueError(f'{method.config["method"]} cannot be written as ONNX ({root_of(error)}): export to pt2') from error
 
-# %% ../nbs/08a_programs.ipynb #48e9905f
+# %% ../nbs/08a_programs.ipynb #65b2617e
 @contextlib.contextmanager
 def silent(
     *names,   # of loggers
@@ -109,13 +109,13 @@ def silent(
     finally:
         for talker, level in zip(talkers, levels): talker.setLevel(level)
 
-# %% ../nbs/08a_programs.ipynb #a2f17bc1
+# %% ../nbs/08a_programs.ipynb #796cf0b8
 def run_pt2(block:bytes):
     "The function that a .pt2 file holds, images -> logits; ValueError where it cannot be read."
     try: return torch.export.load(BytesIO(block)).module()
     except Exception as error: raise ValueError(f'the exported program cannot be read back ({error})') from error
 
-# %% ../nbs/08a_programs.ipynb #8ebec2af
+# %% ../nbs/08a_programs.ipynb #3e318136
 def run_onnx(block:bytes):
     "The function that an .onnx file holds, images -> logits; None where onnxruntime is not installed."
     if importlib.util.find_spec('onnxruntime') is None: return None
@@ -124,10 +124,10 @@ def run_onnx(block:bytes):
     except Exception as error: raise ValueError(f'onnxruntime cannot read the exported file ({error})') from error
     return lambda x: torch.from_numpy(session.run(['logits'], {'image': x.numpy()})[0])
 
-# %% ../nbs/08a_programs.ipynb #9bc59d44
+# %% ../nbs/08a_programs.ipynb #dcfb8f3c
 FORMATS = dict(onnx=(as_onnx, run_onnx), pt2=(as_pt2, run_pt2))  # name -> how it is made, how it is run
 
-# %% ../nbs/08a_programs.ipynb #3b72b423
+# %% ../nbs/08a_programs.ipynb #c20aa698
 @torch.no_grad()
 def largest_difference(
     method:Method,      # from standing_alone
