@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PROBES', 'GROUP', 'Batch', 'register_probe', 'check_probes', 'Step', 'is_count', 'Stage', 'apply_unknown', 'names_of',
            'Method', 'merge_weights', 'prepare_labels', 'RowTable', 'register_method', 'list_methods', 'create_method',
-           'reading_of', 'check_size', 'check_reading', 'check_source', 'seed_all', 'default_device', 'evaluation_mode']
+           'reading_of', 'check_size', 'check_reading', 'is_assumed', 'check_source', 'seed_all', 'default_device',
+           'evaluation_mode']
 
 # %% ../nbs/00_core.ipynb #bef761c9
 import contextlib, importlib, pkgutil, random
@@ -111,7 +112,7 @@ class Stage:
     schedule: str = 'one_cycle'       # one_cycle | cosine | constant, stepped every batch
     warmup: float = 0.                # share of the steps that the learning rate rises (cosine, constant)
     sampler: object = 'known'         # known: rows with any known entry | all | mixed: labelled and unlabelled side by side | a data.Repeat
-    ema: float | None = None          # decay of the averaged weights that are evaluated and saved; warmed up in training
+    ema: float | None = None          # decay of the averaged weights that are evaluated and saved, warmed up
     clip: float | None = None         # largest gradient norm
     steps: int | None = None          # batches of an epoch; None: one pass
 
@@ -142,7 +143,7 @@ def names_of(
 )->list[str]:
     "The label names; raises ValueError for none, for a single text, or for a name that occurs twice."
     if isinstance(labels, str):
-        raise ValueError(f'labels={labels!r} is one text: give a list of names, [{labels!r}], or how many labels there are')
+        raise ValueError(f'labels={labels!r} is one text: give a list of names, [{labels!r}], or how many there are')
     if isinstance(labels, bool) or labels is None:
         raise ValueError(f'labels={labels!r}: give a list of names, or how many labels there are')
     names = [f'label {i}' for i in range(labels)] if is_count(labels) else [str(name) for name in labels]
@@ -332,6 +333,12 @@ def check_reading(
     raise ValueError(f'{whose} were read as {mine}, and {name} are read as {theirs}. They differ in {differ}: '
                      'read or pack one like the other')
 
+# %% ../nbs/00_core.ipynb #f96036cd
+def is_assumed(method)->bool:
+    "Whether nobody said how the training images of a loaded model were read."
+    reading = getattr(method, 'reading', None)
+    return reading is not None and reading is getattr(method, 'assumed_reading', None)
+
 # %% ../nbs/00_core.ipynb #3276b9c8
 def check_source(
     method,   # its `config` and `reading` say what it was trained on
@@ -340,10 +347,10 @@ def check_source(
 ):
     "Refuse images of another size or of another known reading than the method's; ValueError with both."
     check_size(method, source, name)
-    mine = getattr(method, 'reading', None)
-    assumed = getattr(method, 'reading_assumed', False)
-    note = ' (assumed: its model.json says nothing of it; write "reading" into it if they were read otherwise)'
-    check_reading(mine, reading_of(source), 'the training images of the model' + note*assumed, name)
+    whose = 'the training images of the model'
+    if is_assumed(method):
+        whose += ' (assumed: its model.json does not say; write "reading" into it if they were read otherwise)'
+    check_reading(getattr(method, 'reading', None), reading_of(source), whose, name)
 
 # %% ../nbs/00_core.ipynb #b7da21a1
 def seed_all(

@@ -104,7 +104,7 @@ def ways(
 # %% ../nbs/70_explain.ipynb #a0e47c0e
 WAYS = dict(grad_cam=grad_cam, integrated_gradients=integrated_gradients, occlusion=occlusion)
 
-# %% ../nbs/70_explain.ipynb #01a69cbb
+# %% ../nbs/70_explain.ipynb #d9d3947c
 def images_for(
     method,   # its `config` and `reading` say what it was trained on
     source,   # a tensor (B, 1, H, W); a path or paths; a data set or a pack, whole
@@ -120,16 +120,18 @@ def images_for(
     check_grey(x)
     return x.to(next(method.parameters(), x))
 
-# %% ../nbs/70_explain.ipynb #2b53bd56
+# %% ../nbs/70_explain.ipynb #3441b4c7
 def read_for(method, paths)->Tensor:
-    "Files as (B, 1, size, size), read as in training; ValueError where the method does not know how, or for a file that gives no image."
+    "Files as (B, 1, size, size), read as in training; ValueError where nobody says how, or for no image."
     reading = getattr(method, 'reading', None)
     if reading is None:
         raise ValueError('the method does not say how its training images were read: '
                          'set method.reading = files.Reading(size=...), or read the files and give a tensor')
-    return torch.from_numpy(np.stack([reading(path) for path in paths]))[:, None] if len(paths) else torch.zeros(0, 1, reading.size, reading.size)
+    x = torch.zeros(len(paths), 1, reading.size, reading.size)
+    for row, path in enumerate(paths): x[row, 0] = torch.from_numpy(reading(path))
+    return x
 
-# %% ../nbs/70_explain.ipynb #25ebe172
+# %% ../nbs/70_explain.ipynb #a0720ee1
 def as_pixels(
     pixels,   # (k, H, W) uint8, or float in [0, 1]
 )->Tensor:    # (k, 1, H, W) float32
@@ -137,7 +139,7 @@ def as_pixels(
     pixels = torch.as_tensor(np.ascontiguousarray(pixels))
     return (pixels.float()/255 if pixels.dtype == torch.uint8 else pixels.float())[:, None]
 
-# %% ../nbs/70_explain.ipynb #10587d65
+# %% ../nbs/70_explain.ipynb #01f75484
 def check_grey(x:Tensor):
     "Refuse what is no batch of grey images in [0, 1] (ValueError)."
     if x.ndim != 4 or x.shape[1] != 1: raise ValueError(f'images must be (B, 1, H, W), grey and in [0, 1], not {tuple(x.shape)}')
@@ -145,7 +147,8 @@ def check_grey(x:Tensor):
     if not x.numel(): return
     low, high = (float(end) for end in x.detach().aminmax())
     if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ValueError(f'images must lie in [0, 1], but run from {low:.3g} to {high:.3g}: methods normalise by themselves')
+        raise ValueError(f'images must lie in [0, 1], but run from {low:.3g} to {high:.3g}: '
+                         'methods normalise by themselves')
 
 # %% ../nbs/70_explain.ipynb #88a88c08
 def attribute(
@@ -169,11 +172,12 @@ def attribute(
     if maps.shape[-2:].numel() == 1: warn_one_cell(method, how, x.shape[-1])
     return torch.cat(parts)
 
-# %% ../nbs/70_explain.ipynb #c653f28f
+# %% ../nbs/70_explain.ipynb #a0aea198
 def warn_one_cell(method, how, size):
     "Say that a map of a single cell says nothing."
-    warnings.warn(f'how={how!r}: the map of {type(method).__name__} has a single cell at {size} px, so it is the same everywhere, '
-                  'whatever the image shows. Create the method with min_cells=2 or more (8 to look at), or give larger images')
+    warnings.warn(f'how={how!r}: the map of {type(method).__name__} has a single cell at {size} px, '
+                  'so it is the same everywhere, whatever the image shows. '
+                  'Create the method with min_cells=2 or more (8 to look at), or give larger images')
 
 # %% ../nbs/70_explain.ipynb #9d73dfe0
 def probe_map(
@@ -214,10 +218,12 @@ def displacement(
 )->tuple[float, float]: # cells down and to the right, 0 where the grid is true; the outer quarter of the cells is left out
     "How far the answer of the features lies from the change that caused it."
     h, w = cell_response(method, x[:1], 0, 0, target).shape[-2:]
-    if h*w == 1: raise ValueError('a map of one cell has no place to be displaced from: create the method with min_cells=8')
+    if h*w == 1:
+        raise ValueError('a map of one cell has no place to be displaced from: create the method with min_cells=8')
     inner, off = [(i, j) for i in range(h//4, h - h//4) for j in range(w//4, w - w//4)], []
     for i, j in inner:
-        answer = cell_response(method, x, i, j, target).cpu().double().square().mean(0)   # float64 on the CPU: not every accelerator has it
+        answer = cell_response(method, x, i, j, target).cpu()   # not every accelerator has float64
+        answer = answer.double().square().mean(0)
         answer = answer/answer.sum().clamp(min=1e-30)
         off.append([float(answer.sum(1) @ torch.arange(h).to(answer)) - i, float(answer.sum(0) @ torch.arange(w).to(answer)) - j])
     return tuple(np.mean(off, 0).tolist())
@@ -301,7 +307,8 @@ def score_maps(
     "Pointing game and overlap of every way, by label and over all, with chance beside them."
     import pandas as pd
     labels, n = np.asarray(labels), len(masks)
-    if 'all' in labels.tolist(): raise ValueError("a label called 'all' would stand in the row of all labels: rename it")
+    if 'all' in labels.tolist():
+        raise ValueError("a label called 'all' would stand in the row of all labels: rename it")
     lengths = {'labels': len(labels), **{how: len(m) for how, m in maps.items()}}
     if set(lengths.values()) != {n}: raise ValueError(f'{n} masks, but {lengths}: give one map, one mask and one label per finding')
     masks, patient = to_numpy(masks) != 0, np.arange(n) if patient_id is None else patient_codes(patient_id, n)

@@ -21,7 +21,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .core import Method, RowTable, Stage, check_reading, check_size, check_source, create_method
-from .core import evaluation_mode, is_count, reading_of, seed_all
+from .core import evaluation_mode, is_assumed, is_count, reading_of, seed_all
 from .data import batch_sampler, check_real, check_split, loader
 from .files import Reading, whole, write_whole
 from .programs import FORMATS, facts_of, largest_difference, standing_alone
@@ -170,7 +170,7 @@ def warmed_decay(
     "The decay of the next update: short at first, the stage's own in the end."
     return min(decay, (1 + updates)/(10 + updates))
 
-# %% ../nbs/09_learner.ipynb #5f08ee31
+# %% ../nbs/09_learner.ipynb #1533051e
 class Average(AveragedModel):
     "An exponential moving average of a method, without gradients."
     def __init__(self,
@@ -185,7 +185,8 @@ class Average(AveragedModel):
     @staticmethod
     def moving(method):
         "What is averaged, by name: parameters, and the running statistics of normalisation layers."
-        statistics = {name: buffer for name, buffer in method.named_buffers() if name.endswith(('running_mean', 'running_var'))}
+        ends = ('running_mean', 'running_var')
+        statistics = {name: buffer for name, buffer in method.named_buffers() if name.endswith(ends)}
         return {**dict(method.named_parameters()), **statistics}
 
     @torch.no_grad()
@@ -200,7 +201,7 @@ class Average(AveragedModel):
             if name not in mine: buffer.copy_(new[name])
         self.n_averaged += 1
 
-# %% ../nbs/09_learner.ipynb #8ebd538c
+# %% ../nbs/09_learner.ipynb #6c7fc22d
 def average_of(
     method:Method,
     decay,           # of the exponential moving average; None: no average
@@ -209,7 +210,7 @@ def average_of(
     "An average of a method that starts with its next update."
     return None if decay is None else Average(method, decay, warmup)
 
-# %% ../nbs/09_learner.ipynb #54fbd792
+# %% ../nbs/09_learner.ipynb #b0136504
 def warn_short(
     stage:Stage, number:int,   # of the stage
     steps:int,                 # optimiser steps that it has
@@ -218,9 +219,11 @@ def warn_short(
     if stage.ema is None: return
     needed = math.ceil(round((10*stage.ema - 1)/(1 - stage.ema), 6))
     if steps >= needed: return
-    warnings.warn(f'stage {number} has {steps:,} steps, and the decay {stage.ema} of its average is reached after {needed:,}: '
-                  f'it stands at {warmed_decay(stage.ema, steps):.3f} in the end, an average over about the last {round((10 + steps)/9):,} steps. '
-                  'Compare valid/auroc (saved) with valid/auroc_raw; train longer or give a smaller ema where they differ')
+    reached, last = warmed_decay(stage.ema, steps), round((10 + steps)/9)
+    warnings.warn(f'stage {number} has {steps:,} steps, and its average reaches the decay {stage.ema} '
+                  f'after {needed:,}: it ends at {reached:.3f}, an average over about the last {last:,} steps. '
+                  'Compare valid/auroc (of what is saved) with valid/auroc_raw; '
+                  'where they differ, train longer or give a smaller ema')
 
 # %% ../nbs/09_learner.ipynb #5404cc6b
 def broken_loss(step, epoch, batch_idx, rows)->str:
@@ -241,7 +244,7 @@ def gather_scores(training):
     rows, first = np.unique(rows, return_index=True)   # shares are padded to equal length
     return rows, [each[first] for each in scores]
 
-# %% ../nbs/09_learner.ipynb #aea76982
+# %% ../nbs/09_learner.ipynb #d9ba96ca
 def valid_metrics(training)->dict[str, float]:
     "Macro AUROC and average precision on the held-out part, by name; empty without one."
     from cxr_workbench.metrics import auroc, average_precision
@@ -297,12 +300,13 @@ def read_checkpoint(
     if not path.exists(): return None
     saved = open_checkpoint(path)
     before = {**{key: record[key] for key in ('reading', 'valid') if key in record}, **saved['record']}
-    differ = [f'{key} was {short(before.get(key))}, now {short(record[key])}' for key in record if before.get(key) != record[key]]
+    changed = [key for key in record if before.get(key) != record[key]]
+    differ = [f'{key} was {short(before.get(key))}, now {short(record[key])}' for key in changed]
     if not differ: return saved
     raise ValueError(f'{folder} holds another run: {"; ".join(differ)}. '
                      'Choose another folder, or give the settings of that run to continue it')
 
-# %% ../nbs/09_learner.ipynb #1e578a86
+# %% ../nbs/09_learner.ipynb #65767ec3
 def open_checkpoint(path)->dict:
     "What `last.ckpt` says of its run; raises ValueError where it is damaged or another program's."
     remedy = 'move it away to train from the beginning, or choose another folder'
@@ -319,7 +323,7 @@ def open_checkpoint(path)->dict:
     if not fits: raise ValueError(f'{path} is not a checkpoint of this workbench, its record is incomplete: {remedy}')
     return saved
 
-# %% ../nbs/09_learner.ipynb #e0fd8efe
+# %% ../nbs/09_learner.ipynb #d72bfcc6
 def check_continued(
     saved:dict,   # what `open_checkpoint` gives
     stage:Stage,
@@ -328,9 +332,11 @@ def check_continued(
     "Refuse another number of processes (ValueError); warn of an average of before."
     began = saved.get('world', world)
     if began != world:
-        raise ValueError(f'the run began with {began} processes and would go on with {world}: give devices={began}, or choose another folder')
+        raise ValueError(f'the run began with {began} processes and would go on with {world}: '
+                         f'give devices={began}, or choose another folder')
     if stage.ema is not None and not saved.get('warmed'):
-        warnings.warn('the average of this run began without a warm-up; it goes on with one, which forgets what the average kept from before training')
+        warnings.warn('the average of this run began without a warm-up; it goes on with one, '
+                      'which forgets what the average kept from before training')
 
 # %% ../nbs/09_learner.ipynb #5a9f857a
 def short(value, most=120)->str:
@@ -353,16 +359,19 @@ def fit(
     progress=True,      # show bars
 ):                      # pandas.DataFrame, one row per epoch: epoch stage step lr loss term/... valid/... seconds
     "Train a method by its recipe; killed at any moment, the same call goes on from the last whole epoch."
-    check_counts(batch_size=batch_size, **{name: n for name, n in dict(epochs=epochs, labelled=labelled).items() if n is not None})
+    given = dict(batch_size=batch_size, epochs=epochs, labelled=labelled)
+    check_counts(**{name: number for name, number in given.items() if number is not None or name == 'batch_size'})
     check_counts(0, seed=seed, workers=workers)
     check_device(device)
     recipe = scaled(method.recipe(), epochs)
     check_widths(method, data, valid)
     method.prepare(data.y, data.known)
-    for number, stage in enumerate(recipe): check_batches(method, stage, number, data, batch_size, labelled, processes(devices))
-    record = run_record(method, recipe, data, valid, batch_size=batch_size, seed=seed, labelled=labelled, precision=precision)
+    for number, stage in enumerate(recipe):
+        check_batches(method, stage, number, data, batch_size, labelled, processes(devices))
+    settings = dict(batch_size=batch_size, seed=seed, labelled=labelled, precision=precision)
+    record = run_record(method, recipe, data, valid, **settings)
     saved = begin(out, record, resume)
-    method.reading, method.reading_assumed = reading_of(data), False
+    method.reading = reading_of(data)
     history = saved['history'] if saved else []
     for number, stage in enumerate(recipe):
         if saved and number < saved['stage']: continue
@@ -402,7 +411,7 @@ def check_widths(method, data, valid):
     check_real(valid)
     check_apart(data, valid)
 
-# %% ../nbs/09_learner.ipynb #afcb7e51
+# %% ../nbs/09_learner.ipynb #9f6b908a
 def check_labels(
     method, part,
     name='the data set',   # what to call the part in the message
@@ -412,9 +421,10 @@ def check_labels(
     if len(theirs) != len(mine): raise ValueError(f'the method has {len(mine)} labels, {name} has {len(theirs)}')
     if mine == theirs: return
     order = ' (the same in another order)' if sorted(mine) == sorted(theirs) else ''
-    raise ValueError(f'{name} has labels {short(theirs)}, the method has {short(mine)}{order}: create it with labels=data.label_names')
+    raise ValueError(f'{name} has labels {short(theirs)}, the method has {short(mine)}{order}: '
+                     'create it with labels=data.label_names')
 
-# %% ../nbs/09_learner.ipynb #42fb7044
+# %% ../nbs/09_learner.ipynb #2e301e41
 def check_apart(data, valid):
     "Refuse parts that share a patient or an image, or of which only one knows its patients (ValueError)."
     known = [part.patient_id is not None for part in (data, valid)]
@@ -425,9 +435,11 @@ def check_apart(data, valid):
                          'so that nothing shows whether a patient is in both parts: give patient_id to both')
     if data.images is not valid.images: return
     shared = np.intersect1d(data.rows, valid.rows)
-    if len(shared): raise ValueError(f'{len(shared)} images are in both parts, rows {shared[:5].tolist()}: patient_split keeps parts apart')
+    if len(shared):
+        some = shared[:5].tolist()
+        raise ValueError(f'{len(shared)} images are in both parts, rows {some}: patient_split keeps parts apart')
 
-# %% ../nbs/09_learner.ipynb #17c97e48
+# %% ../nbs/09_learner.ipynb #ef78b97c
 def check_counts(
     least=1,     # the smallest number allowed
     **numbers,   # by the name of the argument
@@ -437,18 +449,21 @@ def check_counts(
         if not is_count(number) or number < least:
             raise ValueError(f'{name}={number!r}: give a whole number of at least {least}')
 
-# %% ../nbs/09_learner.ipynb #ed314cd6
+# %% ../nbs/09_learner.ipynb #e1b12966
 def check_device(
     device,   # as `fit` and `predict` take it; None or 'auto': whatever there is
 ):
     "Refuse a device that torch does not see here (ValueError)."
     if device is None or device == 'auto': return
     kind = str(device).partition(':')[0]
-    there = dict(cpu=True, cuda=torch.cuda.is_available(), gpu=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
-    if kind not in (*there, 'xpu', 'xla', 'tpu', 'hpu'): raise ValueError(f"device={device!r}: give 'cpu', 'cuda' or 'mps'")
-    if not there.get(kind, True): raise ValueError(f"device={device!r}: torch {torch.__version__} sees none here; give 'cpu'")
+    cuda = torch.cuda.is_available()
+    there = dict(cpu=True, cuda=cuda, gpu=cuda, mps=torch.backends.mps.is_available())
+    if kind not in (*there, 'xpu', 'xla', 'tpu', 'hpu'):
+        raise ValueError(f"device={device!r}: give 'cpu', 'cuda' or 'mps'")
+    if not there.get(kind, True):
+        raise ValueError(f"device={device!r}: torch {torch.__version__} sees none here; give 'cpu'")
 
-# %% ../nbs/09_learner.ipynb #9053f27f
+# %% ../nbs/09_learner.ipynb #a24069d3
 def processes(
     devices,   # as `fit` takes it: how many, or which
 )->int:
@@ -459,14 +474,14 @@ def processes(
     check_counts(devices=number)
     return number
 
-# %% ../nbs/09_learner.ipynb #d56059cc
+# %% ../nbs/09_learner.ipynb #656a628a
 def check_batches(
     method:Method, stage:Stage, number:int,   # of the stage
     data, batch_size, labelled,
     world=1,        # processes
 ):
     "Refuse batches of one row where the method cannot train on them; ValueError names the module."
-    sampler = batch_sampler(data.known, stage.sampler, batch_size, 0, 0, world, labelled, stage.steps)
+    sampler = batch_sampler(data.known, stage.sampler, batch_size, world=world, labelled=labelled, steps=1)
     rows = min(sampler, key=len)
     if len(rows) > 1: return
     where, why = first_fault(method, stage, number, data.__getitems__(rows))
@@ -474,7 +489,7 @@ def check_batches(
     raise ValueError(f'a batch of one row cannot train this method: {where} needs two or more ({why}). '
                      f'Give batch_size=2 or more, and at least two rows to each of {world} processes')
 
-# %% ../nbs/09_learner.ipynb #60241d02
+# %% ../nbs/09_learner.ipynb #122f4f4b
 def first_fault(
     method:Method, stage:Stage, number:int,
     batch,          # what to try a step on
@@ -501,8 +516,8 @@ def begin(out, record, resume):
     if held and not resume:
         raise FileExistsError(f'{out} holds a run ({held[0]}): choose another folder, or resume=True to continue it')
     if held == ['model.json']:
-        raise FileExistsError(f'{out} holds a saved model and no last.ckpt to go on from, and training would write over it: '
-                              'choose another folder, or move the model away')
+        raise FileExistsError(f'{out} holds a saved model and no last.ckpt to go on from: '
+                              'training would write over it. Choose another folder, or move the model away')
     out.mkdir(parents=True, exist_ok=True)
     return read_checkpoint(out, record)
 
@@ -575,8 +590,9 @@ def save(
     if method.config is None: raise ValueError('only a method made by create_method can be saved: its record is what rebuilds it')
     folder, reading = Path(folder), getattr(method, 'reading', None)
     folder.mkdir(parents=True, exist_ok=True)
-    said = dict(version=__version__, config=method.config, reading=None if reading is None else reading.to_dict(), **extra)
-    if getattr(method, 'reading_assumed', False): del said['reading']   # it was never said, and is not said now
+    how = None if reading is None else reading.to_dict()
+    said = dict(version=__version__, config=method.config, reading=how, **extra)
+    if is_assumed(method): del said['reading']   # it was never said, and is not said now
     try: text = json.dumps(said, indent=1)
     except TypeError as error: raise ValueError(f'an argument of {method.config["method"]} is no plain value ({error}); register a factory that builds it') from error
     fits = lambda v: dtype and v.is_floating_point() and bool((v.abs() < torch.finfo(dtype).max).all())
@@ -604,10 +620,10 @@ def load(
     model = rebuild(config, folder/'model.json')
     load_weights(model, folder/'model.safetensors')
     model.config, model.reading = config, saved_reading(saved, folder/'model.json')
-    model.reading_assumed = 'reading' not in saved
+    if 'reading' not in saved: model.assumed_reading = model.reading
     return model.to(device).eval()
 
-# %% ../nbs/09_learner.ipynb #d84cc5f4
+# %% ../nbs/09_learner.ipynb #04e7163e
 def read_record(
     file:Path,   # model.json
 )->dict:
@@ -622,7 +638,7 @@ def read_record(
     if wrong: raise ValueError(f'{file} is incomplete, its config has no proper {", ".join(wrong)}: {remedy}')
     return saved
 
-# %% ../nbs/09_learner.ipynb #b640d475
+# %% ../nbs/09_learner.ipynb #fc097612
 def rebuild(
     config:dict,   # of model.json
     file:Path,     # its name, for the message
@@ -634,7 +650,7 @@ def rebuild(
         raise ValueError(f'{file} describes a method that cannot be made here ({reason}): '
                          'import the module that registers it, or use the version that saved it') from error
 
-# %% ../nbs/09_learner.ipynb #556cb128
+# %% ../nbs/09_learner.ipynb #3e4f8b43
 def load_weights(
     method:Method,
     file:Path,       # model.safetensors
@@ -644,13 +660,15 @@ def load_weights(
     try: state = load_file(file)
     except MemoryError: raise
     except Exception as error:
-        raise ValueError(f'{file} is cut off or damaged ({error}): copy the folder again, or train again into a new one') from error
+        remedy = 'copy the folder again, or train again into a new one'
+        raise ValueError(f'{file} is cut off or damaged ({error}): {remedy}') from error
     try: method.load_state_dict(state, strict=True)
     except Exception as error: raise ValueError(f'{file} does not belong to its model.json: {error}') from error
     broken = [name for name, value in method.named_parameters() if not torch.isfinite(value).all()]
-    if broken: raise ValueError(f'{file} holds NaN or infinite weights in {broken[:5]}: train again, the scores would be NaN')
+    if broken:
+        raise ValueError(f'{file} holds NaN or infinite weights in {broken[:5]}: train again, the scores would be NaN')
 
-# %% ../nbs/09_learner.ipynb #2d26bf28
+# %% ../nbs/09_learner.ipynb #4bd34a8c
 def saved_reading(
     saved:dict,   # what model.json holds
     file:Path,    # its name, for the message
@@ -660,7 +678,8 @@ def saved_reading(
     settings = saved.get('reading', dict(size=size))
     if settings is None: return None
     try: reading = Reading.from_dict(settings)
-    except (TypeError, ValueError) as error: raise ValueError(f'{file} holds a reading that cannot be used ({error})') from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{file} holds a reading that cannot be used ({error})') from error
     if reading.size == size: return reading
     raise ValueError(f'{file} contradicts itself: its images have {size} px, and its reading gives {reading.size} px')
 
@@ -690,18 +709,21 @@ def predict(
     paths = data.paths if data.paths is not None else ['']*len(data)
     return pd.DataFrame(dict(row=np.arange(len(data)), path=paths) | dict(zip(method.label_names, scores.T)))
 
-# %% ../nbs/09_learner.ipynb #39d694ea
+# %% ../nbs/09_learner.ipynb #4bf73e11
 def named_files(
     data,   # a path, paths, or a data set
 ):          # list of paths; None for a data set
     "The files that are named; ValueError for what is neither files nor a data set."
+    remedy = 'data.from_arrays makes a data set of pixels'
     if isinstance(data, (str, os.PathLike)): return [data]
     if hasattr(data, 'known') and hasattr(data, 'label_names'): return None
     if torch.is_tensor(data) or not hasattr(data, '__iter__'):
-        raise ValueError(f'{type(data).__name__} is neither a data set nor paths: data.from_arrays makes a data set of pixels')
+        raise ValueError(f'{type(data).__name__} is neither a data set nor paths: {remedy}')
     names = list(data)
     strange = [i for i, name in enumerate(names) if not isinstance(name, (str, os.PathLike))]
-    if strange: raise ValueError(f'entry {strange[0]} is {type(names[strange[0]]).__name__} and no path: data.from_arrays makes a data set of pixels')
+    if strange:
+        kind = type(names[strange[0]]).__name__
+        raise ValueError(f'entry {strange[0]} is {kind} and no path: {remedy}')
     return names
 
 # %% ../nbs/09_learner.ipynb #c70d1529
@@ -712,8 +734,9 @@ def probabilities(method, x, device=None)->np.ndarray:
         scores = torch.sigmoid(method(x.to(device)).float()).cpu().numpy()
     if np.isfinite(scores).all(): return scores
     broken = [name for name, value in method.named_parameters() if not torch.isfinite(value).all()]
-    raise ValueError(f'the method gives NaN for {(~np.isfinite(scores).all(1)).sum()} of {len(x)} images: '
-                     + (f'its weights hold NaN in {broken[:3]}' if broken else 'its weights are finite, so look at these images'))
+    why = f'its weights hold NaN in {broken[:3]}' if broken else 'its weights are finite, so look at these images'
+    count = int((~np.isfinite(scores).all(1)).sum())
+    raise ValueError(f'the method gives NaN for {count} of {len(x)} images: {why}')
 
 # %% ../nbs/09_learner.ipynb #df632a13
 def predict_files(method, paths, batch_size, device, workers, reading=None):
@@ -729,38 +752,45 @@ def predict_files(method, paths, batch_size, device, workers, reading=None):
             images, reasons = zip(*pool.map(lambda path: try_read(path, reading), part))
             scores = np.full((len(part), method.labels), np.nan, np.float32)
             good = [i for i, image in enumerate(images) if image is not None]
-            if good: scores[good] = probabilities(method, torch.from_numpy(np.stack([images[i] for i in good]))[:, None], device)
+            if good:
+                x = torch.from_numpy(np.stack([images[i] for i in good]))[:, None]
+                scores[good] = probabilities(method, x, device)
             for i, path in enumerate(part):
-                rows.append(dict(row=start+i, path=str(path), **dict(zip(method.label_names, scores[i])), error=reasons[i]))
+                named = dict(zip(method.label_names, scores[i]))
+                rows.append(dict(row=start+i, path=str(path), **named, error=reasons[i]))
     except KeyboardInterrupt as stop: raise Interrupted(table(), len(paths)) from stop
     finally: pool.shutdown(cancel_futures=True)
     return table()
 
-# %% ../nbs/09_learner.ipynb #77d86fba
+# %% ../nbs/09_learner.ipynb #be4d3b4e
 class Interrupted(KeyboardInterrupt):
     "A stop by the user; `.scores` is the table of what was scored before."
     def __init__(self,
         scores,      # DataFrame as predict gives it, the first rows
         total:int,   # rows there would have been
     ):
-        super().__init__(f'stopped by the user after {len(scores)} of {total} files; .scores of this error holds their rows')
+        super().__init__(f'stopped by the user after {len(scores)} of {total} files; '
+                         '.scores of this error holds their rows')
         self.scores = scores
 
-# %% ../nbs/09_learner.ipynb #6fefb4d0
+# %% ../nbs/09_learner.ipynb #b7ee9f3c
 def reading_for(
     method:Method,
     given=None,     # a Reading, or None
 )->Reading:
     "How files are read for a method; ValueError where two sayings differ, a warning where nobody says."
     known, size = getattr(method, 'reading', None), None if method.config is None else method.config['size']
-    if given is not None and not getattr(method, 'reading_assumed', False):
+    if given is not None and not is_assumed(method):
         check_reading(known, given, 'the training images of the model', 'the files')
     said = known if given is None else given
     if said is not None and size not in (None, said.size):
         raise ValueError(f'the method was made for images of {size} px, and its reading gives {said.size} px')
     if said is not None: return said
-    if size is None: raise ValueError('files are resized to the size in method.config: make the method with create_method, or give reading=')
-    warnings.warn(f'the training images of this method do not say how they were read: files are read as {Reading(size)}. '
+    if size is None:
+        raise ValueError('files are resized to the size in method.config: '
+                         'make the method with create_method, or give reading=')
+    warnings.warn('the training images of this method do not say how they were read, '
+                  f'and files are read as {Reading(size)}. '
                   'Give reading= (or set method.reading) where that is wrong, or to say that it is right')
     return Reading(size)
 
@@ -774,36 +804,42 @@ def try_read(
     except (KeyboardInterrupt, SystemExit, GeneratorExit): raise
     except MemoryError: return None, f'{path}: it needs more memory than there is: make it smaller, or leave it out'
     except Exception as error: return None, str(error) or f'{path}: {type(error).__name__}'
-    except BaseException as error: return None, f'{path}: its decoder broke off ({type(error).__name__}): copy it again, or leave it out'
+    except BaseException as error:
+        return None, f'{path}: its decoder broke off ({type(error).__name__}): copy it again, or leave it out'
 
-# %% ../nbs/09_learner.ipynb #71571a74
+# %% ../nbs/09_learner.ipynb #b363c1bb
 def export(
     model,         # a method made by create_method, or the folder of a saved one
     path,          # the file that shall appear, .onnx or .pt2
     format=None,   # 'onnx' | 'pt2'; None: what the suffix says
-):                 # largest difference of a probability between file and method; None where nothing here can run the file
-    "Write a method as one file, whole or not at all; ValueError where it would score otherwise, ModuleNotFoundError where a package is missing."
+):                 # largest difference of a probability, file against method; None where nothing here runs the file
+    "Write a method as one file, whole or not at all; ValueError, or ModuleNotFoundError, where it cannot be."
     format = export_format(path, format)
     method = load(model) if isinstance(model, (str, os.PathLike)) else model
-    if not isinstance(method, Method): raise ValueError(f'{type(model).__name__} is neither a method nor the folder of one')
-    if method.config is None: raise ValueError('only a method made by create_method can be exported: its record says what it takes')
+    if not isinstance(method, Method):
+        raise ValueError(f'{type(model).__name__} is neither a method nor the folder of one')
+    if method.config is None:
+        raise ValueError('only a method made by create_method can be exported: its record says what it takes')
     with whole(path) as part:
         lone = standing_alone(method)
         write, run = FORMATS[format]
         block = write(lone, facts_of(method))
         difference = largest_difference(lone, run(block))
         if difference is not None and not difference <= 1e-4:
-            raise ValueError(f'{path} is not written: its probabilities differ from those of the method by up to {difference:.2g}')
+            raise ValueError(f'{path} is not written: its probabilities differ from those of the method '
+                             f'by up to {difference:.2g}')
         part.write_bytes(block)
     return difference
 
-# %% ../nbs/09_learner.ipynb #760940fd
+# %% ../nbs/09_learner.ipynb #cd3092fe
 def export_format(path, format=None)->str:
     "'onnx' or 'pt2'; raises ValueError where path and format do not say it, or contradict each other."
     suffix, formats = Path(path).suffix.lower().lstrip('.'), tuple(FORMATS)
-    if format is None and suffix not in formats: raise ValueError(f"{path}: give a file that ends in .onnx or .pt2, or format='onnx' or 'pt2'")
+    if format is None and suffix not in formats:
+        raise ValueError(f"{path}: give a file that ends in .onnx or .pt2, or format='onnx' or 'pt2'")
     if format not in (None, *formats): raise ValueError(f"format={format!r}: give 'onnx' or 'pt2'")
-    if format and suffix in formats and suffix != format: raise ValueError(f'{path} ends in .{suffix}, but format is {format!r}: give one of them')
+    if format and suffix in formats and suffix != format:
+        raise ValueError(f'{path} ends in .{suffix}, but format is {format!r}: give one of them')
     return format or suffix
 
 # %% ../nbs/09_learner.ipynb #75b532cf

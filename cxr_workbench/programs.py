@@ -6,13 +6,13 @@
 __all__ = ['FORMATS', 'standing_alone', 'random_images', 'as_program', 'root_of', 'facts_of', 'as_pt2', 'as_onnx', 'silent',
            'run_pt2', 'run_onnx', 'largest_difference']
 
-# %% ../nbs/08a_programs.ipynb #c479a61c
+# %% ../nbs/08a_programs.ipynb #ff8a520f
 import contextlib, copy, importlib.util, json, logging, warnings
 from io import BytesIO
 import torch
 from .core import Method, RowTable
 
-# %% ../nbs/08a_programs.ipynb #84ac2b3c
+# %% ../nbs/08a_programs.ipynb #400c098c
 def standing_alone(method:Method)->Method:
     "A copy: on the CPU, in evaluation mode, float32, without gradients and without its tables of training rows."
     lone = copy.deepcopy(method).cpu().float().eval().requires_grad_(False)
@@ -20,7 +20,7 @@ def standing_alone(method:Method)->Method:
         if isinstance(module, RowTable): module.rows = None
     return lone
 
-# %% ../nbs/08a_programs.ipynb #b99b2c6b
+# %% ../nbs/08a_programs.ipynb #ddd6a327
 def random_images(
     method:Method,
     rows:int,
@@ -30,7 +30,7 @@ def random_images(
     size, generator = method.config['size'], torch.Generator().manual_seed(seed)
     return torch.rand(rows, 1, size, size, generator=generator)
 
-# %% ../nbs/08a_programs.ipynb #d7c3de0d
+# %% ../nbs/08a_programs.ipynb #b8383780
 @torch.no_grad()
 def as_program(
     method:Method,   # from standing_alone
@@ -42,15 +42,16 @@ def as_program(
             warnings.simplefilter('ignore')
             return torch.export.export(method, (random_images(method, 2),), dynamic_shapes=({0: batch},), strict=False)
     except Exception as error:
-        raise ValueError(f'{method.config["method"]} cannot be exported, torch.export says: {root_of(error)}') from error
+        name = method.config['method']
+        raise ValueError(f'{name} cannot be exported, torch.export says: {root_of(error)}') from error
 
-# %% ../nbs/08a_programs.ipynb #192d53ae
+# %% ../nbs/08a_programs.ipynb #af7e9761
 def root_of(error:BaseException)->str:
     "What the first of a chain of errors says, on one line."
     while (before := error.__cause__ or error.__context__) is not None: error = before
     return ' '.join(str(error).split())[:300] or type(error).__name__
 
-# %% ../nbs/08a_programs.ipynb #f29d4380
+# %% ../nbs/08a_programs.ipynb #212f8551
 def facts_of(
     method:Method,   # made by create_method
 )->dict[str, str]:
@@ -63,7 +64,7 @@ def facts_of(
                 input=f'grey images, (batch, 1, {size}, {size}) float32 in [0, 1], bright is dense',
                 output='logits, (batch, labels) float32; a sigmoid makes them probabilities')
 
-# %% ../nbs/08a_programs.ipynb #add74f7b
+# %% ../nbs/08a_programs.ipynb #8063335c
 def as_pt2(
     method:Method,   # from standing_alone
     facts:dict[str, str],
@@ -71,10 +72,11 @@ def as_pt2(
     "The program as the bytes of a .pt2 file."
     program, out = as_program(method), BytesIO()
     try: torch.export.save(program, out, extra_files=facts)
-    except Exception as error: raise ValueError(f'{method.config["method"]} cannot be written as .pt2 ({root_of(error)})') from error
+    except Exception as error:
+        raise ValueError(f'{method.config["method"]} cannot be written as .pt2 ({root_of(error)})') from error
     return out.getvalue()
 
-# %% ../nbs/08a_programs.ipynb #3d642ec4
+# %% ../nbs/08a_programs.ipynb #b80b1a22
 def as_onnx(
     method:Method,   # from standing_alone
     facts:dict[str, str],
@@ -87,13 +89,15 @@ def as_onnx(
     program = as_program(method)
     try:
         with silent('onnxscript', 'onnx_ir', 'torch.onnx'):
-            made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=['image'], output_names=['logits'])
+            names = dict(input_names=['image'], output_names=['logits'])
+            made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
             made.model.metadata_props.update(facts)
             return made.model_proto.SerializeToString()
     except Exception as error:
-        raise ValueError(f'{method.config["method"]} cannot be written as ONNX ({root_of(error)}): export to pt2') from error
+        name = method.config['method']
+        raise ValueError(f'{name} cannot be written as ONNX ({root_of(error)}): export to pt2') from error
 
-# %% ../nbs/08a_programs.ipynb #65b2617e
+# %% ../nbs/08a_programs.ipynb #93211459
 @contextlib.contextmanager
 def silent(
     *names,   # of loggers
@@ -109,13 +113,13 @@ def silent(
     finally:
         for talker, level in zip(talkers, levels): talker.setLevel(level)
 
-# %% ../nbs/08a_programs.ipynb #796cf0b8
+# %% ../nbs/08a_programs.ipynb #03f940b5
 def run_pt2(block:bytes):
     "The function that a .pt2 file holds, images -> logits; ValueError where it cannot be read."
     try: return torch.export.load(BytesIO(block)).module()
     except Exception as error: raise ValueError(f'the exported program cannot be read back ({error})') from error
 
-# %% ../nbs/08a_programs.ipynb #3e318136
+# %% ../nbs/08a_programs.ipynb #b37e6bcb
 def run_onnx(block:bytes):
     "The function that an .onnx file holds, images -> logits; None where onnxruntime is not installed."
     if importlib.util.find_spec('onnxruntime') is None: return None
@@ -124,10 +128,10 @@ def run_onnx(block:bytes):
     except Exception as error: raise ValueError(f'onnxruntime cannot read the exported file ({error})') from error
     return lambda x: torch.from_numpy(session.run(['logits'], {'image': x.numpy()})[0])
 
-# %% ../nbs/08a_programs.ipynb #dcfb8f3c
+# %% ../nbs/08a_programs.ipynb #f3408dca
 FORMATS = dict(onnx=(as_onnx, run_onnx), pt2=(as_pt2, run_pt2))  # name -> how it is made, how it is run
 
-# %% ../nbs/08a_programs.ipynb #c20aa698
+# %% ../nbs/08a_programs.ipynb #92e2bfb2
 @torch.no_grad()
 def largest_difference(
     method:Method,      # from standing_alone
@@ -140,6 +144,7 @@ def largest_difference(
     for rows in batches:
         x = random_images(method, rows, seed=rows)
         try: other = run(x)
-        except Exception as error: raise ValueError(f'the exported file does not run on a batch of {rows} ({error})') from error
+        except Exception as error:
+            raise ValueError(f'the exported file does not run on a batch of {rows} ({error})') from error
         found.append((torch.sigmoid(method(x)) - torch.sigmoid(other)).abs().max())
     return float(torch.stack(found).max())

@@ -347,7 +347,7 @@ def averaged(ema, epochs=12):
 
 @pytest.mark.parametrize('ema', [.999, .9999])
 def test_a_short_run_keeps_what_it_learned(data, ema):
-    with pytest.warns(UserWarning, match=f'decay {ema} of its average is reached after') as said:
+    with pytest.warns(UserWarning, match=f'its average reaches the decay {ema} after') as said:
         method, history = train(data, method=averaged(ema))
     last = history.iloc[-1]
     assert abs(last['valid/auroc'] - last['valid/auroc_raw']) < .1 and last['valid/auroc'] > .6
