@@ -40,7 +40,7 @@ def number(
     "A number, with a decimal point or comma; raises ValueError where it is none, or could be two."
     text = text.strip(' \0')
     if re.fullmatch(r'[+-]?[1-9]\d{0,2},\d{3}', text):
-        raise Refusal(f'its {key} is {text!r}, which may be meant with a decimal comma or in thousands: correct the tag')
+        raise Refusal(f'its {key} is {text!r}, with a decimal comma or in thousands: correct the tag')
     try: return float(text.replace(',', '.') if text.count(',') == 1 and '.' not in text else text)
     except ValueError:
         raise Refusal(f'its {key} is {text!r}, which is no number: correct the tag, or leave the file out') from None
@@ -93,7 +93,7 @@ def of_frame(
     "The numbers of an element for one frame; raises ValueError where its group and the top of the file disagree."
     inner, outer = numbers(group(ds, name, frame), key), numbers(ds, key)
     if inner and outer and inner != outer:
-        raise Refusal(f'its {key} is {inner} in the functional group of frame {frame} and {outer} at the top of the file: '
+        raise Refusal(f'its {key} is {inner} in the functional group of frame {frame} and {outer} at the top: '
                       'correct the one that is wrong')
     return inner or outer
 
@@ -111,7 +111,8 @@ def read_table(
     count = count % 65536 or 65536
     if isinstance(table, bytes):
         narrow = depth <= 8 and len(table) in (count, count + count % 2)
-        if not narrow and len(table) % 2: raise Refusal('its look-up table ends within an entry: correct it, or leave it out')
+        if not narrow and len(table) % 2:
+            raise Refusal('its look-up table ends within an entry: correct it, or leave it out')
         entries = np.frombuffer(table, np.uint8 if narrow else '<u2' if little else '>u2')
         return (entries[:count] if narrow else entries), count, first, depth
     entries = np.atleast_1d(np.asarray(table)).astype(np.int64) & 0xffff
@@ -201,7 +202,7 @@ def move_down(
     "Numbers whose highest bit is not the last of the bits stored, moved down; as they are where the pixels say so."
     width, shift = 8*cells.dtype.itemsize, high + 1 - stored
     if not 0 <= shift <= width - stored:
-        raise Refusal(f'it declares {stored} bits of which the highest is number {high}, in cells of {width} bits, which '
+        raise Refusal(f'it declares {stored} bits, the highest of them number {high}, in cells of {width} bits, which '
                       'cannot be: correct BitsStored or HighBit, or leave it out')
     below = (1 << shift) - 1
     signed = resigned(cells, width, True)
@@ -243,8 +244,8 @@ def check_numbers(
     if low <= least and most <= top: return values
     need = max(most.bit_length(), (-least - 1).bit_length() if least < 0 else 0) + (low < 0)
     sign = 'with a sign ' if low < 0 else ''
-    raise Refusal(f'it declares {stored} bits {sign}(BitsStored), {low} to {top}, and its pixels hold {least} to {most}: '
-                  f'give bits={need} if they are right, otherwise correct the tag or leave it out')
+    raise Refusal(f'it declares {stored} bits {sign}(BitsStored), {low} to {top}, and its pixels hold {least} to '
+                  f'{most}: give bits={need} if they are right, otherwise correct the tag or leave it out')
 
 # %% ../nbs/01a2_dicom.ipynb #fa05b75c
 def cell_numbers(
@@ -286,8 +287,8 @@ def stream_numbers(
         better = values if np.array_equal(values, tagged) else less_torn(values, tagged, precision)
         if better is None:
             words = {True: 'with a sign', False: 'without one'}
-            raise Refusal(f'its code stream declares numbers {words[facts["signed"]]} and PixelRepresentation declares them '
-                          f'{words[signed]}, and the pixels do not tell which is right: correct the tag, or leave it out')
+            raise Refusal(f'its code stream declares numbers {words[facts["signed"]]} and PixelRepresentation '
+                          f'{words[signed]}, and the pixels do not tell which is right: correct the tag')
         if better is not tagged and not np.array_equal(values, tagged): signed = facts['signed']
         values = better
     for use in [bits] if bits else sorted({stored, precision}):
@@ -329,7 +330,7 @@ def window_of(ds, frame=0):  # -> centre, width, form; None where there is no wi
 
 # %% ../nbs/01a2_dicom.ipynb #66b9e66d
 def values_of_interest(values, low, high, ds, frame=0):  # -> values, low, high
-    "The first VOI table or window of a frame, where it has one; raises ValueError where it shows nothing of the picture."
+    "The first VOI table or window of a frame, where it has one; raises ValueError where it shows nothing."
     tables = group(ds, 'FrameVOILUTSequence', frame).get('VOILUTSequence') or ds.get('VOILUTSequence')
     if tables:
         little = ds.original_encoding[1] is not False
@@ -375,8 +376,8 @@ def spacing_ratio(ds, frame=0)->float:
     for key, ratio in ratios.items():
         first = next(iter(ratios))
         if abs(ratio/ratios[first] - 1) > .01:
-            raise Refusal(f'its {first} is {found[first]} and its {key} is {found[key]}, pixels of another shape: correct '
-                          'the tag that is wrong, or leave it out')
+            raise Refusal(f'its {first} is {found[first]} and its {key} is {found[key]}, pixels of another shape: '
+                          'correct the tag that is wrong, or leave it out')
     return next(iter(ratios.values()), 1.)
 
 # %% ../nbs/01a2_dicom.ipynb #d75c99dc
@@ -417,7 +418,8 @@ def check_syntax(
     name = syntax.name if known else f'{str(syntax)!r}, which is no known transfer syntax'
     try: there = known and pydicom.pixels.get_decoder(syntax).is_available
     except NotImplementedError: known = False
-    if not known: raise Refusal(f'its pixels are packed as {name}, which is not read: convert it to Explicit VR Little Endian')
+    if not known:
+        raise Refusal(f'its pixels are packed as {name}, which is not read: convert it to Explicit VR Little Endian')
     if not there: raise ImportError(f'a decoder for {name}')
 
 # %% ../nbs/01a2_dicom.ipynb #d34185a5
@@ -438,10 +440,11 @@ def check_length(ds):
     pixels, there = rows*columns*channels*frames_of(ds), len(ds[key].value)
     need = -(-pixels*width//8)
     if photometric(ds) == 'YBR_FULL_422': need = need//3*2
-    spare = min(columns, rows)*channels*width//8                      # less than a row and a column is padding
-    if need <= there < need + max(spare, 2): return
-    raise Refusal(f'it declares {rows} x {columns} pixels, {channels} channels, {frames_of(ds)} frames and {width} bits, '
-                  f'{need:,} bytes, and holds {there:,}: it is cut off or a tag is wrong; copy it again, or leave it out')
+    spare = max(min(columns, rows)*channels*width//8, 2)              # less than a row and a column is padding
+    if need <= there < need + spare: return
+    if need <= there < 1.5*need and not any(ds[key].value[need:]): return   # and so are zeros
+    raise Refusal(f'it declares {rows} x {columns} pixels, {channels} channels, {frames_of(ds)} frames and {width} '
+                  f'bits, {need:,} bytes, and holds {there:,}: it was cut off, or a tag is wrong')
 
 # %% ../nbs/01a2_dicom.ipynb #45cc1540
 def frame_stream(ds, frame:int)->bytes:
@@ -472,12 +475,13 @@ def check_stream(
              'JPEG': [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit]}
     if facts and syntax not in kinds[facts['kind']]:
         raise Refusal(f'its transfer syntax is {syntax.name}, and its pixels are {facts["kind"]}: correct the tag')
-    if not facts or not stream.rstrip(b'\0').endswith(b'\xff\xd9'):
-        raise Refusal('it is damaged (its code stream has no beginning or no end marker): copy it again, or leave it out')
+    if not facts or not stream.rstrip(b'\0\xff').endswith(b'\xff\xd9'):
+        part = 'end' if facts else 'beginning'
+        raise Refusal(f'it is damaged (its code stream has no {part}): copy it again, or leave it out')
     for key, name in (('Rows', 'rows'), ('Columns', 'columns'), ('SamplesPerPixel', 'channels')):
         if whole_number(ds, key, 1) != facts[name]:
-            raise Refusal(f'its {key} is {whole_number(ds, key, 1)}, and its code stream holds {facts[name]} {name}: correct '
-                          'the tag, or leave it out')
+            raise Refusal(f'its {key} is {whole_number(ds, key, 1)}, and its code stream holds {facts[name]} {name}: '
+                          'correct the tag, or leave it out')
     return facts
 
 # %% ../nbs/01a2_dicom.ipynb #d2b48f2e
@@ -513,7 +517,8 @@ def decoded(
     loud, logger.disabled = logger.disabled, True
     try:
         for key, value in told.items(): setattr(ds, key, value)
-        return pixel_array(ds, index=frame, correct_unused_bits=colour, apply_jls_sign_correction=False)
+        cells = pixel_array(ds, index=frame, correct_unused_bits=colour, apply_jls_sign_correction=False)
+        return cells.astype(cells.dtype.newbyteorder('='), copy=False)
     finally:
         logger.disabled = loud
         for key, value in before.items(): setattr(ds, key, value)
@@ -565,8 +570,8 @@ def check_channels(ds)->str:
     channels, colour = whole_number(ds, 'SamplesPerPixel', 1), photometric(ds)
     kind = {'MONOCHROME1': 'grey', 'MONOCHROME2': 'grey', 'PALETTE COLOR': 'palette'}.get(colour, 'colour')
     if channels != (3 if kind == 'colour' else 1):
-        raise Refusal(f'it is {colour} with SamplesPerPixel {channels}, which contradict each other: correct the tag that '
-                      'is wrong, or leave it out')
+        raise Refusal(f'it is {colour} with SamplesPerPixel {channels}, which contradict each other: correct the tag '
+                      'that is wrong, or leave it out')
     return kind
 
 # %% ../nbs/01a2_dicom.ipynb #a2e50165
