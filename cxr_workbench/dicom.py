@@ -8,7 +8,7 @@ __all__ = ['DEFLATED_FRAMES', 'apply_window', 'number', 'numbers', 'whole_number
            'padding', 'check_numbers', 'cell_numbers', 'stream_numbers', 'modality', 'window_of', 'values_of_interest',
            'photometric', 'is_negative', 'spacing_ratio', 'open_dicom', 'is_short', 'check_syntax', 'frames_of',
            'check_length', 'frame_stream', 'check_stream', 'unpack_frame', 'decoded', 'read_palette', 'read_colour',
-           'read_grey', 'check_channels', 'read_dicom']
+           'read_grey', 'check_bits', 'check_channels', 'read_dicom']
 
 # %% ../nbs/01a2_dicom.ipynb #0deb5044
 import logging, re, zlib
@@ -435,8 +435,6 @@ def check_length(ds):
     key = next(key for key in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData') if key in ds)
     width = {'PixelData': None, 'FloatPixelData': 32, 'DoubleFloatPixelData': 64}[key]
     width = width or whole_number(ds, 'BitsAllocated')
-    if key == 'PixelData' and (width > 64 or (width % 8 and width != 1)):
-        raise Refusal(f'its BitsAllocated is {width}, and whole bytes are read: write it again with 16')
     pixels, there = rows*columns*channels*frames_of(ds), len(ds[key].value)
     need = -(-pixels*width//8)
     if photometric(ds) == 'YBR_FULL_422': need = need//3*2
@@ -564,6 +562,18 @@ def read_grey(ds, cells, facts:dict, bits=None, window=True, frame=0):  # -> val
     if void is not None and void.any(): values = np.where(void, low, values)
     return values, low, high
 
+# %% ../nbs/01a2_dicom.ipynb #c005fd13
+def check_bits(ds):
+    "Raises ValueError where the tags that describe whole numbers are missing or cannot be."
+    if 'PixelData' not in ds: return
+    allocated, stored, signed = (whole_number(ds, key) for key in ('BitsAllocated', 'BitsStored', 'PixelRepresentation'))
+    if allocated not in (1, 8, 16, 32, 64):
+        raise Refusal(f'its BitsAllocated is {allocated}, and whole bytes are read: write it again with 16')
+    if not 1 <= stored <= allocated:
+        raise Refusal(f'its BitsStored is {stored} and its BitsAllocated {allocated}, which cannot be: correct the tags')
+    if signed > 1:
+        raise Refusal(f'its PixelRepresentation is {signed}, and 0 or 1 can be: correct the tag, or leave it out')
+
 # %% ../nbs/01a2_dicom.ipynb #cf13dcdd
 def check_channels(ds)->str:
     "How many channels a file has, against what it calls them: 'grey', 'palette' or 'colour'; raises ValueError."
@@ -580,6 +590,7 @@ def read_dicom(path, bits=None, window=True, frame=None):  # -> values (H, W), l
     ds = open_dicom(path)
     frame = place = check_frame(frames_of(ds), frame)
     check_size(whole_number(ds, 'Rows'), whole_number(ds, 'Columns'))
+    check_bits(ds)
     kind, facts = check_channels(ds), {}
     if ds.file_meta.TransferSyntaxUID == DEFLATED_FRAMES:
         unpack_frame(ds, frame_stream(ds, frame))
