@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LARGEST', 'FORMATS', 'Refusal', 'to_unit', 'check_size', 'check_kept', 'luma', 'grey', 'jpeg_frame', 'code_stream',
            'declared_depth', 'stored_values', 'check_frame', 'square_pixels', 'pixel_ratio', 'png_chunks', 'png_length',
-           'check_png_pixels', 'one_row_more', 'open_png', 'significant_top', 'check_jpeg2000', 'tiff_directories',
-           'tiff_tags', 'check_strips', 'as_bytes', 'undo_differences', 'tiff_numbers', 'turn', 'tiff_range',
-           'tiff_pixels', 'numbers_only', 'upright', 'open_picture', 'read_tiff', 'read_png', 'read_picture']
+           'check_png_pixels', 'one_row_more', 'as_declared', 'open_png', 'significant_top', 'check_jpeg2000',
+           'tiff_directories', 'tiff_tags', 'check_strips', 'as_bytes', 'undo_differences', 'tiff_numbers', 'turn',
+           'tiff_range', 'tiff_pixels', 'numbers_only', 'upright', 'open_picture', 'read_tiff', 'read_png',
+           'read_picture']
 
 # %% ../nbs/01a1_pictures.ipynb #310ffb69
 import io, struct, zlib
@@ -248,6 +249,20 @@ def one_row_more(
     header = data[12:20] + (int.from_bytes(data[20:24], 'big') + 1).to_bytes(4, 'big') + data[24:29]
     return data[:12] + header + zlib.crc32(header).to_bytes(4, 'big') + data[33:]
 
+# %% ../nbs/01a1_pictures.ipynb #90caba90
+def as_declared(
+    im,            # PIL image from one_row_more
+    chunks:list,   # from png_chunks
+):                 # PIL image
+    "The image without its additional row; raises ValueError where that row, or too little, was filled."
+    im.load()
+    columns, rows = struct.unpack('>II', chunks[0][1][:8])
+    last, beyond = (np.asarray(im.crop((0, row, columns, row + 1))).any() for row in (rows - 1, rows))
+    if beyond or not last: check_png_pixels(chunks)
+    whole = im.crop((0, 0, columns, rows))
+    whole.format = 'PNG'
+    return whole
+
 # %% ../nbs/01a1_pictures.ipynb #d4f38131
 def open_png(
     data:bytes,    # a whole PNG file
@@ -257,16 +272,12 @@ def open_png(
     from PIL import Image
     columns, rows = struct.unpack('>II', chunks[0][1][:8])
     check_size(rows, columns)
-    if chunks[0][1][12] or any(kind == b'acTL' for kind, _ in chunks):   # interlaced, or with frames
-        check_png_pixels(chunks)
-        return Image.open(io.BytesIO(data), formats=['PNG'])
-    im = Image.open(io.BytesIO(one_row_more(data)), formats=['PNG'])
-    im.load()
-    last, beyond = (np.asarray(im.crop((0, row, columns, row + 1))).any() for row in (rows - 1, rows))
-    if beyond or not last: check_png_pixels(chunks)
-    whole = im.crop((0, 0, columns, rows))
-    whole.format = 'PNG'
-    return whole
+    plain = not chunks[0][1][12] and not any(kind == b'acTL' for kind, _ in chunks)   # not interlaced, one frame
+    try:
+        if plain: return as_declared(Image.open(io.BytesIO(one_row_more(data)), formats=['PNG']), chunks)
+    except OSError: pass             # wrong, or a check sum that stands in a chunk of its own
+    check_png_pixels(chunks)
+    return Image.open(io.BytesIO(data), formats=['PNG'])
 
 # %% ../nbs/01a1_pictures.ipynb #eaa1aa6f
 def significant_top(
@@ -317,7 +328,7 @@ def tiff_directories(
 def tiff_tags(
     data:bytes,   # a whole TIFF file
     at:int,       # from tiff_directories
-)->dict:          # tag -> (its numbers, where its entry stands)
+)->dict:          # tag -> its numbers
     "One directory of a TIFF; entries that hold text are left out."
     order, big = '<' if data[:2] == b'II' else '>', data[2:4] in (b'+\0', b'\0+')
     count, entry, room = ('Q', 20, 8) if big else ('H', 12, 4)
@@ -325,14 +336,14 @@ def tiff_tags(
     (n,), at, found = struct.unpack_from(order + count, data, at), at + struct.calcsize(count), {}
     for place in range(at, at + min(n, 4096)*entry, entry):
         tag, kind, many = struct.unpack_from(order + 'HH' + 'LQ'[big], data, place)
-        if kind not in forms: continue
+        if kind not in forms or not many: continue
         width, held = struct.calcsize('<' + forms[kind]), place + (12 if big else 8)
         if width*many > room: (held,) = struct.unpack_from(order + 'LQ'[big], data, held)
         if held + width*many > len(data):
             raise Refusal('it is damaged (cut off in a TIFF directory): copy it again, or leave it out')
         numbers = struct.unpack_from(f'{order}{many*len(forms[kind])}{forms[kind][0]}', data, held)
         if kind == 5: numbers = tuple(over/under if under else 0. for over, under in zip(numbers[::2], numbers[1::2]))
-        found[tag] = numbers, place
+        found[tag] = numbers
     return found
 
 # %% ../nbs/01a1_pictures.ipynb #0b684fdd
@@ -356,16 +367,22 @@ def check_strips(
 # %% ../nbs/01a1_pictures.ipynb #c7e8bb60
 def as_bytes(
     data:bytes,   # a whole TIFF file
-    found:dict,   # from tiff_tags
+    tags:dict,    # tag -> its numbers, of one frame
     size:int,     # bytes of one number
-)->bytes:
-    "The same TIFF file, in which every number is declared as that many pixels of one byte."
-    order, big, out = '<' if data[:2] == b'II' else '>', data[2:4] in (b'+\0', b'\0+'), bytearray(data)
-    wide, tile = (found.get(tag, ((0,), 0))[0][0]*size for tag in (256, 322))
-    for tag, number in {256: wide, 322: tile, 258: 8, 339: 1, 262: 1, 317: 1, 274: 1}.items():
-        if tag in found: struct.pack_into(order + ('HHQLL' if big else 'HHLL'), out, found[tag][1], tag, 4, 1, number,
-                                          *([0] if big else []))
-    return bytes(out)
+)->bytes:         # a TIFF of one frame, as wide as its tiles together
+    "The same packed pixels under a new directory, in which every number is as many pixels of one byte."
+    (columns,), (rows,), (tile,) = (tags.get(tag, (0,)) for tag in (256, 257, 322))
+    wide = (-(-columns//tile)*tile if tile else columns)*size
+    kept = (266, 278, 323, 273, 279, 324, 325)          # where the pixels lie and the order of their bits
+    entries = {256: (wide,), 257: (rows,), 258: (8,), 259: tags.get(259, (1,)), 262: (1,), 277: (1,),
+               **{tag: tags[tag] for tag in kept if tag in tags}, **({322: (tile*size,)} if tile else {})}
+    at = len(data) + len(data) % 2
+    lists_at, lists, directory = at + 2 + 12*len(entries) + 4, b'', struct.pack('<H', len(entries))
+    for tag, numbers in sorted(entries.items()):
+        many = struct.pack(f'<{len(numbers)}L', *map(int, numbers))
+        if len(many) > 4: lists, many = lists + many, struct.pack('<L', lists_at + len(lists))
+        directory += struct.pack('<HHL', tag, 4, len(numbers)) + many
+    return struct.pack('<2sHL', b'II', 42, at) + data[8:] + bytes(len(data) % 2) + directory + bytes(4) + lists
 
 # %% ../nbs/01a1_pictures.ipynb #80af1cde
 def undo_differences(
@@ -385,21 +402,17 @@ def undo_differences(
 # %% ../nbs/01a1_pictures.ipynb #d3d97bbc
 def tiff_numbers(
     data:bytes,   # a whole TIFF file
-    frame:int,
-    found:dict,   # from tiff_tags, with one channel
+    tags:dict,    # tag -> its numbers, of a frame with one channel
 )->np.ndarray:    # (H, W) of the kind that is declared
     "The numbers of one channel, unpacked by Pillow and read as what the directory declares."
     from PIL import Image
-    tags = {tag: numbers for tag, (numbers, _) in found.items()}
     (depth, *_), form = tags.get(258, (1,)), tags.get(339, (1,))[0]
     kind = np.dtype(f'{"<" if data[:2] == b"II" else ">"}{ {2: "i", 3: "f"}.get(form, "u") }{depth//8}')
-    with Image.open(io.BytesIO(as_bytes(data, found, kind.itemsize)), formats=['TIFF']) as im:
-        im.seek(frame)
-        raw = np.asarray(im)
+    with Image.open(io.BytesIO(as_bytes(data, tags, kind.itemsize)), formats=['TIFF']) as im: raw = np.asarray(im)
     predictor = tags.get(317, (1,))[0] if tags.get(259, (1,))[0] != 1 else 1
     step = tags.get(322, (tags[256][0],))[0]*kind.itemsize   # bytes of a row of a tile or strip
     parts = [undo_differences(raw[:, at:at + step], kind, predictor) for at in range(0, raw.shape[1], step)]
-    numbers = np.concatenate(parts, 1)
+    numbers = np.concatenate(parts, 1)[:, :tags[256][0]]
     return numbers.astype(numbers.dtype.newbyteorder('='))
 
 # %% ../nbs/01a1_pictures.ipynb #12b77bb8
@@ -427,33 +440,32 @@ def tiff_range(
 # %% ../nbs/01a1_pictures.ipynb #baf6d89a
 def tiff_pixels(
     data:bytes,   # a whole TIFF file
-    frame:int, found:dict, bits=None,  # as in tiff_numbers and tiff_range
+    tags:dict, bits=None,  # as in tiff_numbers and tiff_range
 ):                # values (H, W), low, high
     "One channel of numbers of any kind, upright, bright where they are large."
-    values = tiff_numbers(data, frame, found)
-    low, high = tiff_range(values.dtype.kind, 8*values.dtype.itemsize, bits)
-    if found.get(262, ((1,), 0))[0][0] == 0:   # white is zero
+    values = tiff_numbers(data, tags)
+    if values.dtype == np.float16: values = values.astype(np.float32)
+    low, high = tiff_range(values.dtype.kind, tags[258][0], bits)
+    if tags.get(262, (1,))[0] == 0:   # white is zero
         values = (0. if low is None else float(low + high)) - values
-    orientation = found.get(274, ((1,), 0))[0][0]
-    (across, *_), (down, *_) = (found.get(tag, ((1,), 0))[0] for tag in (282, 283))
+    (across, *_), (down, *_) = (tags.get(tag, (1,)) for tag in (282, 283))
     ratio = across/down if across > 0 and down > 0 else 1.
-    values = square_pixels(values.astype(np.float32) if values.dtype == np.float16 else values, ratio)
-    return turn(values, orientation), low, high
+    return turn(square_pixels(values, ratio), tags.get(274, (1,))[0]), low, high
 
 # %% ../nbs/01a1_pictures.ipynb #0bee5972
 def numbers_only(
     tags:dict,    # tag -> its numbers
+    other=False,  # Pillow cannot read the file at all
 )->bool:
     "Whether a TIFF holds one channel of numbers that are read here; raises ValueError for kinds that nobody reads."
-    depths, form, channels = tags.get(258, (1,)), tags.get(339, (1,))[0], tags.get(277, (1,))[0]
-    names = {2: 'signed', 3: 'float', 5: 'complex', 6: 'complex float'}
-    what = f'{channels} channel{"s"*(channels > 1)} of {depths[0]}-bit {names.get(form, "unsigned")} numbers'
-    known = (8, 16, 32, 64) if form == 2 else (16, 32, 64)
-    if channels == 1 and tags.get(262, (1,))[0] in (0, 1) and form in (1, 2, 3, 4):
-        if depths[0] in known: return True
-        if form in (1, 4) and depths[0] in (1, 2, 4, 8, 12): return False
-    elif form in (1, 4): return False
-    raise Refusal(f'it is a TIFF with {what}, which is not read: write it as 16-bit grey, or leave it out')
+    depth, form, channels = tags.get(258, (1,))[0], tags.get(339, (1,))[0], tags.get(277, (1,))[0]
+    names, packing = {2: 'signed', 3: 'float', 5: 'complex', 6: 'complex float'}, tags.get(259, (1,))[0]
+    known = (8, 16, 32, 64) if form == 2 or other else (16, 32, 64)
+    if channels == 1 and tags.get(262, (1,))[0] in (0, 1) and form in (1, 2, 3, 4) and depth in known:
+        if packing in (1, 5, 8, 32773, 32946, 34925, 50000): return True     # none, LZW, Deflate, PackBits, LZMA, Zstandard
+    elif form in (1, 4) and not other and (channels > 1 or depth in (1, 2, 4, 8, 12)): return False
+    what = f'{channels} channel{"s"*(channels > 1)} of {depth}-bit {names.get(form, "unsigned")} numbers'
+    raise Refusal(f'it is a TIFF with {what} (packing {packing}), which is not read: write it as 16-bit grey')
 
 # %% ../nbs/01a1_pictures.ipynb #57f8b7b0
 def upright(
@@ -498,11 +510,10 @@ def read_tiff(data:bytes, bits=None, frame=None):  # -> values (H, W), low, high
     places = tiff_directories(data)
     frame = check_frame(len(places), frame)
     if not places: raise Refusal('it is damaged (a TIFF without a directory): copy it again, or leave it out')
-    found = tiff_tags(data, places[frame])
-    tags = {tag: numbers for tag, (numbers, _) in found.items()}
+    tags = tiff_tags(data, places[frame])
     check_strips(data, tags)
-    if numbers_only(tags): return tiff_pixels(data, frame, found, bits)
-    with open_picture(io.BytesIO(data), data[:16]) as im:   # given a name, Pillow 13 scrambles TIFF that lies on its side
+    if numbers_only(tags, other=data[:4] == b'MM\0+'): return tiff_pixels(data, tags, bits)
+    with open_picture(io.BytesIO(data), data[:16]) as im:   # by its name, Pillow 13 scrambles TIFF that lies on its side
         im.seek(frame)
         negative = im.mode.startswith('I;16') and tags.get(262) == (0,)
         depth, (turned, ratio) = declared_depth(im, b''), upright(im)
