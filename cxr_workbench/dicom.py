@@ -115,7 +115,7 @@ def read_table(
             raise Refusal('its look-up table ends within an entry: correct it, or leave it out')
         entries = np.frombuffer(table, np.uint8 if narrow else '<u2' if little else '>u2')
         return (entries[:count] if narrow else entries), count, first, depth
-    entries = np.atleast_1d(np.asarray(table)).astype(np.int64) & 0xffff
+    entries = (np.atleast_1d(np.asarray(table)).astype(np.int64) & 0xffff).astype(np.uint16)
     if depth <= 8 and count > 1 and len(entries) == (count + 1)//2:                  # two entries in a word
         entries = entries.astype('<u2').view(np.uint8)[:count]
     return entries, count, first, depth
@@ -127,9 +127,9 @@ def first_mapped(
     count:int,  # its entries
 )->int:
     "The first number of a table, with the sign by which more pixels fall into the table."
-    others = [first - 65536] if first >= 32768 else [first + 65536] if first < 0 else []
+    other = first - 65536 if first >= 32768 else first + 65536 if first < 0 else first
     inside = lambda start: np.count_nonzero((values >= start) & (values < start + count))
-    return max([first, *others], key=inside)
+    return other if other != first and inside(other) > inside(first) else first
 
 # %% ../nbs/01a2_dicom.ipynb #c1891edf
 def apply_table(
@@ -140,13 +140,15 @@ def apply_table(
 ):                # values (H, W), low, high
     "A DICOM look-up table with its declared range; raises ValueError where pixels need entries of which it is unsure."
     entries, count, first, depth = read_table(item, little, name)
-    if not np.isfinite(values).all(): raise Refusal('some of its pixels are NaN or infinite: leave it out')
-    at = np.rint(values).astype(np.int64)
-    at = at - first_mapped(at, first, count)
-    if len(entries) != count and at.max() >= min(len(entries), count):
+    if values.dtype.kind == 'f':
+        if not np.isfinite(values).all(): raise Refusal('some of its pixels are NaN or infinite: leave it out')
+        values = np.rint(values)
+    else: values = values.astype(np.int32 if values.dtype.itemsize < 4 else np.int64)
+    first, sure = first_mapped(values, first, count), min(len(entries), count)
+    if len(entries) != count and int(values.max()) - first >= sure:
         raise Refusal(f'its look-up table declares {count} entries and holds {len(entries)}, and pixels need more than '
-                      f'{min(len(entries), count)} of them: window=False reads a file without its VOI table')
-    return entries[np.clip(at, 0, min(len(entries), count) - 1)], 0, 2**depth - 1
+                      f'{sure} of them: window=False reads a file without its VOI table')
+    return entries[(np.clip(values, first, first + sure - 1) - first).astype(np.int32)], 0, 2**depth - 1
 
 # %% ../nbs/01a2_dicom.ipynb #3efa6cd0
 def table_top(
@@ -185,30 +187,30 @@ def less_torn(
 
 # %% ../nbs/01a2_dicom.ipynb #4eca11b2
 def resigned(
-    values,        # whole numbers of so many bits, (H, W)
+    values,        # whole numbers of at least so many bits, (H, W)
     bits:int,
     signed:bool,   # what to make of them
-)->np.ndarray:     # int64
-    "The same bits, read with a sign or without."
-    values = values.astype(np.int64) & (2**bits - 1)
-    return np.where(values >= 2**(bits - 1), values - 2**bits, values) if signed else values
+)->np.ndarray:     # int32, or int64 for more than 30 bits
+    "The lowest bits of numbers, read with a sign or without."
+    half = 2**(bits - 1)
+    values = values.astype(np.int32 if bits <= 30 else np.int64) & (2*half - 1)
+    return (values ^ half) - half if signed else values
 
 # %% ../nbs/01a2_dicom.ipynb #d44d366b
 def move_down(
     cells,         # pixel cells, (H, W) unsigned
     stored:int,    # bits of a number
     high:int,      # position of its highest bit, from 0
-):                 # int64, bits above the highest are kept; how far they were moved
+):                 # cells, bits above the highest are kept; how far they were moved
     "Numbers whose highest bit is not the last of the bits stored, moved down; as they are where the pixels say so."
     width, shift = 8*cells.dtype.itemsize, high + 1 - stored
     if not 0 <= shift <= width - stored:
         raise Refusal(f'it declares {stored} bits, the highest of them number {high}, in cells of {width} bits, which '
                       'cannot be: correct BitsStored or HighBit, or leave it out')
-    below = (1 << shift) - 1
-    signed = resigned(cells, width, True)
+    if shift == 0: return cells, 0
+    below, signed = np.array((1 << shift) - 1, cells.dtype), cells.view(f'i{cells.dtype.itemsize}')
     low = cells.max() < 2**stored or (signed.min() >= -2**(stored - 1) and signed.max() < 2**(stored - 1))
-    if low and (cells & np.array(below, cells.dtype)).any(): shift = 0
-    return cells.astype(np.int64) >> shift, shift
+    return (cells, 0) if low and (cells & below).any() else (cells >> np.array(shift, cells.dtype), shift)
 
 # %% ../nbs/01a2_dicom.ipynb #701091fe
 def overlay_bits(ds)->int:
@@ -224,14 +226,15 @@ def padding(
     ds,           # pydicom.Dataset
     cells,        # pixel cells, (H, W) unsigned
     low, high,    # range of the numbers that are pixels
-)->np.ndarray:    # (H, W) bool
+):                # (H, W) bool, None where there is none
     "Where a pixel is declared to be none, by a number that no pixel can have."
     found = [int(n) for key in ('PixelPaddingValue', 'PixelPaddingRangeLimit') for n in numbers(ds, key)]
     width = 8*cells.dtype.itemsize
     found = [resigned(np.array(n), width, low < 0).item() for n in found]
-    if not found or any(low <= n <= high for n in found): return np.zeros(cells.shape, bool)
-    values = resigned(cells, width, low < 0)
-    return (values >= min(found)) & (values <= max(found))
+    if not found or any(low <= n <= high for n in found): return None
+    values = cells.view(f'i{cells.dtype.itemsize}') if low < 0 else cells
+    void = (values >= min(found)) & (values <= max(found))
+    return void if void.any() else None
 
 # %% ../nbs/01a2_dicom.ipynb #a1ff4079
 def check_numbers(
@@ -252,21 +255,22 @@ def cell_numbers(
     cells,         # pixel cells, (H, W) unsigned
     ds,            # pydicom.Dataset
     bits=None,     # bits in use, where the file declares others
-):                 # numbers (H, W) int64, bits, where pixels are padding (H, W) bool
+):                 # whole numbers (H, W), bits, where pixels are padding (H, W) bool or None
     "The numbers in pixel cells; raises ValueError where they exceed what is declared, or their sign cannot be known."
     stored, signed = whole_number(ds, 'BitsStored'), whole_number(ds, 'PixelRepresentation', 0) == 1
     high, width, use = whole_number(ds, 'HighBit', stored - 1), 8*cells.dtype.itemsize, bits or stored
     low, top = (-2**(use - 1), 2**(use - 1) - 1) if signed else (0, 2**use - 1)
     void = padding(ds, cells, low, top)
-    if void.any(): cells = np.where(void, np.array(0, cells.dtype), cells)
+    if void is not None: cells = np.where(void, np.array(0, cells.dtype), cells)
     drawn = overlay_bits(ds) & ~(((1 << stored) - 1) << max(high + 1 - stored, 0)) & ((1 << width) - 1)
     if drawn: cells = cells & np.array(~drawn & ((1 << width) - 1), cells.dtype)
     values, moved = move_down(cells, stored, high)
     if not signed: return check_numbers(values, low, top, stored), use, void
     if moved or drawn: return resigned(values, stored, True), use, void     # upper bits hold no sign
-    extended, filled = resigned(values, width, True), resigned(values, use, True)
-    empty = int(values.max()) < 2**use and not np.array_equal(extended, filled)   # upper bits left empty
-    if empty and less_torn(extended, filled, use) is filled: return filled, use, void
+    extended = values.view(f'i{values.dtype.itemsize}')
+    if int(extended.max()) > top and int(values.max()) < 2**use:            # upper bits left empty
+        filled = resigned(values, use, True)
+        if less_torn(extended, filled, use) is filled: return filled, use, void
     return check_numbers(extended, low, top, stored), use, void
 
 # %% ../nbs/01a2_dicom.ipynb #29fbb056
@@ -278,7 +282,7 @@ def stream_numbers(
 ):                 # numbers (H, W) int64, bits, signed
     "The numbers of a code stream by whichever of its own and the file's statements they support; else ValueError."
     stored, signed = whole_number(ds, 'BitsStored'), whole_number(ds, 'PixelRepresentation', 0) == 1
-    precision, values = facts['precision'], cells.astype(np.int64)
+    precision, values = facts['precision'], cells
     if facts['kind'] != 'JPEG 2000' and signed:        # JPEG has no sign; the bits of a negative number are kept
         full = values.max() >= 2**stored
         values = resigned(values, precision if full else min(stored, precision), True)
@@ -559,7 +563,7 @@ def read_grey(ds, cells, facts:dict, bits=None, window=True, frame=0):  # -> val
         values, low, high = modality(values, low, high, ds, frame)
     if window: values, low, high = values_of_interest(values, low, high, ds, frame)
     if negative: values = high + low - values.astype(np.float64)
-    if void is not None and void.any(): values = np.where(void, low, values)
+    if void is not None: values = np.where(void, low, values)
     return values, low, high
 
 # %% ../nbs/01a2_dicom.ipynb #c005fd13
