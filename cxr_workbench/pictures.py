@@ -78,10 +78,9 @@ def grey(
     im,          # a PIL image of any 8-bit mode
 )->np.ndarray:   # (H, W) in 0..255, uint8 where nothing had to be mixed
     "Colour by Rec. 601, alpha on black; raises ValueError where everything is transparent, or a picture is lost."
-    stored = np.asarray(im)
-    if im.has_transparency_data: im = im.convert('RGBA')
-    elif im.mode not in ('L', 'RGB'): im = im.convert('L' if im.mode == '1' else 'RGB')
-    a = np.asarray(im)
+    stored, mode = np.asarray(im), im.mode if im.mode in ('L', 'RGB') else 'L' if im.mode == '1' else 'RGB'
+    if im.has_transparency_data: mode = 'RGBA'
+    a = stored if mode == im.mode else np.asarray(im.convert(mode))
     shade = a if a.ndim == 2 else luma(a)
     if a.ndim == 3 and a.shape[2] == 4 and a[..., 3].min() < 255:
         if not a[..., 3].any():
@@ -192,16 +191,16 @@ def png_chunks(
     data:bytes,  # a whole PNG file
 )->list:         # (kind, body) of every chunk up to IEND
     "The chunks of a PNG; raises ValueError where one is cut off or its check sum does not fit."
-    found, at = [], 8
+    found, at, view = [], 8, memoryview(data)
     while not found or found[-1][0] != b'IEND':
         length, kind = int.from_bytes(data[at:at + 4], 'big'), data[at + 4:at + 8]
         end = at + 12 + length
         if end > len(data):
             raise Refusal(f'it is damaged (cut off in its PNG chunk at byte {at}): copy it again, or leave it out')
-        if zlib.crc32(data[at + 4:end - 4]) != int.from_bytes(data[end - 4:end], 'big'):
+        if zlib.crc32(view[at + 4:end - 4]) != int.from_bytes(data[end - 4:end], 'big'):
             where = f'the check sum of its PNG chunk at byte {at} does not fit'
             raise Refusal(f'it is damaged ({where}): copy it again, or leave it out')
-        found.append((kind, data[at + 8:end - 4]))
+        found.append((kind, view[at + 8:end - 4]))
         at = end
     if found[0][0] != b'IHDR' or len(found[0][1]) != 13:
         raise Refusal('it is damaged (its PNG does not begin with a header): copy it again, or leave it out')
@@ -474,13 +473,14 @@ def upright(
     "An image turned as its EXIF tag says; raises ValueError where it was turned already."
     from PIL import ImageOps
     exif, ratio, given = im.getexif(), pixel_ratio(im), im.size
-    orientation, camera = exif.get(274, 1), exif.get_ifd(0x8769)
-    size = camera.get(40962), camera.get(40963)
-    if orientation in (5, 6, 7, 8):
+    im.load()
+    if exif.get(274, 1) == 1: return im, ratio
+    if exif[274] in (5, 6, 7, 8):
+        camera, ratio = exif.get_ifd(0x8769), 1/ratio
+        size = camera.get(40962), camera.get(40963)
         if size == given[::-1] and given[0] != given[1]:
-            raise Refusal(f'its EXIF tag says that {size[0]} x {size[1]} pixels are to be turned, and it has {given[0]} x '
-                          f'{given[1]}: it was turned already. Write it again without the tag')
-        ratio = 1/ratio
+            raise Refusal(f'its EXIF tag says that {size[0]} x {size[1]} pixels are to be turned, and it has {given[0]} '
+                          f'x {given[1]}: it was turned already. Write it again without the tag')
     return ImageOps.exif_transpose(im), ratio
 
 # %% ../nbs/01a1_pictures.ipynb #ee32dfd1
