@@ -8,7 +8,7 @@ __all__ = ['DEFLATED_FRAMES', 'apply_window', 'number', 'numbers', 'whole_number
            'padding', 'check_numbers', 'cell_numbers', 'stream_numbers', 'modality', 'window_of', 'values_of_interest',
            'photometric', 'is_negative', 'spacing_ratio', 'open_dicom', 'is_short', 'check_syntax', 'frames_of',
            'check_length', 'frame_stream', 'check_stream', 'unpack_frame', 'decoded', 'read_palette', 'read_colour',
-           'read_grey', 'check_bits', 'check_channels', 'read_dicom']
+           'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
 
 # %% ../nbs/01a2_dicom.ipynb #0deb5044
 import logging, re, zlib
@@ -390,7 +390,9 @@ def open_dicom(path):
     import pydicom
     ds = pydicom.dcmread(path, force=True)  # force: old files have no preamble; kind_of looked before
     short = [tag for tag in ds.keys() if is_short(ds.get_item(tag))]
-    if short: raise Refusal(f'it is damaged (cut off in element {short[0]}): copy it again, or leave it out')
+    with open(path, 'rb') as file: tail = file.seek(max(file.seek(0, 2) - 7, 0)) and file.read()
+    if short or b'\xfe\xff\xdd\xe0' in tail:                 # fragments of pixels end with this and four bytes
+        raise Refusal(f'it is damaged (cut off in element {(short or ["of its pixels"])[0]}): copy it again, or leave it out')
     if not any(key in ds for key in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
         kind = getattr(ds.get('SOPClassUID'), 'name', '') or 'a report, an index'
         cut = 'it declares rows and columns, so it was cut off: copy it again' if 'Rows' in ds else 'leave it out'
@@ -549,6 +551,29 @@ def read_colour(ds, values, facts:dict):  # -> values (H, W), low, high
     fitting = [depth for depth in depths if values.max() < 2**depth]
     return luma(values), 0, 2**(fitting or depths)[0] - 1
 
+# %% ../nbs/01a2_dicom.ipynb #f2acbd50
+def check_sign(
+    values,        # whole numbers as they were read, (H, W)
+    bits:int,
+    signed:bool,
+):
+    "Raises ValueError where pixels look as they do when their sign is read wrongly."
+    half = 2**(bits - 1)
+    if bits <= 8 or int(values.max()) - int(values.min()) <= half: return
+    low, top, wide = -half*signed, 2*half - half*signed - 1, values.astype(np.int64)
+    inner, torn, even = (wide > low) & (wide < top), [], []
+    for axis in (0, 1):
+        steps = np.diff(wide, axis=axis)
+        both = np.logical_and(*((inner[1:], inner[:-1]) if axis == 0 else (inner[:, 1:], inner[:, :-1])))
+        jump = np.abs(steps) > half
+        torn.append(np.abs(np.abs(steps[jump & both]) - 2*half))           # the same steps with the other sign
+        even.append(np.abs(steps[~jump & both]))
+    torn, even = np.concatenate(torn), np.concatenate(even)
+    if len(torn) < 16 or 8*tears(resigned(values, bits, not signed), bits) > len(torn): return
+    if np.median(torn) > 2*np.median(even) + 1: return
+    raise Refusal(f'its PixelRepresentation is {int(signed)}, and its pixels jump between {wide.min()} and {wide.max()} as '
+                  'they do where the sign is wrong: correct the tag, or leave it out')
+
 # %% ../nbs/01a2_dicom.ipynb #2eae984f
 def read_grey(ds, cells, facts:dict, bits=None, window=True, frame=0):  # -> values (H, W), low, high
     "One channel after modality, values of interest and polarity."
@@ -559,6 +584,7 @@ def read_grey(ds, cells, facts:dict, bits=None, window=True, frame=0):  # -> val
         moved = whole_number(ds, 'HighBit', stored - 1) != stored - 1 and facts.get('precision', 99) > stored
         if facts and not moved: values, use, signed = stream_numbers(cells, ds, facts, bits)
         else: values, use, void = cell_numbers(cells.view(f'u{cells.dtype.itemsize}'), ds, bits)
+        if signed or use >= 16: check_sign(values, use, signed)
         low, high = (-2**(use - 1), 2**(use - 1) - 1) if signed else (0, 2**use - 1)
         values, low, high = modality(values, low, high, ds, frame)
     if window: values, low, high = values_of_interest(values, low, high, ds, frame)

@@ -26,15 +26,20 @@ def to_unit(
 )->np.ndarray:      # (H, W) float32 in [0, 1]
     "Stored numbers to [0, 1] by their declared range; raises ValueError where they leave it or are not finite."
     broken = 0 if values.dtype.kind in 'bui' else np.count_nonzero(~np.isfinite(values))
-    if broken: raise Refusal(f'{broken} of its pixels are NaN or infinite: write it again without them, or leave it out')
+    if broken:
+        raise Refusal(f'{broken} of its pixels are NaN or infinite: write it again without them, or leave it out')
     least, most = values.min().item(), values.max().item()
-    if stretch:
-        if least == most: raise Refusal(f'every pixel holds {least:g}, so there is nothing to stretch: leave it out, or read it with stretch=False')
-        low, high = least, most
-    if low is None: raise Refusal(f'it declares no depth for values from {least:g} to {most:g}: give bits=, the number of bits in use, or stretch=True')
+    if stretch and least == most:
+        raise Refusal(f'every pixel holds {least:g}, so there is nothing to stretch: read it with stretch=False')
+    if stretch: low, high = least, most
+    if low is None:
+        remedy = 'give bits=, the number of bits in use, or stretch=True'
+        raise Refusal(f'it declares no depth for values from {least:g} to {most:g}: {remedy}')
     if least < low or most > high:
         remedy = 'stretch=True' if least < 0 else f'bits={int(most).bit_length()} or stretch=True'
         raise Refusal(f'its values span {least:g} to {most:g}, outside the declared {low:g} to {high:g}: give {remedy}')
+    if max(abs(low), abs(high)) >= 2**24:              # more digits than a float32 has
+        return ((values.astype(np.float64) - low)/(high - low)).astype(np.float32)
     return (values.astype(np.float32) - np.float32(low))/np.float32(high - low)
 
 # %% ../nbs/01a1_pictures.ipynb #4feb091b
@@ -473,9 +478,10 @@ def upright(
     "An image turned as its EXIF tag says; raises ValueError where it was turned already."
     from PIL import ImageOps
     exif, ratio, given = im.getexif(), pixel_ratio(im), im.size
-    im.load()
-    if exif.get(274, 1) == 1: return im, ratio
-    if exif[274] in (5, 6, 7, 8):
+    orientation = exif.get(274, 1)
+    im.load()                                # which turns a TIFF and forgets that it lay on its side
+    if orientation == 1: return im, ratio
+    if orientation in (5, 6, 7, 8):
         camera, ratio = exif.get_ifd(0x8769), 1/ratio
         size = camera.get(40962), camera.get(40963)
         if size == given[::-1] and given[0] != given[1]:

@@ -242,6 +242,23 @@ def test_padding_that_no_pixel_can_be_is_black(tmp_path, signed, padding):
         is_read_as(path, x)
 
 
+@pytest.mark.parametrize('bits', [16, 12])
+def test_a_wrong_sign_does_not_tear_the_picture(tmp_path, bits):
+    unsigned, signed = smooth(bits, 64, 64), smooth(bits, 64, 64, True)
+    if bits == 16:
+        assert 'PixelRepresentation is 1' in refusal(write(tmp_path/'x.dcm', unsigned, 16, signed=True))
+        assert 'PixelRepresentation is 0' in refusal(write(tmp_path/'y.dcm', signed, 16, signed=False))
+    else:
+        assert 'with a sign' in refusal(write(tmp_path/'x.dcm', unsigned, 12, signed=True))
+        assert '12 bits' in refusal(write(tmp_path/'y.dcm', signed, 12, signed=False))
+    letters = smooth(bits, 64, 64)//8                                         # white letters on black are no wrong sign
+    letters[10:20, 10:30], letters[30:40] = 2**bits - 1, 0
+    is_read_as(write(tmp_path/'z.dcm', letters, bits), letters/(2**bits - 1))
+    around = smooth(bits, 64, 64, True)//8
+    around[:20] = -2**(bits - 1)                                              # nor is the lowest number around a picture
+    is_read_as(write(tmp_path/'v.dcm', around, bits, signed=True), (around + 2**(bits - 1))/(2**bits - 1))
+
+
 # code streams
 
 def j2k(values, bits, signed=False):
