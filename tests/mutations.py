@@ -166,6 +166,13 @@ def is_cut(data):
 
 # ---- the process that reads, and the one that watches ----
 
+def most_memory():
+    "Megabytes that this process held at most; what getrusage says may be those of the process that started it."
+    status = Path('/proc/self/status')
+    if not status.exists(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith('VmHWM'))/1024
+
+
 def work(first, last, seed, step=1):
     "Read the files of some numbers and print one line of JSON for each."
     warnings.simplefilter('ignore')
@@ -185,7 +192,7 @@ def work(first, last, seed, step=1):
             outcome = 'damaged' if 'damaged' in error.reason else 'refused'
             if not error.reason or error.path != str(path): finding = 'a refusal without a reason'
         except BaseException as error: outcome, finding = 'error', f'{type(error).__name__}: {error}'[:200]
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+        memory = most_memory()
         print(json.dumps(dict(outcome=outcome, finding=finding, seconds=round(time.perf_counter() - start, 3), megabytes=round(memory))), flush=True)
 
 
