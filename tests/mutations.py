@@ -2,6 +2,7 @@
 
     python tests/mutations.py --files 10000            # less than a minute on one core
     python tests/mutations.py --files 500 --seed 7     # what the test suite does
+    python tests/mutations.py --files 2000 --folder radiographs    # with the image files of a folder as seeds
 
 Seeds of every format that is read are damaged by flipped bits, missing ends, blocks of zeros or noise, blocks that were swapped, left out or
 doubled, numbers set to extremes and heads of other files. Each file is read in a process of its own kind, which is watched: a crash, a file
@@ -80,6 +81,12 @@ def dicom_seeds(d):
     return found
 
 
+def seeds_of(folder):
+    "Name -> bytes of the image files of a folder, of at most 4 MB."
+    from cxr_workbench.files import find_images
+    return {str(path.relative_to(folder)): path.read_bytes() for path in find_images(folder) if 0 < path.stat().st_size < 4e6}
+
+
 def mutated(number:int, seed:int, files:dict):
     "The damaged file of a number, and how it was made."
     rng = np.random.default_rng((seed, number))
@@ -132,12 +139,13 @@ def png_is_cut(data):
 
 def dicom_is_cut(data):
     "Whether an element of a DICOM file is longer than the file, or its pixels are fewer than its tags say; False where it cannot be told."
-    at, tags, syntax = 132, {}, b''
+    at, tags, syntax, head = 132, {}, b'', 132                                # the head, always explicit, says how long it is
     long = {b'OB', b'OW', b'OF', b'SQ', b'UT', b'UN', b'OD', b'OL', b'UC', b'UR', b'OV', b'SV', b'UV'}
     while at + 8 <= len(data):
         group, element = struct.unpack('<HH', data[at:at + 4])
-        explicit = group == 2 or syntax != b'1.2.840.10008.1.2'
-        if syntax == b'1.2.840.10008.1.2.2' and group != 2: return False
+        explicit = at < head or syntax != b'1.2.840.10008.1.2'
+        if syntax == b'1.2.840.10008.1.2.2' and at >= head: return False
+        if at == 132 and (group, element) != (2, 0): return False
         if explicit:
             vr = data[at + 4:at + 6]
             if not (vr.isalpha() and vr.isupper()): return False
@@ -149,6 +157,7 @@ def dicom_is_cut(data):
             return b'\xfe\xff\xdd\xe0' not in data[start:]
         if start + length > len(data): return True
         value = data[start:start + length]
+        if (group, element) == (2, 0) and length == 4: head = start + 4 + struct.unpack('<L', value)[0]
         if (group, element) == (2, 0x10): syntax = value.rstrip(b'\0 ')
         if group == 0x28 and element in (0x02, 0x10, 0x11, 0x100) and length == 2: tags[element] = struct.unpack('<H', value)[0]
         if (group, element) == (0x7fe0, 0x10):
@@ -173,12 +182,12 @@ def most_memory():
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith('VmHWM'))/1024
 
 
-def work(first, last, seed, step=1):
+def work(first, last, seed, folder=''):
     "Read the files of some numbers and print one line of JSON for each."
     warnings.simplefilter('ignore')
     from cxr_workbench.files import UnreadableImage, read_image
-    files, path = seeds(), Path(tempfile.mkdtemp())/'x'
-    for number in range(first, last, step):
+    files, path = seeds_of(folder) if folder else seeds(), Path(tempfile.mkdtemp())/'x'
+    for number in range(first, last):
         name, how, data = mutated(number, seed, files)
         path.write_bytes(data)
         print(json.dumps(dict(number=number, name=name, how=how)), flush=True)
@@ -202,12 +211,12 @@ def line_of(process, seconds):
     return (process.stdout.readline() or None) if ready else ''
 
 
-def watch(files=500, seed=1, seconds=20, megabytes=500, only=None):
+def watch(files=500, seed=1, seconds=20, megabytes=500, only=None, folder=''):
     "Read damaged files in watched processes -> (counts, findings, figures)."
     counts, findings, at, slowest, most = {}, [], only or 0, 0, 0
     last = files if only is None else only + 1
     while at < last:
-        command = [sys.executable, '-u', __file__, '--work', str(at), str(last), str(seed)]
+        command = [sys.executable, '-u', __file__, '--work', str(at), str(last), str(seed), folder]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         current, patience = None, 60
         while line := line_of(process, patience):
@@ -230,10 +239,11 @@ def watch(files=500, seed=1, seconds=20, megabytes=500, only=None):
 
 
 def main():
-    if sys.argv[1:2] == ['--work']: return work(*map(int, sys.argv[2:5]))
+    if sys.argv[1:2] == ['--work']: return work(*map(int, sys.argv[2:5]), *sys.argv[5:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in dict(files=500, seed=1, seconds=20, megabytes=500).items(): parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--only', type=int)
+    parser.add_argument('--folder', default='')
     start = time.time()
     counts, findings, figures = watch(**vars(parser.parse_args()))
     print(f'{sum(counts.values())} files in {time.time() - start:.0f} s: ' + ', '.join(f'{n} {name}' for name, n in sorted(counts.items())))
