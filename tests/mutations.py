@@ -139,13 +139,12 @@ def png_is_cut(data):
 
 def dicom_is_cut(data):
     "Whether an element of a DICOM file is longer than the file, or its pixels are fewer than its tags say; False where it cannot be told."
-    at, tags, syntax, head = 132, {}, b'', 132                                # the head, always explicit, says how long it is
+    at, tags, syntax, head = 132, {}, b'', 0           # the head of a file is always explicit, and mostly says how long it is
     long = {b'OB', b'OW', b'OF', b'SQ', b'UT', b'UN', b'OD', b'OL', b'UC', b'UR', b'OV', b'SV', b'UV'}
     while at + 8 <= len(data):
         group, element = struct.unpack('<HH', data[at:at + 4])
-        explicit = at < head or syntax != b'1.2.840.10008.1.2'
-        if syntax == b'1.2.840.10008.1.2.2' and at >= head: return False
-        if at == 132 and (group, element) != (2, 0): return False
+        explicit = (at < head if head else group == 2) or syntax != b'1.2.840.10008.1.2'
+        if syntax == b'1.2.840.10008.1.2.2' and not (at < head if head else group == 2): return False
         if explicit:
             vr = data[at + 4:at + 6]
             if not (vr.isalpha() and vr.isupper()): return False
