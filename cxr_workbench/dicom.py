@@ -6,7 +6,7 @@
 __all__ = ['DEFLATED_FRAMES', 'apply_window', 'number', 'numbers', 'whole_number', 'group', 'of_frame', 'read_table',
            'first_mapped', 'apply_table', 'table_top', 'tears', 'less_torn', 'resigned', 'move_down', 'overlay_bits',
            'padding', 'check_numbers', 'cell_numbers', 'stream_numbers', 'modality', 'window_of', 'values_of_interest',
-           'photometric', 'is_negative', 'spacing_ratio', 'open_dicom', 'is_short', 'check_syntax', 'frames_of',
+           'photometric', 'is_negative', 'spacing_ratio', 'is_short', 'check_syntax', 'open_dicom', 'frames_of',
            'check_length', 'frame_stream', 'check_stream', 'unpack_frame', 'decoded', 'read_palette', 'read_colour',
            'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
 
@@ -173,7 +173,8 @@ def tears(
 )->int:
     "Pairs of neighbouring pixels that differ by more than half of the range: what a wrong sign leaves behind."
     wide = values.astype(np.int64)
-    return sum(np.count_nonzero(np.abs(np.diff(wide, axis=axis)) > 2**(bits - 1)) for axis in (0, 1))
+    steps = (np.diff(wide, axis=axis) for axis in (0, 1))
+    return sum(np.count_nonzero(np.abs(step) > 2**(bits - 1)) for step in steps)
 
 # %% ../nbs/01a2_dicom.ipynb #9d1caa3e
 def less_torn(
@@ -209,8 +210,10 @@ def move_down(
                       'cannot be: correct BitsStored or HighBit, or leave it out')
     if shift == 0: return cells, 0
     below, signed = np.array((1 << shift) - 1, cells.dtype), cells.view(f'i{cells.dtype.itemsize}')
-    low = cells.max() < 2**stored or (signed.min() >= -2**(stored - 1) and signed.max() < 2**(stored - 1))
-    return (cells, 0) if low and (cells & below).any() else (cells >> np.array(shift, cells.dtype), shift)
+    half = 2**(stored - 1)
+    low = cells.max() < 2*half or (signed.min() >= -half and signed.max() < half)
+    if low and (cells & below).any(): return cells, 0
+    return cells >> np.array(shift, cells.dtype), shift
 
 # %% ../nbs/01a2_dicom.ipynb #701091fe
 def overlay_bits(ds)->int:
@@ -262,8 +265,9 @@ def cell_numbers(
     low, top = (-2**(use - 1), 2**(use - 1) - 1) if signed else (0, 2**use - 1)
     void = padding(ds, cells, low, top)
     if void is not None: cells = np.where(void, np.array(0, cells.dtype), cells)
-    drawn = overlay_bits(ds) & ~(((1 << stored) - 1) << max(high + 1 - stored, 0)) & ((1 << width) - 1)
-    if drawn: cells = cells & np.array(~drawn & ((1 << width) - 1), cells.dtype)
+    whole, held = (1 << width) - 1, ((1 << stored) - 1) << max(high + 1 - stored, 0)
+    drawn = overlay_bits(ds) & whole & ~held
+    if drawn: cells = cells & np.array(whole & ~drawn, cells.dtype)
     values, moved = move_down(cells, stored, high)
     if not signed: return check_numbers(values, low, top, stored), use, void
     if moved or drawn: return resigned(values, stored, True), use, void     # upper bits hold no sign
@@ -384,26 +388,6 @@ def spacing_ratio(ds, frame=0)->float:
                           'correct the tag that is wrong, or leave it out')
     return next(iter(ratios.values()), 1.)
 
-# %% ../nbs/01a2_dicom.ipynb #d75c99dc
-def open_dicom(path):
-    "The dataset; raises ValueError where it holds no image or needs a decoder that is not there."
-    import pydicom
-    ds = pydicom.dcmread(path, force=True)  # force: old files have no preamble; kind_of looked before
-    short = [tag for tag in ds.keys() if is_short(ds.get_item(tag))]
-    with open(path, 'rb') as file: tail = file.seek(max(file.seek(0, 2) - 7, 0)) and file.read()
-    if short or b'\xfe\xff\xdd\xe0' in tail:                 # fragments of pixels end with this and four bytes
-        raise Refusal(f'it is damaged (cut off in element {(short or ["of its pixels"])[0]}): copy it again, or leave it out')
-    if not any(key in ds for key in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
-        kind = getattr(ds.get('SOPClassUID'), 'name', '') or 'a report, an index'
-        cut = 'it declares rows and columns, so it was cut off: copy it again' if 'Rows' in ds else 'leave it out'
-        raise Refusal(f'it is DICOM without an image ({kind}, or a file that was cut off): {cut}')
-    if not getattr(ds, 'file_meta', None): ds.file_meta = pydicom.dataset.FileMetaDataset()
-    if 'TransferSyntaxUID' not in ds.file_meta:
-        implicit = pydicom.uid.ImplicitVRLittleEndian
-        ds.file_meta.TransferSyntaxUID = implicit if ds.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian
-    check_syntax(ds.file_meta.TransferSyntaxUID)
-    return ds
-
 # %% ../nbs/01a2_dicom.ipynb #41ac2dd8
 def is_short(element)->bool:
     "Whether an element declares more bytes than the file had for it."
@@ -427,6 +411,29 @@ def check_syntax(
     if not known:
         raise Refusal(f'its pixels are packed as {name}, which is not read: convert it to Explicit VR Little Endian')
     if not there: raise ImportError(f'a decoder for {name}')
+
+# %% ../nbs/01a2_dicom.ipynb #d75c99dc
+def open_dicom(path):
+    "The dataset; raises ValueError where it holds no image or needs a decoder that is not there."
+    import pydicom
+    ds = pydicom.dcmread(path, force=True)  # force: old files have no preamble; kind_of looked before
+    short = [tag for tag in ds.keys() if is_short(ds.get_item(tag))]
+    with open(path, 'rb') as file:
+        file.seek(max(file.seek(0, 2) - 7, 0))
+        tail = file.read()
+    if short or b'\xfe\xff\xdd\xe0' in tail:                 # fragments of pixels end with this and four bytes
+        where = short[0] if short else 'of its pixels'
+        raise Refusal(f'it is damaged (cut off in element {where}): copy it again, or leave it out')
+    if not any(key in ds for key in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
+        kind = getattr(ds.get('SOPClassUID'), 'name', '') or 'a report, an index'
+        cut = 'it declares rows and columns, so it was cut off: copy it again' if 'Rows' in ds else 'leave it out'
+        raise Refusal(f'it is DICOM without an image ({kind}, or a file that was cut off): {cut}')
+    if not getattr(ds, 'file_meta', None): ds.file_meta = pydicom.dataset.FileMetaDataset()
+    if 'TransferSyntaxUID' not in ds.file_meta:
+        implicit = pydicom.uid.ImplicitVRLittleEndian
+        ds.file_meta.TransferSyntaxUID = implicit if ds.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian
+    check_syntax(ds.file_meta.TransferSyntaxUID)
+    return ds
 
 # %% ../nbs/01a2_dicom.ipynb #d34185a5
 def frames_of(ds)->int:
@@ -562,17 +569,16 @@ def check_sign(
     if bits <= 8 or int(values.max()) - int(values.min()) <= half: return
     low, top, wide = -half*signed, 2*half - half*signed - 1, values.astype(np.int64)
     inner, torn, even = (wide > low) & (wide < top), [], []
-    for axis in (0, 1):
-        steps = np.diff(wide, axis=axis)
-        both = np.logical_and(*((inner[1:], inner[:-1]) if axis == 0 else (inner[:, 1:], inner[:, :-1])))
-        jump = np.abs(steps) > half
-        torn.append(np.abs(np.abs(steps[jump & both]) - 2*half))           # the same steps with the other sign
-        even.append(np.abs(steps[~jump & both]))
+    for numbers_of, inside in ((wide, inner), (wide.T, inner.T)):
+        steps, both = np.abs(np.diff(numbers_of, axis=0)), inside[1:] & inside[:-1]
+        torn.append(np.abs(steps[both & (steps > half)] - 2*half))          # the same steps with the other sign
+        even.append(steps[both & (steps <= half)])
     torn, even = np.concatenate(torn), np.concatenate(even)
     if len(torn) < 16 or 8*tears(resigned(values, bits, not signed), bits) > len(torn): return
     if np.median(torn) > 2*np.median(even) + 1: return
-    raise Refusal(f'its PixelRepresentation is {int(signed)}, and its pixels jump between {wide.min()} and {wide.max()} as '
-                  'they do where the sign is wrong: correct the tag, or leave it out')
+    ends = f'its pixels jump between {wide.min()} and {wide.max()}'
+    raise Refusal(f'its PixelRepresentation is {int(signed)}, and {ends} as they do where the sign is wrong: correct '
+                  'the tag, or leave it out')
 
 # %% ../nbs/01a2_dicom.ipynb #2eae984f
 def read_grey(ds, cells, facts:dict, bits=None, window=True, frame=0):  # -> values (H, W), low, high
@@ -596,11 +602,12 @@ def read_grey(ds, cells, facts:dict, bits=None, window=True, frame=0):  # -> val
 def check_bits(ds):
     "Raises ValueError where the tags that describe whole numbers are missing or cannot be."
     if 'PixelData' not in ds: return
-    allocated, stored, signed = (whole_number(ds, key) for key in ('BitsAllocated', 'BitsStored', 'PixelRepresentation'))
+    keys = ('BitsAllocated', 'BitsStored', 'PixelRepresentation')
+    allocated, stored, signed = (whole_number(ds, key) for key in keys)
     if allocated not in (1, 8, 16, 32, 64):
         raise Refusal(f'its BitsAllocated is {allocated}, and whole bytes are read: write it again with 16')
     if not 1 <= stored <= allocated:
-        raise Refusal(f'its BitsStored is {stored} and its BitsAllocated {allocated}, which cannot be: correct the tags')
+        raise Refusal(f'its BitsStored is {stored} and its BitsAllocated {allocated}, which cannot be: correct them')
     if signed > 1:
         raise Refusal(f'its PixelRepresentation is {signed}, and 0 or 1 can be: correct the tag, or leave it out')
 

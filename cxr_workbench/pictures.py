@@ -218,7 +218,8 @@ def png_length(
     "Bytes that the pixels of a PNG take, unpacked, with the filter byte of each row."
     columns, rows, depth, colour, _, _, interlaced = struct.unpack('>IIBBBBB', header)
     pixel = depth*{0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)   # bits
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4),
+              (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     total = 0
     for left, top, across, down in passes if interlaced else [(0, 0, 1, 1)]:
         wide, high = -((left - columns)//across), -((top - rows)//down)
@@ -250,7 +251,8 @@ def one_row_more(
     data:bytes,  # a whole PNG file
 )->bytes:
     "The same file, declared one row higher."
-    header = data[12:20] + (int.from_bytes(data[20:24], 'big') + 1).to_bytes(4, 'big') + data[24:29]
+    rows = int.from_bytes(data[20:24], 'big') + 1
+    header = data[12:20] + rows.to_bytes(4, 'big') + data[24:29]
     return data[:12] + header + zlib.crc32(header).to_bytes(4, 'big') + data[33:]
 
 # %% ../nbs/01a1_pictures.ipynb #90caba90
@@ -261,7 +263,8 @@ def as_declared(
     "The image without its additional row; raises ValueError where that row, or too little, was filled."
     im.load()
     columns, rows = struct.unpack('>II', chunks[0][1][:8])
-    last, beyond = (np.asarray(im.crop((0, row, columns, row + 1))).any() for row in (rows - 1, rows))
+    line = lambda row: np.asarray(im.crop((0, row, columns, row + 1)))
+    last, beyond = line(rows - 1).any(), line(rows).any()
     if beyond or not last: check_png_pixels(chunks)
     whole = im.crop((0, 0, columns, rows))
     whole.format = 'PNG'
@@ -336,7 +339,8 @@ def tiff_tags(
     "One directory of a TIFF; entries that hold text are left out."
     order, big = '<' if data[:2] == b'II' else '>', data[2:4] in (b'+\0', b'\0+')
     count, entry, room = ('Q', 20, 8) if big else ('H', 12, 4)
-    forms = {1: 'B', 3: 'H', 4: 'L', 5: 'LL', 6: 'b', 8: 'h', 9: 'l', 11: 'f', 12: 'd', 16: 'Q'}
+    forms = {1: 'B', 3: 'H', 4: 'L', 5: 'LL', 6: 'b',
+             8: 'h', 9: 'l', 11: 'f', 12: 'd', 16: 'Q'}
     (n,), at, found = struct.unpack_from(order + count, data, at), at + struct.calcsize(count), {}
     for place in range(at, at + min(n, 4096)*entry, entry):
         tag, kind, many = struct.unpack_from(order + 'HH' + 'LQ'[big], data, place)
@@ -359,7 +363,7 @@ def check_strips(
     starts = tags.get(273) or tags.get(324) or ()
     lengths = tags.get(279) or tags.get(325) or ()
     if any(start + length > len(data) for start, length in zip(starts, lengths)):
-        raise Refusal('it is damaged (its TIFF strips reach beyond the end of the file): copy it again, or leave it out')
+        raise Refusal('it is damaged (its TIFF strips reach beyond its end): copy it again, or leave it out')
     (columns,), (rows,) = tags.get(256, (0,)), tags.get(257, (0,))
     check_size(rows, columns)
     need = rows*-(-columns*sum(tags.get(258, (1,)))//8)
@@ -378,8 +382,9 @@ def as_bytes(
     (columns,), (rows,), (tile,) = (tags.get(tag, (0,)) for tag in (256, 257, 322))
     wide = (-(-columns//tile)*tile if tile else columns)*size
     kept = (266, 278, 323, 273, 279, 324, 325)          # where the pixels lie and the order of their bits
-    entries = {256: (wide,), 257: (rows,), 258: (8,), 259: tags.get(259, (1,)), 262: (1,), 277: (1,),
-               **{tag: tags[tag] for tag in kept if tag in tags}, **({322: (tile*size,)} if tile else {})}
+    entries = {256: (wide,), 257: (rows,), 258: (8,), 262: (1,), 277: (1,)}
+    entries |= {259: tags.get(259, (1,)), **{tag: tags[tag] for tag in kept if tag in tags}}
+    if tile: entries[322] = (tile*size,)
     at = len(data) + len(data) % 2
     lists_at, lists, directory = at + 2 + 12*len(entries) + 4, b'', struct.pack('<H', len(entries))
     for tag, numbers in sorted(entries.items()):
@@ -462,11 +467,11 @@ def numbers_only(
     other=False,  # Pillow cannot read the file at all
 )->bool:
     "Whether a TIFF holds one channel of numbers that are read here; raises ValueError for kinds that nobody reads."
-    depth, form, channels = tags.get(258, (1,))[0], tags.get(339, (1,))[0], tags.get(277, (1,))[0]
+    depth, form, channels, grey_form = (tags.get(tag, (1,))[0] for tag in (258, 339, 277, 262))
     names, packing = {2: 'signed', 3: 'float', 5: 'complex', 6: 'complex float'}, tags.get(259, (1,))[0]
     known = (8, 16, 32, 64) if form == 2 or other else (16, 32, 64)
-    if channels == 1 and tags.get(262, (1,))[0] in (0, 1) and form in (1, 2, 3, 4) and depth in known:
-        if packing in (1, 5, 8, 32773, 32946, 34925, 50000): return True     # none, LZW, Deflate, PackBits, LZMA, Zstandard
+    if channels == 1 and grey_form in (0, 1) and form in (1, 2, 3, 4) and depth in known:
+        if packing in (1, 5, 8, 32773, 32946, 34925, 50000): return True  # none, LZW, Deflate, PackBits, LZMA, Zstd
     elif form in (1, 4) and not other and (channels > 1 or depth in (1, 2, 4, 8, 12)): return False
     what = f'{channels} channel{"s"*(channels > 1)} of {depth}-bit {names.get(form, "unsigned")} numbers'
     raise Refusal(f'it is a TIFF with {what} (packing {packing}), which is not read: write it as 16-bit grey')
@@ -485,12 +490,13 @@ def upright(
         camera, ratio = exif.get_ifd(0x8769), 1/ratio
         size = camera.get(40962), camera.get(40963)
         if size == given[::-1] and given[0] != given[1]:
-            raise Refusal(f'its EXIF tag says that {size[0]} x {size[1]} pixels are to be turned, and it has {given[0]} '
-                          f'x {given[1]}: it was turned already. Write it again without the tag')
+            there = f'{given[0]} x {given[1]}'
+            raise Refusal(f'its EXIF tag says that {size[0]} x {size[1]} pixels are to be turned, and it has {there}: '
+                          'it was turned already. Write it again without the tag')
     return ImageOps.exif_transpose(im), ratio
 
 # %% ../nbs/01a1_pictures.ipynb #ee32dfd1
-FORMATS = 'PNG JPEG JPEG2000 WEBP TIFF BMP GIF PPM AVIF'.split()  # what Pillow may try; it knows formats that run programs
+FORMATS = 'PNG JPEG JPEG2000 WEBP TIFF BMP GIF PPM AVIF'.split()  # what Pillow may try; others run programs
 
 # %% ../nbs/01a1_pictures.ipynb #15b01a1c
 def open_picture(
@@ -519,7 +525,7 @@ def read_tiff(data:bytes, bits=None, frame=None):  # -> values (H, W), low, high
     tags = tiff_tags(data, places[frame])
     check_strips(data, tags)
     if numbers_only(tags, other=data[:4] == b'MM\0+'): return tiff_pixels(data, tags, bits)
-    with open_picture(io.BytesIO(data), data[:16]) as im:   # by its name, Pillow 13 scrambles TIFF that lies on its side
+    with open_picture(io.BytesIO(data), data[:16]) as im:   # by its name, Pillow 13 scrambles one that lies on its side
         im.seek(frame)
         negative = im.mode.startswith('I;16') and tags.get(262) == (0,)
         depth, (turned, ratio) = declared_depth(im, b''), upright(im)
