@@ -577,8 +577,8 @@ def test_too_little_room_is_seen_before_the_first_file(table, tmp_path, monkeypa
 def test_a_folder_belongs_to_one_table(table, tmp_path):
     out = pack(table, tmp_path/'p', 16, workers=0).folder
     before = contents(out)
-    for other, options, message in [(table, dict(size=24), 'size 16, not 24'), (table, dict(size=16, fit='crop'), "fit 'pad', not 'crop'"),
-                                    (table, dict(size=16, bits=12), 'reading'), (pd.read_csv(table)[:300], dict(size=16, root=table.parent), 'another table')]:
+    for other, options, message in [(table, dict(size=24), 'size 16 against 24'), (table, dict(size=16, fit='crop'), "fit 'pad' against 'crop'"),
+                                    (table, dict(size=16, bits=12), 'bits None against 12'), (pd.read_csv(table)[:300], dict(size=16, root=table.parent), 'another table')]:
         with pytest.raises(ValueError, match=message): pack(other, out, workers=0, **options)
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.txt').write_text('years of work')
     with pytest.raises(ValueError, match='thesis.txt'): pack(table, tmp_path/'mine', 16)
@@ -601,7 +601,7 @@ def test_bad_tables(table, tmp_path):
 def test_reading_arguments_reach_the_files(tmp_path):
     Image.fromarray(picture().astype(np.uint16)*16).save(tmp_path/'x.png')
     packed = pack([tmp_path/'x.png'], tmp_path/'p', 32, bits=12, invert=True)
-    assert packed.config['reading'] == {'bits': 12, 'invert': True}
+    assert packed.reading == Reading(32, bits=12, invert=True)
     assert np.abs(packed[0]/255. - fit_image(read_image(tmp_path/'x.png', bits=12, invert=True), 32)).max() < .5/255 + 1e-6
 
 
