@@ -262,8 +262,9 @@ def evaluate(
 ):
     "Per-label AUROC, AP and F1 with intervals over patients, on the held-out part of a run or on other data."
     from cxr_workbench.learner import load
-    out = check_place(out or run/'report.csv')
+    if out is not None: check_place(out)
     model = load(run)
+    out = check_place(out or run/'report.csv')
     if data is None: part = held_out(run)
     else:
         how = as_trained(model, data, packed)

@@ -26,11 +26,8 @@ FLOORS = {  # module -> the modules of the workbench that it may import
     'sources': {'core', 'labels', 'pictures', 'dicom', 'files', 'tables'},
     'data': GROUND, 'backbone': GROUND,
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
-<<<<<<< HEAD
-    'views': GROUND, 'pointing': GROUND, 'metrics': GROUND | {'views', 'pointing'}, 'learner': BESIDE | {'views', 'metrics'},
-=======
-    'views': GROUND, 'metrics': GROUND | {'views'}, 'programs': GROUND, 'learner': BESIDE | {'views', 'metrics', 'programs'},
->>>>>>> learn
+    'views': GROUND, 'pointing': GROUND, 'programs': GROUND, 'metrics': GROUND | {'views', 'pointing'},
+    'learner': BESIDE | {'views', 'metrics', 'programs'},
     'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
 }
 LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}  # two pages of one paper
