@@ -211,6 +211,13 @@ def test_every_figure_has_a_picture(path):
 
 
 @page
+def test_every_figure_goes_without_the_button_that_uploads_it(path):
+    layouts = [(i, o.data[PLOTLY].get('layout', {})) for i, c in enumerate(cells(path)) for o in c.get('outputs', []) if PLOTLY in o.get('data', {})]
+    public = [i for i, layout in layouts if 'sendChartToCloud' not in layout.get('modebar', {}).get('remove', [])]
+    assert not public, f'the figures of cells {public} offer to upload themselves: end them with views.house or views.keep_private'
+
+
+@page
 def test_page_runs_for_who_installed_the_wheel(path):
     tops = {n.split('.')[0] for c in code_cells(path) for s in body(c) for n in imports(ast.unparse(s), ())}
     assert not tops & {'nbdev', 'fastcore', 'execnb', 'jupytext', 'pytest', 'hypothesis', 'playwright', 'kaleido'}, 'a page needs a development tool'
