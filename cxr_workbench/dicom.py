@@ -317,10 +317,12 @@ def modality(
         check_kept(mapped, values, 'its modality table', 'correct the table, or leave it out')
         entries, _, _, depth = read_table(item, little)
         return mapped, low, table_top(entries, depth, strict=False)
-    slope, intercept = ((of_frame(ds, key, 'PixelValueTransformationSequence', frame) or [default])[0]
-                        for key, default in (('RescaleSlope', 1.), ('RescaleIntercept', 0.)))
-    if slope == 0 or not np.isfinite([slope, intercept]).all():
-        raise Refusal(f'its RescaleSlope is {slope:g} and its RescaleIntercept {intercept:g}, which makes no picture: '
+    slopes, intercepts = (of_frame(ds, key, 'PixelValueTransformationSequence', frame) or [default]
+                          for key, default in (('RescaleSlope', 1.), ('RescaleIntercept', 0.)))
+    slope, intercept = slopes[0], intercepts[0]
+    one = len({*slopes}) == len({*intercepts}) == 1
+    if slope == 0 or not one or not np.isfinite([slope, intercept]).all():
+        raise Refusal(f'its RescaleSlope is {slopes} and its RescaleIntercept {intercepts}, which makes no picture: '
                       'correct the tags, or leave it out')
     if (slope, intercept) == (1, 0): return values, low, high
     return values*slope + intercept, *sorted((low*slope + intercept, high*slope + intercept))
@@ -461,11 +463,13 @@ def check_length(ds):
 def frame_stream(ds, frame:int)->bytes:
     "The code stream of a frame; raises ValueError where there are more of them than frames, or none."
     from pydicom.encaps import generate_fragments, get_frame
+    from pydicom.uid import RLELossless
     if not ds['PixelData'].is_undefined_length:
         raise Refusal(f'its transfer syntax is {ds.file_meta.TransferSyntaxUID.name}, and its pixels are not packed in '
                       'fragments: correct the tag, or leave it out')
     begins = (b'\xff\xd8\xff', b'\xff\x4f\xff\x51')
-    streams = sum(fragment.startswith(begins) for fragment in generate_fragments(ds.PixelData))
+    alone = ds.file_meta.TransferSyntaxUID in (RLELossless, DEFLATED_FRAMES)       # one fragment a frame
+    streams = sum(alone or fragment.startswith(begins) for fragment in generate_fragments(ds.PixelData)) - alone
     if streams > frames_of(ds):
         raise Refusal(f'it declares {frames_of(ds)} frames and holds {streams} code streams: correct NumberOfFrames')
     keys = ('ExtendedOffsetTable', 'ExtendedOffsetTableLengths')
@@ -528,7 +532,7 @@ def decoded(
     loud, logger.disabled = logger.disabled, True
     try:
         for key, value in told.items(): setattr(ds, key, value)
-        cells = pixel_array(ds, index=frame, correct_unused_bits=colour, apply_jls_sign_correction=False)
+        cells = pixel_array(ds, index=frame, correct_unused_bits=False, apply_jls_sign_correction=False)
         return cells.astype(cells.dtype.newbyteorder('='), copy=False)
     finally:
         logger.disabled = loud
@@ -552,11 +556,15 @@ def read_palette(ds, values):  # -> values (H, W), low, high
     return shown, 0, top
 
 # %% ../nbs/01a2_dicom.ipynb #7d291645
-def read_colour(ds, values, facts:dict):  # -> values (H, W), low, high
-    "The brightness of three channels."
-    depths = sorted({whole_number(ds, 'BitsStored'), facts.get('precision', whole_number(ds, 'BitsStored'))})
-    fitting = [depth for depth in depths if values.max() < 2**depth]
-    return luma(values), 0, 2**(fitting or depths)[0] - 1
+def read_colour(ds, cells, facts:dict, bits=None):  # -> values (H, W), low, high
+    "The brightness of three channels; raises ValueError where they exceed what is declared."
+    stored = whole_number(ds, 'BitsStored')
+    if facts: values, depths = cells, {bits or stored, facts['precision']}
+    else:
+        values, _ = move_down(cells.view(f'u{cells.dtype.itemsize}'), stored, whole_number(ds, 'HighBit', stored - 1))
+        depths = {bits or stored}
+    depth = next((depth for depth in sorted(depths) if values.max() < 2**depth), max(depths))
+    return luma(check_numbers(values, 0, 2**depth - 1, stored)), 0, 2**depth - 1
 
 # %% ../nbs/01a2_dicom.ipynb #f2acbd50
 def check_sign(
@@ -615,7 +623,10 @@ def check_bits(ds):
 def check_channels(ds)->str:
     "How many channels a file has, against what it calls them: 'grey', 'palette' or 'colour'; raises ValueError."
     channels, colour = whole_number(ds, 'SamplesPerPixel', 1), photometric(ds)
-    kind = {'MONOCHROME1': 'grey', 'MONOCHROME2': 'grey', 'PALETTE COLOR': 'palette'}.get(colour, 'colour')
+    kinds = {'MONOCHROME1': 'grey', 'MONOCHROME2': 'grey', 'PALETTE COLOR': 'palette', 'RGB': 'colour'}
+    kind = kinds.get(colour, 'colour' if colour.startswith('YBR_') else None)
+    if kind is None:
+        raise Refusal(f'its PhotometricInterpretation is {colour}, which is not read: correct the tag, or leave it out')
     if channels != (3 if kind == 'colour' else 1):
         raise Refusal(f'it is {colour} with SamplesPerPixel {channels}, which contradict each other: correct the tag '
                       'that is wrong, or leave it out')
@@ -636,6 +647,6 @@ def read_dicom(path, bits=None, window=True, frame=None):  # -> values (H, W), l
     else: check_length(ds)
     cells = decoded(ds, place, facts)
     if kind == 'palette': values, low, high = read_palette(ds, cells)
-    elif kind == 'colour': values, low, high = read_colour(ds, cells, facts)
+    elif kind == 'colour': values, low, high = read_colour(ds, cells, facts, bits)
     else: values, low, high = read_grey(ds, cells, facts, bits, window, frame)
     return square_pixels(values, spacing_ratio(ds, frame)), low, high

@@ -31,7 +31,7 @@ class UnreadableImage(ValueError):
 
 # %% ../nbs/01b_files.ipynb #c4e61655
 DAMAGE = re.compile('truncat|corrupt|broken|damag|incomplete|unexpected end|end of file|not enough|insufficient|'
-                    'less than expected|fewer|cut off|invalid distance|bad marker|premature|checksum', re.I)
+                    'end of the data|less than expected|fewer|cut off|invalid distance|bad marker|premature|checksum', re.I)
 
 # %% ../nbs/01b_files.ipynb #e389128c
 def reason_for(
@@ -50,9 +50,10 @@ def reason_for(
         return 'it is not an image, or it is damaged from its first bytes: copy it again, or leave it out'
     if kind.startswith('DecompressionBomb'):
         return f'it declares more pixels than {LARGEST:,}, the most that is read: write it smaller, or leave it out'
+    text = text.removeprefix('Unable to decode as exceptions were raised by all available plugins: ')
     broken = not isinstance(error, Exception) or isinstance(error, (EOFError, struct.error, zlib.error))
-    text = textwrap.shorten(text, 120)
-    if broken or DAMAGE.search(text): return f'it is damaged ({text}): copy it again, or leave it out'
+    broken, text = broken or DAMAGE.search(text), textwrap.shorten(text, 120)
+    if broken: return f'it is damaged ({text}): copy it again, or leave it out'
     return (f'it cannot be decoded ({text}): it is damaged or of a kind that is not read. Copy it again, or write it '
             'as PNG with a program that shows it, or leave it out')
 

@@ -38,7 +38,11 @@ def to_unit(
     if least < low or most > high:
         remedy = 'stretch=True' if least < 0 else f'bits={int(most).bit_length()} or stretch=True'
         raise Refusal(f'its values span {least:g} to {most:g}, outside the declared {low:g} to {high:g}: give {remedy}')
-    if max(abs(low), abs(high)) >= 2**24:              # more digits than a float32 has
+    if 0 < most - least < (high - low)/255:
+        remedy = 'give bits=, the number of bits in use, or stretch=True'
+        raise Refusal(f'its values run from {least:g} to {most:g}, less than one of 255 steps of the declared {low:g} to '
+                      f'{high:g}, and would be one grey: {remedy}')
+    if max(abs(low), abs(high)) >= min(2**24, 2**10*(high - low)):     # more digits than a float32 has
         return ((values.astype(np.float64) - low)/(high - low)).astype(np.float32)
     return (values.astype(np.float32) - np.float32(low))/np.float32(high - low)
 

@@ -340,6 +340,11 @@ def test_frames_against_code_streams(tmp_path):
     values = smooth(8, 64, 64)
     path = write(tmp_path/'x.dcm', values, 8, 8, syntax=uid.JPEG2000Lossless, pixels=[j2k(values, 8)]*2)
     assert '1 frames and holds 2' in refusal(path)
+    run = rle(smooth(12), 16)
+    path = write(tmp_path/'y.dcm', smooth(12), syntax=uid.RLELossless, pixels=[run, run])
+    assert '1 frames and holds 2' in refusal(path)
+    path = write(tmp_path/'z.dcm', smooth(12), syntax=uid.RLELossless, pixels=[run, run], NumberOfFrames=2)
+    is_read_as(path, smooth(12)/4095, frame=1)
 
 
 @pytest.mark.parametrize('kind', ['jpeg', 'j2k'])
@@ -392,6 +397,25 @@ def test_channels_against_the_photometric_interpretation(tmp_path):
         assert photometric in reason and 'SamplesPerPixel' in reason
 
 
+@pytest.mark.parametrize('syntax', [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_bits_of_colours(tmp_path, syntax):
+    grey = lambda bits: np.stack([smooth(bits)]*3, -1)
+    how = dict(photometric='RGB', syntax=syntax)
+    is_read_as(write(tmp_path/'x.dcm', grey(12), **how), smooth(12)/4095)
+    is_read_as(write(tmp_path/'x.dcm', grey(12) << 4, high=15, **how), smooth(12)/4095)
+    path = write(tmp_path/'y.dcm', grey(14), **how)
+    assert 'bits=14' in refusal(path)
+    is_read_as(path, smooth(14)/16383, bits=14)
+
+
+def test_a_picture_that_would_be_one_grey(tmp_path):
+    path = write(tmp_path/'x.dcm', smooth(20), 32, 32)
+    assert 'one grey' in refusal(path)
+    is_read_as(path, smooth(20)/(2**20 - 1), bits=20)
+    is_read_as(write(tmp_path/'y.dcm', smooth(12), RescaleSlope='1e-9', RescaleIntercept=1000000), smooth(12)/4095, atol=1e-4)
+    is_read_as(write(tmp_path/'y.dcm', smooth(12), RescaleSlope='1', RescaleIntercept=1e9), smooth(12)/4095)
+
+
 # numbers
 
 @pytest.mark.parametrize('text, value', [(b'10,5', 10.5), (b'0,125 ', .125), (b'-1,5E2', -150), (b' 10.5\0', 10.5), (b'1000,25', 1000.25)])
@@ -402,7 +426,8 @@ def test_decimal_comma(tmp_path, text, value):
 
 
 @pytest.mark.parametrize('key, text', [('WindowCenter', b'1,024'), ('WindowWidth', b'wide'), ('RescaleSlope', b'1,2,3'), ('WindowWidth', b'1.000,5'),
-                                       ('RescaleSlope', b'nan'), ('RescaleIntercept', b'inf'), ('WindowCenter', b'nan'), ('RescaleSlope', b'0')])
+                                       ('RescaleSlope', b'nan'), ('RescaleIntercept', b'inf'), ('WindowCenter', b'nan'), ('RescaleSlope', b'0'),
+                                       ('RescaleSlope', b'1\\2 ')])
 def test_numbers_that_are_none(tmp_path, key, text):
     tags = dict(WindowCenter=b'2000', WindowWidth=b'4000', RescaleSlope=b'1', RescaleIntercept=b'0') | {key: text}
     reason = refusal(write(tmp_path/'x.dcm', smooth(12), **tags))

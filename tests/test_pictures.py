@@ -110,7 +110,7 @@ def test_significant_bits(tmp_path, bits):
     is_read_as(write(tmp_path/'y.png', png(drawn, 16, extra=told)), drawn/65535)                    # as the standard has it
     dark = ((small >> 6) << (16 - bits)).astype(np.uint16)
     is_read_as(write(tmp_path/'z.png', png(dark, 16, extra=told)), dark/65535)
-    is_read_as(tmp_path/'x.png', small/65535, bits=16)
+    if bits > 8: is_read_as(tmp_path/'x.png', small/65535, bits=16)
 
 
 def test_transparent_grey_of_sixteen_bits(tmp_path):
