@@ -264,6 +264,19 @@ def test_strips_outside_the_file_and_too_short(tmp_path):
     assert '60 x 40' in reason and '3840' in reason
 
 
+@pytest.mark.parametrize('bits', [9, 10, 12, 14])
+@pytest.mark.parametrize('white', [0, 1])
+def test_tiff_whose_numbers_stand_shoulder_to_shoulder(tmp_path, bits, white):
+    values = np.rint(smooth()*(2**bits - 1)).astype(np.uint16)
+    rows = [np.packbits((row[:, None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8)) for row in values]
+    data = bytearray(tiff(np.stack(rows), white=white))
+    for tag, value in ((256, values.shape[1]), (258, bits)):
+        at = next(at for at in range(10, 200, 12) if int.from_bytes(data[at:at + 2], 'little') == tag)
+        data[at + 8:at + 12] = value.to_bytes(4, 'little')
+    x = values/(2**bits - 1)
+    is_read_as(write(tmp_path/'x.tif', bytes(data)), x if white else 1 - x)
+
+
 def test_frames_of_odd_numbers(tmp_path):
     one, two = kind_values('f4')[0], kind_values('f4')[0][::-1]
     Image.fromarray(one).save(tmp_path/'x.tif', save_all=True, append_images=[Image.fromarray(np.ascontiguousarray(two))])
