@@ -6,14 +6,15 @@
 __all__ = ['DEFLATED_FRAMES', 'apply_window', 'number', 'numbers', 'whole_number', 'group', 'of_frame', 'read_table',
            'first_mapped', 'apply_table', 'table_top', 'tears', 'less_torn', 'resigned', 'move_down', 'overlay_bits',
            'padding', 'check_numbers', 'cell_numbers', 'stream_numbers', 'modality', 'window_of', 'values_of_interest',
-           'photometric', 'is_negative', 'spacing_ratio', 'is_short', 'check_syntax', 'open_dicom', 'frames_of',
-           'check_length', 'frame_stream', 'check_stream', 'unpack_frame', 'decoded', 'read_palette', 'read_colour',
-           'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
+           'photometric', 'is_negative', 'spacing_ratio', 'is_short', 'check_syntax', 'check_deflated', 'open_dicom',
+           'frames_of', 'check_length', 'frame_stream', 'check_stream', 'unpack_frame', 'decoded', 'read_palette',
+           'read_colour', 'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
 
 # %% ../nbs/01a2_dicom.ipynb #0deb5044
-import logging, re, zlib
+import io, logging, re, zlib
 import numpy as np
-from .pictures import Refusal, check_frame, check_kept, check_size, code_stream, luma, square_pixels
+from .pictures import LARGEST, Refusal, check_frame, check_kept, check_size
+from .pictures import code_stream, luma, square_pixels
 
 # %% ../nbs/01a2_dicom.ipynb #19cdae68
 def apply_window(
@@ -414,16 +415,29 @@ def check_syntax(
         raise Refusal(f'its pixels are packed as {name}, which is not read: convert it to Explicit VR Little Endian')
     if not there: raise ImportError(f'a decoder for {name}')
 
+# %% ../nbs/01a2_dicom.ipynb #f1f494fb
+def check_deflated(
+    data:bytes,   # a whole DICOM file
+):
+    "Raises ValueError where a deflated file unpacks to more than an image could hold, or is cut off."
+    if b'1.2.840.10008.1.2.1.99' not in data[132:1024] or data[132:136] != b'\2\0\0\0': return
+    stream, most, count = zlib.decompressobj(-15), 8*LARGEST, 0
+    left = memoryview(data)[144 + int.from_bytes(data[140:144], 'little'):]
+    while not stream.eof and count <= most:
+        block = stream.decompress(left, 2**20)
+        left, count = stream.unconsumed_tail, count + len(block)
+        if not block and not left: raise Refusal('it is damaged (a deflated file that is cut off): copy it again')
+    if count > most: raise Refusal(f'it unpacks to more than {most:,} bytes, which no image needs: leave it out')
+
 # %% ../nbs/01a2_dicom.ipynb #d75c99dc
 def open_dicom(path):
     "The dataset; raises ValueError where it holds no image or needs a decoder that is not there."
     import pydicom
-    ds = pydicom.dcmread(path, force=True)  # force: old files have no preamble; kind_of looked before
+    with open(path, 'rb') as file: data = file.read()
+    check_deflated(data)
+    ds = pydicom.dcmread(io.BytesIO(data), force=True)  # force: old files have no preamble; kind_of looked before
     short = [tag for tag in ds.keys() if is_short(ds.get_item(tag))]
-    with open(path, 'rb') as file:
-        file.seek(max(file.seek(0, 2) - 7, 0))
-        tail = file.read()
-    if short or b'\xfe\xff\xdd\xe0' in tail:                 # fragments of pixels end with this and four bytes
+    if short or b'\xfe\xff\xdd\xe0' in data[-7:]:                 # fragments of pixels end with this and four bytes
         where = short[0] if short else 'of its pixels'
         raise Refusal(f'it is damaged (cut off in element {where}): copy it again, or leave it out')
     if not any(key in ds for key in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):

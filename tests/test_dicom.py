@@ -366,6 +366,22 @@ def test_deflated_frames(tmp_path):
     assert 'damaged' in refusal(cut)
 
 
+def test_a_deflated_file(tmp_path):
+    path = write(tmp_path/'x.dcm', smooth(12))
+    ds = pydicom.dcmread(path)
+    ds.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    ds.save_as(tmp_path/'y.dcm', enforce_file_format=True)
+    is_read_as(tmp_path/'y.dcm', smooth(12)/4095)
+    data = (tmp_path/'y.dcm').read_bytes()
+    (tmp_path/'z.dcm').write_bytes(data[:len(data)//2])
+    assert 'damaged' in refusal(tmp_path/'z.dcm')
+    packer = zlib.compressobj(wbits=-15)
+    head = 144 + int.from_bytes(data[140:144], 'little')
+    block = bytes(2**24)
+    (tmp_path/'v.dcm').write_bytes(data[:head] + b''.join(packer.compress(block) for _ in range(40)) + packer.flush())
+    assert 'unpacks to more than' in refusal(tmp_path/'v.dcm')
+
+
 # length
 
 @pytest.mark.parametrize('change', [-2, -80, -1920, 80*3, 96*3, 3840])
@@ -540,6 +556,13 @@ def test_entries_of_eight_bits(tmp_path):
         is_read_as(path, 1 - values/255)
     path = write(tmp_path/'x.dcm', values, 8, 8, VOILUTSequence=table(curve << 8, depth=8, vr='OW'))   # in the upper half
     is_read_as(path, (curve[values] << 8)/0xff00)
+
+
+def test_tables_in_the_other_byte_order(tmp_path):
+    item = table(SQUARE)[0]
+    item['LUTData'].VR, item['LUTData']._value = 'OW', SQUARE.astype('>u2').tobytes()
+    is_read_as(write(tmp_path/'x.dcm', smooth(12), syntax=uid.ExplicitVRBigEndian, VOILUTSequence=[item]),
+               SQUARE[smooth(12)]/4095)
 
 
 @pytest.mark.parametrize('entries, depth', [(np.zeros(4096, int), 12), (np.full(4096, 4095), 12)])
