@@ -119,9 +119,9 @@ def test_interlaced_png(tmp_path):
 @pytest.mark.parametrize('bits', [8, 10, 12, 15])
 def test_significant_bits(tmp_path, bits):
     told, small = chunk(b'sBIT', bytes([bits])), np.rint(smooth()*(2**bits - 1)).astype(np.uint16)
-    is_read_as(write(tmp_path/'x.png', png(small, 16, extra=told)), small/(2**bits - 1))            # left as they were
+    is_read_as(write(tmp_path/'x.png', png(small, 16, extra=told)), small/(2**bits - 1))    # left as they were
     drawn = (small << (16 - bits) | small >> (2*bits - 16)).astype(np.uint16)
-    is_read_as(write(tmp_path/'y.png', png(drawn, 16, extra=told)), drawn/65535)                    # as the standard says
+    is_read_as(write(tmp_path/'y.png', png(drawn, 16, extra=told)), drawn/65535)    # as the standard says
     dark = ((small >> 6) << (16 - bits)).astype(np.uint16)
     is_read_as(write(tmp_path/'z.png', png(dark, 16, extra=told)), dark/65535)
     if bits > 8: is_read_as(tmp_path/'x.png', small/65535, bits=16)
@@ -219,9 +219,9 @@ def test_numbers_of_a_tiff(tmp_path, kind, order, big, white):
     is_read_as(write(tmp_path/'x.tif', tiff(values, order, big, white=white)), x if white else 1 - x)
 
 
-PACKINGS = [(8, 1, dict(rows_per_strip=10)), (8, 2, dict()), (8, 3, dict(rows_per_strip=16)), (32773, 1, dict()),
-            (8, 1, dict(tile=16)), (8, 2, dict(tile=16)), (8, 3, dict(tile=16)), (1, 1, dict(tile=16)),
-            (1, 1, dict(rows_per_strip=7))]
+STRIPS, TILES = dict(rows_per_strip=10), dict(tile=16)
+PACKINGS = [(8, 1, STRIPS), (8, 2, {}), (8, 3, STRIPS), (32773, 1, {}), (1, 1, STRIPS),
+            (8, 1, TILES), (8, 2, TILES), (8, 3, TILES), (1, 1, TILES)]
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -295,7 +295,8 @@ def test_strips_outside_the_file_and_too_short(tmp_path):
 @pytest.mark.parametrize('white', [0, 1])
 def test_tiff_whose_numbers_stand_shoulder_to_shoulder(tmp_path, bits, white):
     values = np.rint(smooth()*(2**bits - 1)).astype(np.uint16)
-    rows = [np.packbits((row[:, None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8)) for row in values]
+    places = np.arange(bits - 1, -1, -1)
+    rows = [np.packbits((row[:, None] >> places & 1).astype(np.uint8)) for row in values]
     data = bytearray(tiff(np.stack(rows), white=white))
     for tag, value in ((256, values.shape[1]), (258, bits)):
         at = next(at for at in range(10, 200, 12) if int.from_bytes(data[at:at + 2], 'little') == tag)
@@ -434,7 +435,8 @@ def test_a_huge_size_takes_no_memory(tmp_path, kind):
     assert '67,108,864' in reason and peak < 20e6
 
 
-FOREIGN = [('x.png', b'%PDF-1.7\n', 'a PDF'), ('x.jpg', b'\0\0\0\x18ftypheic', 'HEIC'), ('x.jpg', b'\xff\x0a\x12', 'JPEG XL'),
+FOREIGN = [('x.png', b'%PDF-1.7\n', 'a PDF'), ('x.jpg', b'\0\0\0\x18ftypheic', 'HEIC'),
+           ('x.jpg', b'\xff\x0a\x12', 'JPEG XL'),
            ('x', b'\0\0\0\x0cJXL \r\n', 'JPEG XL'), ('x.dcm', gzip.compress(b'a file'), 'gzip'),
            ('x.png', b'\x93NUMPY\1\0', 'NumPy'), ('x.png', b'<!DOCTYPE html><html>', 'a web page'),
            ('x.png', b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
@@ -473,7 +475,8 @@ def test_what_ends_a_run_and_what_does_not(tmp_path, monkeypatch, error, passes)
 # finding
 
 def test_what_is_left_out_is_told(tmp_path):
-    names = ['good.png', '.hidden.jpg', '.cache/x.png', '__MACOSX/y.png', '.git/config', 'DICOMDIR', 'notes.txt', 'table.csv']
+    names = ['good.png', '.hidden.jpg', '.cache/x.png', '__MACOSX/y.png', '.git/config', 'DICOMDIR', 'notes.txt',
+             'table.csv']
     for name in names:
         (tmp_path/name).parent.mkdir(exist_ok=True)
         write(tmp_path/name, saved(BYTES) if name == 'good.png' else b'text')
