@@ -191,7 +191,8 @@ def pixel_ratio(
     im,             # an open PIL image
 )->float:           # height of a pixel over its width as the file has it; 1 where it does not say
     "The shape of a pixel by the pixels per length that a picture declares (PNG, JPEG, TIFF, BMP)."
-    across, down = next((im.info[key] for key in ('jfif_density', 'aspect', 'dpi') if key in im.info), (1, 1))
+    keys = ('jfif_density', 'aspect', 'dpi', 'resolution')
+    across, down = next((im.info[key] for key in keys if key in im.info), (1, 1))
     across, down = float(across), float(down)
     return across/down if across > 0 and down > 0 and np.isfinite(across/down) else 1.
 

@@ -356,6 +356,8 @@ def test_ratio_alone_and_turned(tmp_path):
     assert read_image(tmp_path/'y.png').shape == (64, 96)
     write(tmp_path/'z.tif', tiff(half, t282=200, t283=100, t274=6))
     assert read_image(tmp_path/'z.tif').shape == (64, 96)
+    write(tmp_path/'z.tif', tiff(half, t282=200, t283=100, t296=1))            # without a unit
+    assert read_image(tmp_path/'z.tif').shape == (96, 64)
     write(tmp_path/'v.png', png(half, extra=chunk(b'pHYs', struct.pack('>IIB', 9, 1, 0))))
     assert 'cannot be meant' in refusal(tmp_path/'v.png')
     for odd in ((0, 1, 0), (1, 0, 0), (0, 0, 1)):
