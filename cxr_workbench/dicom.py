@@ -6,14 +6,15 @@
 __all__ = ['DEFLATED_FRAMES', 'apply_window', 'number', 'numbers', 'whole_number', 'group', 'of_frame', 'read_table',
            'first_mapped', 'apply_table', 'table_top', 'tears', 'less_torn', 'resigned', 'move_down', 'overlay_bits',
            'padding', 'check_numbers', 'cell_numbers', 'stream_numbers', 'modality', 'window_of', 'values_of_interest',
-           'photometric', 'is_negative', 'spacing_ratio', 'is_short', 'check_syntax', 'open_dicom', 'frames_of',
-           'check_length', 'frame_stream', 'check_stream', 'unpack_frame', 'decoded', 'read_palette', 'read_colour',
-           'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
+           'photometric', 'is_negative', 'spacing_ratio', 'is_short', 'check_syntax', 'check_deflated', 'open_dicom',
+           'frames_of', 'check_length', 'frame_stream', 'check_stream', 'unpack_frame', 'decoded', 'read_palette',
+           'read_colour', 'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
 
 # %% ../nbs/01a2_dicom.ipynb #0deb5044
-import logging, re, zlib
+import io, logging, re, zlib
 import numpy as np
-from .pictures import Refusal, check_frame, check_kept, check_size, code_stream, luma, square_pixels
+from .pictures import LARGEST, Refusal, check_frame, check_kept, check_size
+from .pictures import code_stream, luma, square_pixels
 
 # %% ../nbs/01a2_dicom.ipynb #19cdae68
 def apply_window(
@@ -317,10 +318,12 @@ def modality(
         check_kept(mapped, values, 'its modality table', 'correct the table, or leave it out')
         entries, _, _, depth = read_table(item, little)
         return mapped, low, table_top(entries, depth, strict=False)
-    slope, intercept = ((of_frame(ds, key, 'PixelValueTransformationSequence', frame) or [default])[0]
-                        for key, default in (('RescaleSlope', 1.), ('RescaleIntercept', 0.)))
-    if slope == 0 or not np.isfinite([slope, intercept]).all():
-        raise Refusal(f'its RescaleSlope is {slope:g} and its RescaleIntercept {intercept:g}, which makes no picture: '
+    slopes, intercepts = (of_frame(ds, key, 'PixelValueTransformationSequence', frame) or [default]
+                          for key, default in (('RescaleSlope', 1.), ('RescaleIntercept', 0.)))
+    slope, intercept = slopes[0], intercepts[0]
+    one = len({*slopes}) == len({*intercepts}) == 1
+    if slope == 0 or not one or not np.isfinite([slope, intercept]).all():
+        raise Refusal(f'its RescaleSlope is {slopes} and its RescaleIntercept {intercepts}, which makes no picture: '
                       'correct the tags, or leave it out')
     if (slope, intercept) == (1, 0): return values, low, high
     return values*slope + intercept, *sorted((low*slope + intercept, high*slope + intercept))
@@ -412,16 +415,29 @@ def check_syntax(
         raise Refusal(f'its pixels are packed as {name}, which is not read: convert it to Explicit VR Little Endian')
     if not there: raise ImportError(f'a decoder for {name}')
 
+# %% ../nbs/01a2_dicom.ipynb #f1f494fb
+def check_deflated(
+    data:bytes,   # a whole DICOM file
+):
+    "Raises ValueError where a deflated file unpacks to more than an image could hold, or is cut off."
+    if b'1.2.840.10008.1.2.1.99' not in data[132:1024] or data[132:136] != b'\2\0\0\0': return
+    stream, most, count = zlib.decompressobj(-15), 8*LARGEST, 0
+    left = memoryview(data)[144 + int.from_bytes(data[140:144], 'little'):]
+    while not stream.eof and count <= most:
+        block = stream.decompress(left, 2**20)
+        left, count = stream.unconsumed_tail, count + len(block)
+        if not block and not left: raise Refusal('it is damaged (a deflated file that is cut off): copy it again')
+    if count > most: raise Refusal(f'it unpacks to more than {most:,} bytes, which no image needs: leave it out')
+
 # %% ../nbs/01a2_dicom.ipynb #d75c99dc
 def open_dicom(path):
     "The dataset; raises ValueError where it holds no image or needs a decoder that is not there."
     import pydicom
-    ds = pydicom.dcmread(path, force=True)  # force: old files have no preamble; kind_of looked before
+    with open(path, 'rb') as file: data = file.read()
+    check_deflated(data)
+    ds = pydicom.dcmread(io.BytesIO(data), force=True)  # force: old files have no preamble; kind_of looked before
     short = [tag for tag in ds.keys() if is_short(ds.get_item(tag))]
-    with open(path, 'rb') as file:
-        file.seek(max(file.seek(0, 2) - 7, 0))
-        tail = file.read()
-    if short or b'\xfe\xff\xdd\xe0' in tail:                 # fragments of pixels end with this and four bytes
+    if short or b'\xfe\xff\xdd\xe0' in data[-7:]:                 # fragments of pixels end with this and four bytes
         where = short[0] if short else 'of its pixels'
         raise Refusal(f'it is damaged (cut off in element {where}): copy it again, or leave it out')
     if not any(key in ds for key in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
@@ -461,11 +477,13 @@ def check_length(ds):
 def frame_stream(ds, frame:int)->bytes:
     "The code stream of a frame; raises ValueError where there are more of them than frames, or none."
     from pydicom.encaps import generate_fragments, get_frame
+    from pydicom.uid import RLELossless
     if not ds['PixelData'].is_undefined_length:
         raise Refusal(f'its transfer syntax is {ds.file_meta.TransferSyntaxUID.name}, and its pixels are not packed in '
                       'fragments: correct the tag, or leave it out')
     begins = (b'\xff\xd8\xff', b'\xff\x4f\xff\x51')
-    streams = sum(fragment.startswith(begins) for fragment in generate_fragments(ds.PixelData))
+    alone = ds.file_meta.TransferSyntaxUID in (RLELossless, DEFLATED_FRAMES)       # one fragment a frame
+    streams = sum(alone or fragment.startswith(begins) for fragment in generate_fragments(ds.PixelData)) - alone
     if streams > frames_of(ds):
         raise Refusal(f'it declares {frames_of(ds)} frames and holds {streams} code streams: correct NumberOfFrames')
     keys = ('ExtendedOffsetTable', 'ExtendedOffsetTableLengths')
@@ -528,7 +546,7 @@ def decoded(
     loud, logger.disabled = logger.disabled, True
     try:
         for key, value in told.items(): setattr(ds, key, value)
-        cells = pixel_array(ds, index=frame, correct_unused_bits=colour, apply_jls_sign_correction=False)
+        cells = pixel_array(ds, index=frame, correct_unused_bits=False, apply_jls_sign_correction=False)
         return cells.astype(cells.dtype.newbyteorder('='), copy=False)
     finally:
         logger.disabled = loud
@@ -552,11 +570,15 @@ def read_palette(ds, values):  # -> values (H, W), low, high
     return shown, 0, top
 
 # %% ../nbs/01a2_dicom.ipynb #7d291645
-def read_colour(ds, values, facts:dict):  # -> values (H, W), low, high
-    "The brightness of three channels."
-    depths = sorted({whole_number(ds, 'BitsStored'), facts.get('precision', whole_number(ds, 'BitsStored'))})
-    fitting = [depth for depth in depths if values.max() < 2**depth]
-    return luma(values), 0, 2**(fitting or depths)[0] - 1
+def read_colour(ds, cells, facts:dict, bits=None):  # -> values (H, W), low, high
+    "The brightness of three channels; raises ValueError where they exceed what is declared."
+    stored = whole_number(ds, 'BitsStored')
+    if facts: values, depths = cells, {bits or stored, facts['precision']}
+    else:
+        values, _ = move_down(cells.view(f'u{cells.dtype.itemsize}'), stored, whole_number(ds, 'HighBit', stored - 1))
+        depths = {bits or stored}
+    depth = next((depth for depth in sorted(depths) if values.max() < 2**depth), max(depths))
+    return luma(check_numbers(values, 0, 2**depth - 1, stored)), 0, 2**depth - 1
 
 # %% ../nbs/01a2_dicom.ipynb #f2acbd50
 def check_sign(
@@ -615,7 +637,10 @@ def check_bits(ds):
 def check_channels(ds)->str:
     "How many channels a file has, against what it calls them: 'grey', 'palette' or 'colour'; raises ValueError."
     channels, colour = whole_number(ds, 'SamplesPerPixel', 1), photometric(ds)
-    kind = {'MONOCHROME1': 'grey', 'MONOCHROME2': 'grey', 'PALETTE COLOR': 'palette'}.get(colour, 'colour')
+    kinds = {'MONOCHROME1': 'grey', 'MONOCHROME2': 'grey', 'PALETTE COLOR': 'palette', 'RGB': 'colour'}
+    kind = kinds.get(colour, 'colour' if colour.startswith('YBR_') else None)
+    if kind is None:
+        raise Refusal(f'its PhotometricInterpretation is {colour}, which is not read: correct the tag, or leave it out')
     if channels != (3 if kind == 'colour' else 1):
         raise Refusal(f'it is {colour} with SamplesPerPixel {channels}, which contradict each other: correct the tag '
                       'that is wrong, or leave it out')
@@ -636,6 +661,6 @@ def read_dicom(path, bits=None, window=True, frame=None):  # -> values (H, W), l
     else: check_length(ds)
     cells = decoded(ds, place, facts)
     if kind == 'palette': values, low, high = read_palette(ds, cells)
-    elif kind == 'colour': values, low, high = read_colour(ds, cells, facts)
+    elif kind == 'colour': values, low, high = read_colour(ds, cells, facts, bits)
     else: values, low, high = read_grey(ds, cells, facts, bits, window, frame)
     return square_pixels(values, spacing_ratio(ds, frame)), low, high

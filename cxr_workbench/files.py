@@ -31,7 +31,7 @@ class UnreadableImage(ValueError):
 
 # %% ../nbs/01b_files.ipynb #c4e61655
 DAMAGE = re.compile('truncat|corrupt|broken|damag|incomplete|unexpected end|end of file|not enough|insufficient|'
-                    'less than expected|fewer|cut off|invalid distance|bad marker|premature|checksum', re.I)
+                    'end of the data|less than expected|fewer|cut off|invalid distance|bad marker|premature|checksum', re.I)
 
 # %% ../nbs/01b_files.ipynb #e389128c
 def reason_for(
@@ -50,9 +50,10 @@ def reason_for(
         return 'it is not an image, or it is damaged from its first bytes: copy it again, or leave it out'
     if kind.startswith('DecompressionBomb'):
         return f'it declares more pixels than {LARGEST:,}, the most that is read: write it smaller, or leave it out'
+    text = text.removeprefix('Unable to decode as exceptions were raised by all available plugins: ')
     broken = not isinstance(error, Exception) or isinstance(error, (EOFError, struct.error, zlib.error))
-    text = textwrap.shorten(text, 120)
-    if broken or DAMAGE.search(text): return f'it is damaged ({text}): copy it again, or leave it out'
+    broken, text = broken or DAMAGE.search(text), textwrap.shorten(text, 120)
+    if broken: return f'it is damaged ({text}): copy it again, or leave it out'
     return (f'it cannot be decoded ({text}): it is damaged or of a kind that is not read. Copy it again, or write it '
             'as PNG with a program that shows it, or leave it out')
 
@@ -92,7 +93,8 @@ FOREIGN = [  # (offset, bytes there, what it is, what to do)
     (0, b'\xff\x0a', 'JPEG XL', 'djxl x.jxl x.png writes it as PNG'),
     (4, b'JXL ', 'JPEG XL', 'djxl x.jxl x.png writes it as PNG'),
     (0, b'II\xbc', 'JPEG XR', AS_PNG), (0, b'8BPS', 'a Photoshop file', AS_PNG), (0, b'v/1\x01', 'OpenEXR', GREY_PNG),
-    (0, b'\0\0\1\0', 'an icon', 'leave it out'), (8, b'AVI ', 'a film', 'leave it out'),
+    (0, b'\n\5\1', 'a PCX picture', AS_PNG), (0, b'DDS ', 'a DDS picture', AS_PNG), (0, b'\1\xda', 'an SGI picture', AS_PNG),
+    (0, b'\0\0\1\0', 'an icon', 'leave it out'), (0, b'icns', 'an icon', 'leave it out'), (8, b'AVI ', 'a film', 'leave it out'),
     (0, b'\x1aE\xdf\xa3', 'a film', 'leave it out'),
     (0, b'version https://git-lfs', 'a pointer of Git LFS', 'git lfs pull fetches the file itself'),
     (0, b'<!doctype html', 'a web page', PAGE), (0, b'<html', 'a web page', PAGE),
@@ -126,7 +128,11 @@ def stored_image(path, bits=None, window=True, frame=None):  # -> values (H, W),
     if kind_of(head) == 'dicom': return read_dicom(path, bits, window, frame)
     other = None if kind_of(head) else foreign(head)
     if other: raise Refusal(f'it is not an image that is read here but {other[0]}: {other[1]}')
-    return read_picture(path, head, bits, frame)
+    try: return read_picture(path, head, bits, frame)
+    except OSError as error:
+        if type(error).__name__ != 'UnidentifiedImageError' or kind_of(head) is None: raise
+        raise Refusal('it begins as an image, and its header is damaged or of a kind that is not read: copy it again, or '
+                      'write it as PNG with a program that shows it') from error
 
 # %% ../nbs/01b_files.ipynb #f8e4ac27
 def is_whole(number)->bool:

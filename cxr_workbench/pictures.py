@@ -6,9 +6,9 @@
 __all__ = ['LARGEST', 'FORMATS', 'Refusal', 'to_unit', 'check_size', 'check_kept', 'luma', 'grey', 'jpeg_frame', 'code_stream',
            'declared_depth', 'stored_values', 'check_frame', 'square_pixels', 'pixel_ratio', 'png_chunks', 'png_length',
            'check_png_pixels', 'one_row_more', 'as_declared', 'open_png', 'significant_top', 'check_jpeg2000',
-           'tiff_directories', 'tiff_tags', 'check_strips', 'as_bytes', 'undo_differences', 'tiff_numbers', 'turn',
-           'tiff_range', 'tiff_pixels', 'numbers_only', 'upright', 'open_picture', 'read_tiff', 'read_png',
-           'read_picture']
+           'tiff_directories', 'tiff_tags', 'check_strips', 'as_bytes', 'undo_differences', 'crowded_bits',
+           'tiff_numbers', 'turn', 'tiff_range', 'tiff_pixels', 'numbers_only', 'upright', 'open_picture', 'read_tiff',
+           'read_png', 'read_picture']
 
 # %% ../nbs/01a1_pictures.ipynb #310ffb69
 import io, struct, zlib
@@ -38,7 +38,11 @@ def to_unit(
     if least < low or most > high:
         remedy = 'stretch=True' if least < 0 else f'bits={int(most).bit_length()} or stretch=True'
         raise Refusal(f'its values span {least:g} to {most:g}, outside the declared {low:g} to {high:g}: give {remedy}')
-    if max(abs(low), abs(high)) >= 2**24:              # more digits than a float32 has
+    if 0 < most - least < (high - low)/255:
+        remedy = 'give bits=, the number of bits in use, or stretch=True'
+        raise Refusal(f'its values run from {least:g} to {most:g}, less than one of 255 steps of the declared {low:g} '
+                      f'to {high:g}, and would be one grey: {remedy}')
+    if max(abs(low), abs(high)) >= min(2**24, 2**10*(high - low)):     # more digits than a float32 has
         return ((values.astype(np.float64) - low)/(high - low)).astype(np.float32)
     return (values.astype(np.float32) - np.float32(low))/np.float32(high - low)
 
@@ -187,7 +191,8 @@ def pixel_ratio(
     im,             # an open PIL image
 )->float:           # height of a pixel over its width as the file has it; 1 where it does not say
     "The shape of a pixel by the pixels per length that a picture declares (PNG, JPEG, TIFF, BMP)."
-    across, down = next((im.info[key] for key in ('jfif_density', 'aspect', 'dpi') if key in im.info), (1, 1))
+    keys = ('jfif_density', 'aspect', 'dpi', 'resolution')
+    across, down = next((im.info[key] for key in keys if key in im.info), (1, 1))
     across, down = float(across), float(down)
     return across/down if across > 0 and down > 0 and np.isfinite(across/down) else 1.
 
@@ -218,8 +223,8 @@ def png_length(
     "Bytes that the pixels of a PNG take, unpacked, with the filter byte of each row."
     columns, rows, depth, colour, _, _, interlaced = struct.unpack('>IIBBBBB', header)
     pixel = depth*{0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)   # bits
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4),
-              (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8),
+              (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     total = 0
     for left, top, across, down in passes if interlaced else [(0, 0, 1, 1)]:
         wide, high = -((left - columns)//across), -((top - rows)//down)
@@ -376,15 +381,15 @@ def check_strips(
 def as_bytes(
     data:bytes,   # a whole TIFF file
     tags:dict,    # tag -> its numbers, of one frame
-    size:int,     # bytes of one number
+    depth:int,    # bits of one number
 )->bytes:         # a TIFF of one frame, as wide as its tiles together
     "The same packed pixels under a new directory, in which every number is as many pixels of one byte."
     (columns,), (rows,), (tile,) = (tags.get(tag, (0,)) for tag in (256, 257, 322))
-    wide = (-(-columns//tile)*tile if tile else columns)*size
+    wide = -(-(-(-columns//tile)*tile if tile else columns)*depth//8)
     kept = (266, 278, 323, 273, 279, 324, 325)          # where the pixels lie and the order of their bits
     entries = {256: (wide,), 257: (rows,), 258: (8,), 262: (1,), 277: (1,)}
     entries |= {259: tags.get(259, (1,)), **{tag: tags[tag] for tag in kept if tag in tags}}
-    if tile: entries[322] = (tile*size,)
+    if tile: entries[322] = (tile*depth//8,)
     at = len(data) + len(data) % 2
     lists_at, lists, directory = at + 2 + 12*len(entries) + 4, b'', struct.pack('<H', len(entries))
     for tag, numbers in sorted(entries.items()):
@@ -408,6 +413,18 @@ def undo_differences(
     whole = f'u{kind.itemsize}'
     return np.cumsum(numbers.view(numbers.dtype.byteorder + whole), 1, whole).view(kind.newbyteorder('='))
 
+# %% ../nbs/01a1_pictures.ipynb #36a30778
+def crowded_bits(
+    raw,         # bytes, (H, .) uint8
+    depth:int,   # bits of a number
+)->np.ndarray:   # (H, W) uint16
+    "Numbers that are packed without unused bits, the highest bit first."
+    bits = np.unpackbits(raw, axis=1)
+    columns = bits.shape[1]//depth
+    numbers = np.zeros((len(raw), columns), np.uint16)
+    for bit in range(depth): numbers = numbers << 1 | bits[:, bit::depth][:, :columns]
+    return numbers
+
 # %% ../nbs/01a1_pictures.ipynb #d3d97bbc
 def tiff_numbers(
     data:bytes,   # a whole TIFF file
@@ -415,12 +432,14 @@ def tiff_numbers(
 )->np.ndarray:    # (H, W) of the kind that is declared
     "The numbers of one channel, unpacked by Pillow and read as what the directory declares."
     from PIL import Image
-    (depth, *_), form = tags.get(258, (1,)), tags.get(339, (1,))[0]
-    kind = np.dtype(f'{"<" if data[:2] == b"II" else ">"}{ {2: "i", 3: "f"}.get(form, "u") }{depth//8}')
-    with Image.open(io.BytesIO(as_bytes(data, tags, kind.itemsize)), formats=['TIFF']) as im: raw = np.asarray(im)
-    predictor = tags.get(317, (1,))[0] if tags.get(259, (1,))[0] != 1 else 1
-    step = tags.get(322, (tags[256][0],))[0]*kind.itemsize   # bytes of a row of a tile or strip
-    parts = [undo_differences(raw[:, at:at + step], kind, predictor) for at in range(0, raw.shape[1], step)]
+    depth, form, packing = (tags.get(tag, (1,))[0] for tag in (258, 339, 259))
+    with Image.open(io.BytesIO(as_bytes(data, tags, depth)), formats=['TIFF']) as im: raw = np.asarray(im)
+    step = -(-tags.get(322, (tags[256][0],))[0]*depth//8)    # bytes of a row of a tile or strip
+    parts = [raw[:, at:at + step] for at in range(0, raw.shape[1], step)]
+    if depth % 8: parts = [crowded_bits(part, depth) for part in parts]
+    else:
+        kind = np.dtype(f'{"<" if data[:2] == b"II" else ">"}{ {2: "i", 3: "f"}.get(form, "u") }{depth//8}')
+        parts = [undo_differences(part, kind, tags.get(317, (1,))[0] if packing != 1 else 1) for part in parts]
     numbers = np.concatenate(parts, 1)[:, :tags[256][0]]
     return numbers.astype(numbers.dtype.newbyteorder('='))
 
@@ -469,10 +488,10 @@ def numbers_only(
     "Whether a TIFF holds one channel of numbers that are read here; raises ValueError for kinds that nobody reads."
     depth, form, channels, grey_form = (tags.get(tag, (1,))[0] for tag in (258, 339, 277, 262))
     names, packing = {2: 'signed', 3: 'float', 5: 'complex', 6: 'complex float'}, tags.get(259, (1,))[0]
-    known = (8, 16, 32, 64) if form == 2 or other else (16, 32, 64)
+    known = {2: (8, 16, 32, 64), 3: (16, 32, 64)}.get(form, (*range(8 if other else 9, 17), 32, 64))
     if channels == 1 and grey_form in (0, 1) and form in (1, 2, 3, 4) and depth in known:
         if packing in (1, 5, 8, 32773, 32946, 34925, 50000): return True  # none, LZW, Deflate, PackBits, LZMA, Zstd
-    elif form in (1, 4) and not other and (channels > 1 or depth in (1, 2, 4, 8, 12)): return False
+    elif form in (1, 4) and not other and (channels > 1 or depth in (1, 2, 4, 8)): return False
     what = f'{channels} channel{"s"*(channels > 1)} of {depth}-bit {names.get(form, "unsigned")} numbers'
     raise Refusal(f'it is a TIFF with {what} (packing {packing}), which is not read: write it as 16-bit grey')
 
@@ -527,10 +546,9 @@ def read_tiff(data:bytes, bits=None, frame=None):  # -> values (H, W), low, high
     if numbers_only(tags, other=data[:4] == b'MM\0+'): return tiff_pixels(data, tags, bits)
     with open_picture(io.BytesIO(data), data[:16]) as im:   # by its name, Pillow 13 scrambles one that lies on its side
         im.seek(frame)
-        negative = im.mode.startswith('I;16') and tags.get(262) == (0,)
         depth, (turned, ratio) = declared_depth(im, b''), upright(im)
     values, low, high = stored_values(turned, depth, bits)
-    return square_pixels(high - values.astype(np.float32) if negative else values, ratio), low, high
+    return square_pixels(values, ratio), low, high
 
 # %% ../nbs/01a1_pictures.ipynb #e897b4e8
 def read_png(data:bytes, bits=None, frame=None):  # -> values (H, W), low, high

@@ -4,10 +4,11 @@
     python tests/mutations.py --files 500 --seed 7     # what the test suite does
     python tests/mutations.py --files 2000 --folder radiographs    # with the image files of a folder as seeds
 
-Seeds of every format that is read are damaged by flipped bits, missing ends, blocks of zeros or noise, blocks that were swapped, left out or
-doubled, numbers set to extremes and heads of other files. Each file is read in a process of its own kind, which is watched: a crash, a file
-that takes longer than --seconds, an error other than UnreadableImage, more memory than --megabytes, and a picture from a PNG or DICOM whose
-own check sums or lengths say that it is cut off are findings. They are printed, with the number that makes the file again: --only NUMBER.
+Seeds of every format that is read are damaged by flipped bits, missing ends, blocks of zeros or noise, blocks that were
+swapped, left out or doubled, numbers set to extremes and heads of other files. Each file is read in a process that is
+watched. Findings are a crash, a file that takes longer than --seconds, an error other than UnreadableImage, more memory
+than --megabytes, and a picture from a PNG or DICOM whose own check sums or lengths say that it is cut off. They are
+printed with the number that makes the file again: --only NUMBER.
 """
 import argparse, io, json, os, resource, select, struct, subprocess, sys, tempfile, time, warnings, zlib
 from pathlib import Path
@@ -22,28 +23,40 @@ def seeds():
     import test_dicom as d, test_pictures as p
     from PIL import Image, features
     found, grey = {}, Image.fromarray(p.BYTES)
-    rgb, alpha = Image.merge('RGB', (grey, grey.rotate(9), grey)), Image.merge('LA', (grey, grey.rotate(90).resize(grey.size)))
+    turned = grey.rotate(90).resize(grey.size)
+    rgb, alpha = Image.merge('RGB', (grey, turned, grey)), Image.merge('LA', (grey, turned))
     def add(name, im, kind, **options):
         out = io.BytesIO()
         im.save(out, kind, **options)
         found[name] = out.getvalue()
     wide = Image.fromarray(p.WORDS)
-    add('grey.png', grey, 'PNG'); add('colour.png', rgb, 'PNG'); add('alpha.png', alpha, 'PNG'); add('16.png', wide, 'PNG')
-    add('palette.png', rgb.convert('P'), 'PNG'); add('stored.png', grey, 'PNG', compress_level=0)
+    add('grey.png', grey, 'PNG')
+    add('colour.png', rgb, 'PNG')
+    add('alpha.png', alpha, 'PNG')
+    add('16.png', wide, 'PNG')
+    add('palette.png', rgb.convert('P'), 'PNG')
+    add('stored.png', grey, 'PNG', compress_level=0)
     add('dpi.png', grey, 'PNG', dpi=(100, 150))
     add('frames.png', grey, 'PNG', save_all=True, append_images=[grey.rotate(5)])
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-    rows = b''.join(b'\0' + row.tobytes() for x, y, dx, dy in passes for row in p.BYTES[y::dy, x::dx])
-    found['interlaced.png'] = p.png(p.BYTES, packed=lambda _: zlib.compress(rows), interlaced=1, extra=p.chunk(b'sBIT', b'\7'))
-    add('grey.jpg', grey, 'JPEG'); add('colour.jpg', rgb, 'JPEG'); add('progressive.jpg', rgb, 'JPEG', progressive=True)
+    rows = zlib.compress(p.interlaced(p.BYTES))
+    found['interlaced.png'] = p.png(p.BYTES, packed=lambda _: rows, interlaced=1, extra=p.chunk(b'sBIT', b'\7'))
+    add('grey.jpg', grey, 'JPEG')
+    add('colour.jpg', rgb, 'JPEG')
+    add('progressive.jpg', rgb, 'JPEG', progressive=True)
     add('cmyk.jpg', rgb.convert('CMYK'), 'JPEG')
-    exif = Image.Exif(); exif[274] = 6
+    exif = Image.Exif()
+    exif[274] = 6
     add('turned.jpg', grey, 'JPEG', exif=exif)
-    add('x.webp', rgb, 'WEBP'); add('lossless.webp', rgb, 'WEBP', lossless=True); add('x.gif', grey, 'GIF'); add('x.bmp', grey, 'BMP')
-    add('colour.bmp', rgb, 'BMP'); add('x.ppm', rgb, 'PPM'); add('x.pgm', wide, 'PPM')
-    add('x.jp2', grey, 'JPEG2000'); add('x.j2k', rgb, 'JPEG2000', no_jp2=True); add('16.jp2', wide, 'JPEG2000')
+    add('x.webp', rgb, 'WEBP')
+    add('lossless.webp', rgb, 'WEBP', lossless=True)
+    plain = [('x.gif', grey, 'GIF'), ('x.bmp', grey, 'BMP'), ('colour.bmp', rgb, 'BMP'), ('x.ppm', rgb, 'PPM'),
+             ('x.pgm', wide, 'PPM'), ('x.jp2', grey, 'JPEG2000'), ('16.jp2', wide, 'JPEG2000')]
+    for name, im, kind in plain: add(name, im, kind)
+    add('x.j2k', rgb, 'JPEG2000', no_jp2=True)
     if features.check('avif'): add('x.avif', rgb, 'AVIF')
-    add('lzw.tif', wide, 'TIFF', compression='tiff_lzw'); add('jpeg.tif', rgb, 'TIFF', compression='jpeg'); add('raw.tif', rgb, 'TIFF')
+    add('lzw.tif', wide, 'TIFF', compression='tiff_lzw')
+    add('jpeg.tif', rgb, 'TIFF', compression='jpeg')
+    add('raw.tif', rgb, 'TIFF')
     add('one.tif', grey.convert('1'), 'TIFF', compression='group4')
     for kind in ('i1', 'u2', 'f4', 'f8'):
         values = p.kind_values(kind)[0]
@@ -60,31 +73,40 @@ def dicom_seeds(d):
     packer = zlib.compressobj(wbits=-15)
     deflated = packer.compress(values.astype('<u2').tobytes()) + packer.flush()
     made = {
-        'explicit': dict(values=values, **window), 'implicit': dict(values=values, syntax=uid.ImplicitVRLittleEndian, **window),
+        'explicit': dict(values=values, **window),
+        'implicit': dict(values=values, syntax=uid.ImplicitVRLittleEndian, **window),
         'big': dict(values=values, syntax=uid.ExplicitVRBigEndian), 'eight': dict(values=eight, stored=8, allocated=8),
         'signed': dict(values=d.smooth(12, signed=True), signed=True, photometric='MONOCHROME1'),
-        'high': dict(values=values << 4, high=15), 'rle': dict(values=values, syntax=uid.RLELossless, pixels=[d.rle(values, 16)]),
+        'high': dict(values=values << 4, high=15),
+        'rle': dict(values=values, syntax=uid.RLELossless, pixels=[d.rle(values, 16)]),
         'jpeg': dict(values=eight, stored=8, allocated=8, syntax=uid.JPEGBaseline8Bit, pixels=[d.jpeg(eight)]),
         'deflated': dict(values=values, syntax='1.2.840.10008.1.2.8.1', pixels=[deflated]),
         'table': dict(values=values, VOILUTSequence=d.table(d.SQUARE, depth=16)),
         'groups': dict(values=values, **d.groups(FrameVOILUTSequence=dict(WindowCenter=1000, WindowWidth=800))),
         'spacing': dict(values=values, PixelSpacing=[.2, .3]),
-        'colour': dict(values=np.stack([eight, eight.T.copy().reshape(eight.shape), eight], -1), stored=8, allocated=8, photometric='RGB')}
+        'colour': dict(values=np.stack([eight, eight[::-1], eight], -1), stored=8, allocated=8,
+                       photometric='RGB')}
     try: made['j2k'] = dict(values=values, syntax=uid.JPEG2000Lossless, pixels=[d.j2k(values, 12)])
     except BaseException as error:
         if 'Skipped' not in type(error).__name__: raise
     with tempfile.TemporaryDirectory() as folder:
         for name, how in made.items(): found[f'{name}.dcm'] = d.write(Path(folder)/'x', **how).read_bytes()
     root = Path(d.pydicom.__file__).parent/'data'/'test_files'
-    for name in ('MR_small.dcm', 'MR_small_RLE.dcm', 'CT_small.dcm', 'JPEG2000.dcm', 'SC_rgb_jpeg_dcmtk.dcm', 'emri_small_jpeg_ls_lossless.dcm'):
-        if (root/name).exists() and (root/name).stat().st_size < 60_000: found[name] = (root/name).read_bytes()
+    for name in ('MR_small', 'MR_small_RLE', 'CT_small', 'JPEG2000', 'SC_rgb_jpeg_dcmtk'):
+        path = root/f'{name}.dcm'
+        if path.exists() and path.stat().st_size < 60_000: found[path.name] = path.read_bytes()
     return found
 
 
 def seeds_of(folder):
     "Name -> bytes of the image files of a folder, of at most 4 MB."
     from cxr_workbench.files import find_images
-    return {str(path.relative_to(folder)): path.read_bytes() for path in find_images(folder) if 0 < path.stat().st_size < 4e6}
+    small = [path for path in find_images(folder) if 0 < path.stat().st_size < 4e6]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in small}
+
+
+EXTREMES = [b'\0\0', b'\xff\xff', b'\0\0\0\0', b'\xff\xff\xff\xff', b'\x7f\xff\xff\xff', b'\xff\xff\xff\x7f', b'\0\x80',
+            b'\x80\0', b'\1\0']
 
 
 def mutated(number:int, seed:int, files:dict):
@@ -102,7 +124,9 @@ def mutated(number:int, seed:int, files:dict):
             data[place] ^= 1 << int(rng.integers(8))
     elif how == 'cut': del data[at:]
     elif how == 'zeros': data[at:at + length] = bytes(len(data[at:at + length]))
-    elif how == 'noise': data[at:at + length] = rng.integers(0, 256, len(data[at:at + length]), np.uint8).tobytes()
+    elif how == 'noise':
+        block = rng.integers(0, 256, len(data[at:at + length]), np.uint8)
+        data[at:at + length] = block.tobytes()
     elif how == 'swap':
         other = int(rng.integers(size))
         block = data[other:other + length]
@@ -110,7 +134,7 @@ def mutated(number:int, seed:int, files:dict):
     elif how == 'drop': del data[at:at + length]
     elif how == 'double': data[at:at] = data[at:at + length]
     elif how == 'extreme':
-        word = [b'\0\0', b'\xff\xff', b'\0\0\0\0', b'\xff\xff\xff\xff', b'\x7f\xff\xff\xff', b'\xff\xff\xff\x7f', b'\0\x80', b'\x80\0', b'\1\0'][rng.integers(9)]
+        word = EXTREMES[rng.integers(len(EXTREMES))]
         data[at:at + len(word)] = word
     else: data[:min(length, 400)] = files[names[rng.integers(len(names))]][:min(length, 400)]
     return name, how, bytes(data)
@@ -124,7 +148,8 @@ def png_is_cut(data):
     while at + 12 <= len(data) and not ended:
         length, kind = struct.unpack('>I4s', data[at:at + 8])
         body = data[at + 8:at + 8 + length]
-        if at + 12 + length > len(data) or zlib.crc32(kind + body) != struct.unpack('>I', data[at + 8 + length:at + 12 + length])[0]: return True
+        if at + 12 + length > len(data): return True
+        if zlib.crc32(kind + body) != int.from_bytes(data[at + 8 + length:at + 12 + length], 'big'): return True
         if kind == b'IHDR': header = struct.unpack('>IIBBBBB', body)
         if kind == b'IDAT': pixels += body
         at, ended = at + 12 + length, kind == b'IEND'
@@ -138,8 +163,8 @@ def png_is_cut(data):
 
 
 def dicom_is_cut(data):
-    "Whether an element of a DICOM file is longer than the file, or its pixels are fewer than its tags say; False where it cannot be told."
-    at, tags, syntax, head = 132, {}, b'', 0           # the head of a file is always explicit, and mostly says how long it is
+    "Whether an element is longer than the file, or the pixels are fewer than the tags say; False where one cannot tell."
+    at, tags, syntax, head = 132, {}, b'', 0   # the head of a file is always explicit, and mostly says how long it is
     long = {b'OB', b'OW', b'OF', b'SQ', b'UT', b'UN', b'OD', b'OL', b'UC', b'UR', b'OV', b'SV', b'UV'}
     while at + 8 <= len(data):
         group, element = struct.unpack('<HH', data[at:at + 4])
@@ -148,7 +173,8 @@ def dicom_is_cut(data):
         if explicit:
             vr = data[at + 4:at + 6]
             if not (vr.isalpha() and vr.isupper()): return False
-            if vr in long: length, start = struct.unpack('<L', data[at + 8:at + 12])[0] if at + 12 <= len(data) else 0, at + 12
+            if vr in long:
+                length, start = int.from_bytes(data[at + 8:at + 12], 'little'), at + 12
             else: length, start = struct.unpack('<H', data[at + 6:at + 8])[0], at + 8
         else: length, start = struct.unpack('<L', data[at + 4:at + 8])[0], at + 8
         if length == 0xffffffff:
@@ -158,7 +184,8 @@ def dicom_is_cut(data):
         value = data[start:start + length]
         if (group, element) == (2, 0) and length == 4: head = start + 4 + struct.unpack('<L', value)[0]
         if (group, element) == (2, 0x10): syntax = value.rstrip(b'\0 ')
-        if group == 0x28 and element in (0x02, 0x10, 0x11, 0x100) and length == 2: tags[element] = struct.unpack('<H', value)[0]
+        if group == 0x28 and element in (0x02, 0x10, 0x11, 0x100) and length == 2:
+            tags[element] = struct.unpack('<H', value)[0]
         if (group, element) == (0x7fe0, 0x10):
             need = tags.get(0x10, 0)*tags.get(0x11, 0)*tags.get(0x02, 1)*tags.get(0x100, 8)//8
             return syntax in (b'1.2.840.10008.1.2', b'1.2.840.10008.1.2.1') and len(value) < need
@@ -194,14 +221,17 @@ def work(first, last, seed, folder=''):
         try:
             x = read_image(path)
             outcome = 'picture' if data != files[name] else 'unaltered'
-            if x.ndim != 2 or x.dtype != np.float32 or not (0 <= x.min() and x.max() <= 1): finding = f'no picture in [0, 1]: {x.shape} {x.dtype}'
+            if x.ndim != 2 or x.dtype != np.float32 or x.min() < 0 or x.max() > 1:
+                finding = f'no picture in [0, 1]: {x.shape} {x.dtype}'
             elif is_cut(data): finding = 'a picture, though its own check sum or length says that it is cut'
         except UnreadableImage as error:
             outcome = 'damaged' if 'damaged' in error.reason else 'refused'
             if not error.reason or error.path != str(path): finding = 'a refusal without a reason'
         except BaseException as error: outcome, finding = 'error', f'{type(error).__name__}: {error}'[:200]
         memory = most_memory()
-        print(json.dumps(dict(outcome=outcome, finding=finding, seconds=round(time.perf_counter() - start, 3), megabytes=round(memory))), flush=True)
+        seconds = round(time.perf_counter() - start, 3)
+        told = dict(outcome=outcome, finding=finding, seconds=seconds, megabytes=round(memory))
+        print(json.dumps(told), flush=True)
 
 
 def line_of(process, seconds):
@@ -238,14 +268,18 @@ def watch(files=500, seed=1, seconds=20, megabytes=500, only=None, folder=''):
 
 
 def main():
-    if sys.argv[1:2] == ['--work']: return work(*map(int, sys.argv[2:5]), *sys.argv[5:])
+    if sys.argv[1:2] == ['--work']:
+        first, last, seed, folder = sys.argv[2:]
+        return work(int(first), int(last), int(seed), folder)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in dict(files=500, seed=1, seconds=20, megabytes=500).items(): parser.add_argument(f'--{name}', type=int, default=default)
+    for name, default in dict(files=500, seed=1, seconds=20, megabytes=500).items():
+        parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--only', type=int)
     parser.add_argument('--folder', default='')
     start = time.time()
     counts, findings, figures = watch(**vars(parser.parse_args()))
-    print(f'{sum(counts.values())} files in {time.time() - start:.0f} s: ' + ', '.join(f'{n} {name}' for name, n in sorted(counts.items())))
+    outcomes = ', '.join(f'{n} {name}' for name, n in sorted(counts.items()))
+    print(f'{sum(counts.values())} files in {time.time() - start:.0f} s: {outcomes}')
     print(', '.join(f'{key} {value}' for key, value in figures.items()))
     for finding in findings: print(finding)
     sys.exit(bool(findings))

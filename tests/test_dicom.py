@@ -19,8 +19,8 @@ def smooth(bits=12, height=48, width=40, signed=False):
     return np.rint(wave*(2**bits - 1)).astype(np.int64) - (2**(bits - 1) if signed else 0)
 
 
-def write(path, values, stored=12, allocated=16, high=None, signed=False, photometric='MONOCHROME2', syntax=None, pixels=None,
-          implicit=None, **tags):
+def write(path, values, stored=12, allocated=16, high=None, signed=False, photometric='MONOCHROME2', syntax=None,
+          pixels=None, **tags):
     "A DICOM file of one frame; `pixels` replaces the bytes, a list makes it the frames of a compressed file."
     syntax = syntax or uid.ExplicitVRLittleEndian
     ds = pydicom.Dataset()
@@ -54,8 +54,8 @@ def write(path, values, stored=12, allocated=16, high=None, signed=False, photom
 def raw(key, value):
     "An element that holds these bytes, whatever they are worth."
     tag = pydicom.datadict.tag_for_keyword(key)
-    return pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), pydicom.datadict.dictionary_VR(key), len(value), value, 0,
-                                           False, True)
+    kind = pydicom.datadict.dictionary_VR(key)
+    return pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), kind, len(value), value, 0, False, True)
 
 
 def table(entries, first=0, depth=12, count=None, vr='US'):
@@ -81,7 +81,8 @@ def refusal(path, **how):
     return caught.value.reason
 
 
-def is_read_as(path, expected, atol=1e-5, **how): np.testing.assert_allclose(read_image(path, **how), expected, atol=atol)
+def is_read_as(path, expected, atol=1e-5, **how):
+    np.testing.assert_allclose(read_image(path, **how), expected, atol=atol)
 
 
 # an independent pipeline
@@ -101,19 +102,18 @@ def pipeline(ds, stored):
     return 1 - x if ds.PhotometricInterpretation == 'MONOCHROME1' else x
 
 
-COMBINATIONS = list(itertools.product([(8, 8), (8, 16), (10, 16), (12, 16), (16, 16)], [False, True],
-                                      [(1, 0), (2, -1024), (.5, 7.5)],
-                                      [None, ('LINEAR', .4, .5), ('LINEAR_EXACT', .6, .3), ('SIGMOID', .5, .4)],
-                                      ['MONOCHROME1', 'MONOCHROME2'],
-                                      [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.RLELossless,
-                                       uid.ExplicitVRBigEndian]))
+DEPTHS = [(8, 8), (8, 16), (10, 16), (12, 16), (16, 16)]                       # bits stored, bits allocated
+WINDOWS = [None, ('LINEAR', .4, .5), ('LINEAR_EXACT', .6, .3), ('SIGMOID', .5, .4)]
+SYNTAXES = [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.RLELossless, uid.ExplicitVRBigEndian]
+COMBINATIONS = list(itertools.product(DEPTHS, [False, True], [(1, 0), (2, -1024), (.5, 7.5)], WINDOWS,
+                                      ['MONOCHROME1', 'MONOCHROME2'], SYNTAXES))
 
 
 def test_hundreds_of_files_agree_with_the_functions_of_pydicom(tmp_path):
     worst, random = 0, np.random.default_rng(0)
     for k, ((stored, allocated), signed, (slope, intercept), window, photometric, syntax) in enumerate(COMBINATIONS):
-        values = smooth(stored, 18, 17, signed) if k % 2 else random.integers(*((-2**(stored - 1), 2**(stored - 1)) if signed
-                                                                                else (0, 2**stored)), (18, 17))
+        low = -2**(stored - 1) if signed else 0
+        values = smooth(stored, 18, 17, signed) if k % 2 else random.integers(low, low + 2**stored, (18, 17))
         tags = dict(RescaleSlope=slope, RescaleIntercept=intercept)
         if window:
             span = 2**stored*slope
@@ -135,7 +135,8 @@ def rle(values, allocated):
     segments = []
     for plane in np.moveaxis(planes, -1, 0):
         data = plane.tobytes()
-        runs = b''.join(bytes([len(data[at:at + 128]) - 1]) + data[at:at + 128] for at in range(0, len(data), 128))
+        blocks = [data[at:at + 128] for at in range(0, len(data), 128)]
+        runs = b''.join(bytes([len(block) - 1]) + block for block in blocks)
         segments.append(runs + bytes(len(runs) % 2))
     starts = np.cumsum([64] + [len(s) for s in segments])[:-1]
     return struct.pack('<16L', len(segments), *starts, *[0]*(15 - len(segments))) + b''.join(segments)
@@ -163,7 +164,6 @@ def test_bundled_files(path):
         ds = pydicom.dcmread(path, force=True)
         if ds.SamplesPerPixel == 1 and 'PALETTE' not in ds.PhotometricInterpretation and 'FloatPixelData' not in ds:
             stored = pixel_array(ds, index=0)
-            if ds.file_meta.get('TransferSyntaxUID') in uid.JPEG2000TransferSyntaxes: ds.BitsStored = min(ds.BitsStored, 16)
             if 'DoubleFloatPixelData' in ds: return
             expected = pipeline(ds, stored)
             if expected.shape == x.shape: assert np.abs(x - expected).max() < 2e-5
@@ -178,7 +178,8 @@ def test_bundled_files(path):
 def test_numbers_at_the_upper_end_of_their_cells(tmp_path, stored, signed, syntax):
     values = smooth(stored, signed=signed)
     pixels = [rle(values << (16 - stored), 16)] if syntax == uid.RLELossless else None
-    path = write(tmp_path/'x.dcm', values << (16 - stored), stored, high=15, signed=signed, syntax=syntax, pixels=pixels)
+    cells = values << (16 - stored)
+    path = write(tmp_path/'x.dcm', cells, stored, high=15, signed=signed, syntax=syntax, pixels=pixels)
     is_read_as(path, (values - values.min())/(2**stored - 1))
 
 
@@ -213,7 +214,8 @@ def test_numbers_that_exceed_the_bits_stored_do_not_wrap(tmp_path):
 def test_signed_numbers_whose_upper_bits_are_empty(tmp_path):
     values = smooth(12, signed=True)
     is_read_as(write(tmp_path/'x.dcm', values & 4095, 12, signed=True), (values + 2048)/4095)
-    assert 'with a sign' in refusal(write(tmp_path/'y.dcm', smooth(12), 12, signed=True))      # an unsigned picture: no wrap
+    unsigned = write(tmp_path/'y.dcm', smooth(12), 12, signed=True)           # must not wrap
+    assert 'with a sign' in refusal(unsigned)
 
 
 def test_overlays_in_unused_bits_are_no_pixels(tmp_path):
@@ -222,8 +224,8 @@ def test_overlays_in_unused_bits_are_no_pixels(tmp_path):
     path = write(tmp_path/'x.dcm', values | drawing << 14, 12)
     assert 'bits=15' in refusal(path)                                         # nothing says what the bit is
     ds = pydicom.dcmread(path)
-    for element, vr, value in ((0x0010, 'US', 48), (0x0011, 'US', 40), (0x0100, 'US', 16), (0x0102, 'US', 14)):
-        ds.add_new((0x6000, element), vr, value)
+    for element, value in {0x0010: 48, 0x0011: 40, 0x0100: 16, 0x0102: 14}.items():
+        ds.add_new((0x6000, element), 'US', value)
     ds.save_as(path)
     is_read_as(path, values/4095)
 
@@ -255,7 +257,7 @@ def test_a_wrong_sign_does_not_tear_the_picture(tmp_path, bits):
     letters[10:20, 10:30], letters[30:40] = 2**bits - 1, 0
     is_read_as(write(tmp_path/'z.dcm', letters, bits), letters/(2**bits - 1))
     around = smooth(bits, 64, 64, True)//8
-    around[:20] = -2**(bits - 1)                                              # nor is the lowest number around a picture
+    around[:20] = -2**(bits - 1)                                              # nor is the lowest number around it
     is_read_as(write(tmp_path/'v.dcm', around, bits, signed=True), (around + 2**(bits - 1))/(2**bits - 1))
 
 
@@ -268,7 +270,8 @@ def j2k(values, bits, signed=False):
     return bytes(openjpeg.encode(values.astype(kind), bits_stored=bits, photometric_interpretation=2))
 
 
-@pytest.mark.parametrize('precision, stored', [(12, 12), (12, 16), (14, 16), (10, 12), (8, 16), (8, 12), (16, 12), (16, 10)])
+@pytest.mark.parametrize('precision, stored', [(12, 12), (12, 16), (14, 16), (10, 12),
+                                               (8, 16), (8, 12), (16, 12), (16, 10)])
 @pytest.mark.parametrize('window', [False, True])
 def test_precision_of_a_jpeg_2000(tmp_path, precision, stored, window):
     bits = min(precision, stored)
@@ -295,7 +298,8 @@ def test_sign_of_a_jpeg_2000(tmp_path, in_stream, in_tags):
                      pixels=[j2k(coded, 12, in_stream)])
         is_read_as(path, truth/4095)
     noise = np.random.default_rng(0).integers(-2048 if in_stream else 0, 2048 if in_stream else 4096, (64, 64))
-    path = write(tmp_path/'y.dcm', noise, 12, signed=in_tags, syntax=uid.JPEG2000Lossless, pixels=[j2k(noise, 12, in_stream)])
+    stream = j2k(noise, 12, in_stream)
+    path = write(tmp_path/'y.dcm', noise, 12, signed=in_tags, syntax=uid.JPEG2000Lossless, pixels=[stream])
     if in_stream == in_tags: is_read_as(path, (noise + 2048*in_stream)/4095)
     else: assert 'PixelRepresentation' in refusal(path) and 'code stream' in refusal(path)
 
@@ -322,7 +326,8 @@ def test_tags_against_the_code_stream(tmp_path, tag, value):
     for syntax, stream in ((uid.JPEG2000Lossless, j2k(values, 8)), (uid.JPEGBaseline8Bit, jpeg(values))):
         reason = refusal(write(tmp_path/'x.dcm', values, 8, 8, syntax=syntax, pixels=[stream], **tags))
         assert tag in reason and str(value) in reason and 'damaged' not in reason
-    turned = write(tmp_path/'y.dcm', values, 8, 8, syntax=uid.JPEG2000Lossless, pixels=[j2k(values, 8)], Rows=64, Columns=48)
+    size = dict(Rows=64, Columns=48)
+    turned = write(tmp_path/'y.dcm', values, 8, 8, syntax=uid.JPEG2000Lossless, pixels=[j2k(values, 8)], **size)
     assert 'Rows is 64' in refusal(turned)                                    # as many pixels, but scrambled
 
 
@@ -340,6 +345,11 @@ def test_frames_against_code_streams(tmp_path):
     values = smooth(8, 64, 64)
     path = write(tmp_path/'x.dcm', values, 8, 8, syntax=uid.JPEG2000Lossless, pixels=[j2k(values, 8)]*2)
     assert '1 frames and holds 2' in refusal(path)
+    run = rle(smooth(12), 16)
+    path = write(tmp_path/'y.dcm', smooth(12), syntax=uid.RLELossless, pixels=[run, run])
+    assert '1 frames and holds 2' in refusal(path)
+    path = write(tmp_path/'z.dcm', smooth(12), syntax=uid.RLELossless, pixels=[run, run], NumberOfFrames=2)
+    is_read_as(path, smooth(12)/4095, frame=1)
 
 
 @pytest.mark.parametrize('kind', ['jpeg', 'j2k'])
@@ -359,6 +369,22 @@ def test_deflated_frames(tmp_path):
     is_read_as(path, values/4095)
     cut = write(tmp_path/'y.dcm', values, syntax='1.2.840.10008.1.2.8.1', pixels=[packed[:len(packed)//2]])
     assert 'damaged' in refusal(cut)
+
+
+def test_a_deflated_file(tmp_path):
+    path = write(tmp_path/'x.dcm', smooth(12))
+    ds = pydicom.dcmread(path)
+    ds.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    ds.save_as(tmp_path/'y.dcm', enforce_file_format=True)
+    is_read_as(tmp_path/'y.dcm', smooth(12)/4095)
+    data = (tmp_path/'y.dcm').read_bytes()
+    (tmp_path/'z.dcm').write_bytes(data[:len(data)//2])
+    assert 'damaged' in refusal(tmp_path/'z.dcm')
+    packer = zlib.compressobj(wbits=-15)
+    head = 144 + int.from_bytes(data[140:144], 'little')
+    block = bytes(2**24)
+    (tmp_path/'v.dcm').write_bytes(data[:head] + b''.join(packer.compress(block) for _ in range(40)) + packer.flush())
+    assert 'unpacks to more than' in refusal(tmp_path/'v.dcm')
 
 
 # length
@@ -386,23 +412,51 @@ def test_a_file_that_ends_before_its_pixels(tmp_path):
 
 
 def test_channels_against_the_photometric_interpretation(tmp_path):
-    for photometric, shape in (('MONOCHROME2', (48, 40, 3)), ('RGB', (48, 40)), ('PALETTE COLOR', (48, 40, 3)), ('YBR_FULL', (48, 40))):
-        values = np.zeros(shape, np.int64) + np.arange(40)[:, None] if len(shape) == 3 else smooth(8)
+    grey, colour = smooth(8), np.stack([smooth(8)]*3, -1)
+    wrong = {'MONOCHROME2': colour, 'RGB': grey, 'PALETTE COLOR': colour, 'YBR_FULL': grey}
+    for photometric, values in wrong.items():
         reason = refusal(write(tmp_path/'x.dcm', values, 8, 8, photometric=photometric))
         assert photometric in reason and 'SamplesPerPixel' in reason
 
 
+@pytest.mark.parametrize('syntax', [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_bits_of_colours(tmp_path, syntax):
+    grey = lambda bits: np.stack([smooth(bits)]*3, -1)
+    how = dict(photometric='RGB', syntax=syntax)
+    is_read_as(write(tmp_path/'x.dcm', grey(12), **how), smooth(12)/4095)
+    is_read_as(write(tmp_path/'x.dcm', grey(12) << 4, high=15, **how), smooth(12)/4095)
+    path = write(tmp_path/'y.dcm', grey(14), **how)
+    assert 'bits=14' in refusal(path)
+    is_read_as(path, smooth(14)/16383, bits=14)
+
+
+def test_a_picture_that_would_be_one_grey(tmp_path):
+    path = write(tmp_path/'x.dcm', smooth(20), 32, 32)
+    assert 'one grey' in refusal(path)
+    is_read_as(path, smooth(20)/(2**20 - 1), bits=20)
+    for slope, intercept in (('1e-9', 1e6), ('1', 1e9)):
+        path = write(tmp_path/'y.dcm', smooth(12), RescaleSlope=slope, RescaleIntercept=intercept)
+        is_read_as(path, smooth(12)/4095, atol=1e-4)
+
+
 # numbers
 
-@pytest.mark.parametrize('text, value', [(b'10,5', 10.5), (b'0,125 ', .125), (b'-1,5E2', -150), (b' 10.5\0', 10.5), (b'1000,25', 1000.25)])
+@pytest.mark.parametrize('text, value', [(b'10,5', 10.5), (b'0,125 ', .125), (b'-1,5E2', -150), (b' 10.5\0', 10.5),
+                                         (b'1000,25', 1000.25)])
 def test_decimal_comma(tmp_path, text, value):
-    path = write(tmp_path/'x.dcm', smooth(12), RescaleIntercept=text, RescaleSlope=b'1', WindowCenter=b'2000', WindowWidth=b'4000,5')
+    tags = dict(RescaleIntercept=text, RescaleSlope=b'1', WindowCenter=b'2000', WindowWidth=b'4000,5')
+    path = write(tmp_path/'x.dcm', smooth(12), **tags)
     shown = np.clip((smooth(12) + value - 1999.5)/3999.5 + .5, 0, 1)
     is_read_as(path, shown)
 
 
-@pytest.mark.parametrize('key, text', [('WindowCenter', b'1,024'), ('WindowWidth', b'wide'), ('RescaleSlope', b'1,2,3'), ('WindowWidth', b'1.000,5'),
-                                       ('RescaleSlope', b'nan'), ('RescaleIntercept', b'inf'), ('WindowCenter', b'nan'), ('RescaleSlope', b'0')])
+NO_NUMBERS = [('WindowCenter', b'1,024'), ('WindowCenter', b'nan'), ('WindowWidth', b'wide'),
+              ('WindowWidth', b'1.000,5'),
+              ('RescaleSlope', b'1,2,3'), ('RescaleSlope', b'nan'), ('RescaleSlope', b'0'), ('RescaleSlope', b'1\\2 '),
+              ('RescaleIntercept', b'inf')]
+
+
+@pytest.mark.parametrize('key, text', NO_NUMBERS)
 def test_numbers_that_are_none(tmp_path, key, text):
     tags = dict(WindowCenter=b'2000', WindowWidth=b'4000', RescaleSlope=b'1', RescaleIntercept=b'0') | {key: text}
     reason = refusal(write(tmp_path/'x.dcm', smooth(12), **tags))
@@ -416,7 +470,8 @@ def test_spelling_of_a_window_function(tmp_path, form):
     values = smooth(12)
     path = write(tmp_path/'x.dcm', values, WindowCenter=2000, WindowWidth=1000, VOILUTFunction=form)
     kind = form.strip().upper().replace(' ', '_')
-    expected = {'LINEAR': np.clip((values - 1999.5)/999 + .5, 0, 1), 'LINEAR_EXACT': np.clip((values - 2000)/1000 + .5, 0, 1),
+    expected = {'LINEAR': np.clip((values - 1999.5)/999 + .5, 0, 1),
+                'LINEAR_EXACT': np.clip((values - 2000)/1000 + .5, 0, 1),
                 'SIGMOID': 1/(1 + np.exp(-4*(values - 2000)/1000))}[kind]
     is_read_as(path, expected)
 
@@ -460,7 +515,8 @@ def test_a_frame_has_its_own_group(tmp_path):
            ['PerFrameFunctionalGroupsSequence'][0] for c in (1000, 3000)]
     data = np.stack([values, values]).astype('<u2').tobytes()
     path = write(tmp_path/'x.dcm', values, pixels=data, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=own)
-    for frame, center in enumerate((1000, 3000)): is_read_as(path, np.clip((values - center)/1000 + .5, 0, 1), frame=frame)
+    for frame, center in enumerate((1000, 3000)):
+        is_read_as(path, np.clip((values - center)/1000 + .5, 0, 1), frame=frame)
 
 
 # tables
@@ -492,10 +548,11 @@ def test_sign_of_the_first_entry(tmp_path, syntax, signed):
     path = write(tmp_path/'x.dcm', values, signed=signed, syntax=syntax, RescaleSlope=1, RescaleIntercept=intercept,
                  VOILUTSequence=table(SQUARE, first=-2048))
     is_read_as(path, SQUARE[smooth(12)]/4095)
-    far = write(tmp_path/'y.dcm', smooth(16), 16, VOILUTSequence=table(np.arange(4096), first=61440))   # unsigned, and meant so
-    is_read_as(far, np.clip(smooth(16) - 61440, 0, 4095)/4095)
-    first = write(tmp_path/'z.dcm', values, signed=signed, syntax=syntax, ModalityLUTSequence=table(SQUARE, first=-2048*signed))
-    is_read_as(first, SQUARE[smooth(12)]/4095)
+    ramp = table(np.arange(4096), first=61440)                                # unsigned, and meant so
+    is_read_as(write(tmp_path/'y.dcm', smooth(16), 16, VOILUTSequence=ramp), np.clip(smooth(16) - 61440, 0, 4095)/4095)
+    square = table(SQUARE, first=-2048*signed)
+    is_read_as(write(tmp_path/'z.dcm', values, signed=signed, syntax=syntax, ModalityLUTSequence=square),
+               SQUARE[smooth(12)]/4095)
 
 
 def test_length_of_a_table(tmp_path):
@@ -504,8 +561,8 @@ def test_length_of_a_table(tmp_path):
     longer = refusal(write(tmp_path/'x.dcm', values, VOILUTSequence=table(SQUARE[:300] | 4095, count=4096)))
     assert '256' in short and '4096' in short and '300' in longer and '4096' in longer
     is_read_as(write(tmp_path/'x.dcm', values//2, VOILUTSequence=table(SQUARE, count=4000)), SQUARE[values//2]/4095)
-    whole = np.arange(65536)
-    is_read_as(write(tmp_path/'x.dcm', smooth(16), 16, VOILUTSequence=table(whole, depth=16, vr='OW')), smooth(16)/65535)
+    whole = table(np.arange(65536), depth=16, vr='OW')
+    is_read_as(write(tmp_path/'x.dcm', smooth(16), 16, VOILUTSequence=whole), smooth(16)/65535)
 
 
 def test_entries_of_eight_bits(tmp_path):
@@ -513,8 +570,15 @@ def test_entries_of_eight_bits(tmp_path):
     for packed in (curve, curve.astype(np.uint8).view('<u2')):                # a word each, two in a word
         path = write(tmp_path/'x.dcm', values, 8, 8, VOILUTSequence=table(packed, depth=8, count=256))
         is_read_as(path, 1 - values/255)
-    path = write(tmp_path/'x.dcm', values, 8, 8, VOILUTSequence=table(curve << 8, depth=8, vr='OW'))   # in the upper half
-    is_read_as(path, (curve[values] << 8)/0xff00)
+    upper = table(curve << 8, depth=8, vr='OW')                               # in the upper half of their words
+    is_read_as(write(tmp_path/'x.dcm', values, 8, 8, VOILUTSequence=upper), (curve[values] << 8)/0xff00)
+
+
+def test_tables_in_the_other_byte_order(tmp_path):
+    item = table(SQUARE)[0]
+    item['LUTData'].VR, item['LUTData']._value = 'OW', SQUARE.astype('>u2').tobytes()
+    is_read_as(write(tmp_path/'x.dcm', smooth(12), syntax=uid.ExplicitVRBigEndian, VOILUTSequence=[item]),
+               SQUARE[smooth(12)]/4095)
 
 
 @pytest.mark.parametrize('entries, depth', [(np.zeros(4096, int), 12), (np.full(4096, 4095), 12)])
@@ -525,8 +589,8 @@ def test_a_table_that_shows_nothing(tmp_path, entries, depth):
 
 def test_palettes(tmp_path):
     values, ramp = smooth(8), np.arange(256)
-    for entries, depth in ((ramp*257, 16), (ramp, 16), (ramp << 8, 16), (ramp << 8, 8), (ramp, 8)):
-        tags = {f'{c}PaletteColorLookupTableData': entries.astype('<u2').tobytes() for c in ('Red', 'Green', 'Blue')}
+    forms = [(ramp*257, 16), (ramp, 16), (ramp << 8, 16), (ramp << 8, 8), (ramp, 8)]
+    for entries, depth in forms:
         path = write(tmp_path/'x.dcm', values, 8, 8, photometric='PALETTE COLOR')
         ds = pydicom.dcmread(path)
         for c in ('Red', 'Green', 'Blue'):
@@ -545,15 +609,17 @@ def test_spelling_of_the_photometric_interpretation(tmp_path, photometric):
     is_read_as(path, 1 - x if '1' in photometric else x)
 
 
-@pytest.mark.parametrize('photometric, shape, agree', [('MONOCHROME1', 'INVERSE', True), ('MONOCHROME2', 'IDENTITY', True), ('MONOCHROME1', 'inverse', True),
-                                                       ('MONOCHROME1', 'IDENTITY', False), ('MONOCHROME2', 'INVERSE', False)])
+@pytest.mark.parametrize('photometric, shape, agree', [
+    ('MONOCHROME1', 'INVERSE', True), ('MONOCHROME2', 'IDENTITY', True), ('MONOCHROME1', 'inverse', True),
+    ('MONOCHROME1', 'IDENTITY', False), ('MONOCHROME2', 'INVERSE', False)])
 def test_presentation_shape(tmp_path, photometric, shape, agree):
     path = write(tmp_path/'x.dcm', smooth(12), photometric=photometric, PresentationLUTShape=shape)
     if agree: is_read_as(path, 1 - smooth(12)/4095 if photometric == 'MONOCHROME1' else smooth(12)/4095)
     else: assert photometric in refusal(path) and shape in refusal(path)
 
 
-@pytest.mark.parametrize('key', ['PhotometricInterpretation', 'BitsStored', 'BitsAllocated', 'Rows', 'PixelRepresentation'])
+@pytest.mark.parametrize('key', ['PhotometricInterpretation', 'BitsStored', 'BitsAllocated', 'Rows',
+                                 'PixelRepresentation'])
 def test_missing_tags_are_named(tmp_path, key):
     path = write(tmp_path/'x.dcm', smooth(12))
     ds = pydicom.dcmread(path)
@@ -564,8 +630,8 @@ def test_missing_tags_are_named(tmp_path, key):
 
 # spacing
 
-@pytest.mark.parametrize('key, value', [('PixelSpacing', [.4, .2]), ('ImagerPixelSpacing', [.4, .2]), ('NominalScannedPixelSpacing', [.4, .2]),
-                                        ('PixelAspectRatio', [2, 1])])
+@pytest.mark.parametrize('key, value', [('PixelSpacing', [.4, .2]), ('ImagerPixelSpacing', [.4, .2]),
+                                        ('NominalScannedPixelSpacing', [.4, .2]), ('PixelAspectRatio', [2, 1])])
 def test_pixels_that_are_not_square(tmp_path, key, value):
     values = smooth(12, 96, 64)
     x = read_image(write(tmp_path/'x.dcm', values[::2], **{key: value}))
@@ -578,7 +644,8 @@ def test_pixels_that_are_not_square(tmp_path, key, value):
 def test_spacings_are_compared(tmp_path):
     reason = refusal(write(tmp_path/'x.dcm', smooth(12), PixelSpacing=[.1, .2], ImagerPixelSpacing=[.2, .2]))
     assert 'PixelSpacing' in reason and 'ImagerPixelSpacing' in reason
-    same = write(tmp_path/'x.dcm', smooth(12), PixelSpacing=[.1, .1], ImagerPixelSpacing=[.2, .2], PixelAspectRatio=[1, 1])
+    tags = dict(PixelSpacing=[.1, .1], ImagerPixelSpacing=[.2, .2], PixelAspectRatio=[1, 1])
+    same = write(tmp_path/'x.dcm', smooth(12), **tags)
     is_read_as(same, smooth(12)/4095)
     is_read_as(write(tmp_path/'x.dcm', smooth(12), PixelSpacing=[.143, .1425]), smooth(12)/4095)     # within 1 %
 

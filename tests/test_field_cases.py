@@ -76,7 +76,9 @@ def test_a_window_in_functional_groups(cases):
 
 def test_good_files_that_were_called_damaged(cases):
     folder = cases/'16_wrong_advice'
-    body = lambda name, kind: np.frombuffer((folder/name).read_bytes()[-48*64*np.dtype(kind).itemsize:], kind).reshape(48, 64)
+    def body(name, kind):
+        data = (folder/name).read_bytes()[-48*64*np.dtype(kind).itemsize:]
+        return np.frombuffer(data, kind).reshape(48, 64)
     close(read_image(folder/'f64.tif'), body('f64.tif', '<f8'))
     close(read_image(folder/'f16.tif'), body('f16.tif', '<f2').astype(float))
     close(read_image(folder/'u16_whitebe.tif'), 1 - body('u16_whitebe.tif', '>u2')/65535)

@@ -34,7 +34,9 @@ def test_the_oracle_sees_what_is_cut(files):
     data = bytearray(files['grey.png'])
     data[len(data)//2] ^= 4
     assert mutations.is_cut(bytes(data))
-    rows = files['explicit.dcm'].replace(struct.pack('<HH2sHH', 0x28, 0x10, b'US', 2, 48), struct.pack('<HH2sHH', 0x28, 0x10, b'US', 2, 49))
+    tag = lambda rows: struct.pack('<HH2sHH', 0x28, 0x10, b'US', 2, rows)
+    rows = files['explicit.dcm'].replace(tag(48), tag(49))
+    assert rows != files['explicit.dcm']
     assert mutations.is_cut(rows)
 
 
