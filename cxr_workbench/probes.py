@@ -162,7 +162,7 @@ def image_panel(
     plain = dict(visible=False, constrain='domain')
     return Panel(traces, plain, dict(plain, autorange='reversed'), title, square=True)
 
-# %% ../nbs/06g_probes.ipynb #b3c82aa9
+# %% ../nbs/06g_probes.ipynb #472b5e61
 def map_panels(
     name:str,              # of the probe
     images:np.ndarray,     # (K, H, W) uint8
@@ -170,7 +170,7 @@ def map_panels(
     titles:list[str],      # K
 )->list[Panel]:            # K
     "Maps over images, on one scale."
-    signed = bool((maps < 0).any())
+    maps, signed = maps.astype(float), bool((maps < 0).any())
     look = dict(limit=find_limit(list(maps), signed), signed=signed, name=name)
     panels = []
     for image, m, title in zip(images, maps, titles):
@@ -193,7 +193,7 @@ def draw_batch(
     grey = as_uint8(name, v[rows])
     return [image_panel([image_trace(image)], title) for image, title in zip(grey, titles)], scene.describe()
 
-# %% ../nbs/06g_probes.ipynb #55b69901
+# %% ../nbs/06g_probes.ipynb #aafc6d05
 def draw_layers(
     name:str,         # of the probe
     maps:np.ndarray,  # (K, h, w), of one image
@@ -203,7 +203,7 @@ def draw_layers(
     "Maps of one image, over it."
     rows, shown = np.arange(len(maps)), f'image {scene.image}'
     if letter != 'C' and len(maps) > scene.most:
-        peaks = np.abs(maps).max((1, 2))
+        peaks = np.abs(maps.astype(float)).max((1, 2))
         rows = np.sort(np.argsort(-peaks, kind='stable')[:scene.most])
         shown += f', the {len(rows)} strongest of {len(maps)}'
     titles = [scene.names[row] if letter == 'C' else str(row) for row in rows]
