@@ -7,7 +7,7 @@ from cxr_workbench import core
 from cxr_workbench.core import Batch, PROBES, create_method, list_methods, seed_all
 from cxr_workbench.views import show_probes
 
-SIZES = dict(B=4, C=3, D=9, H=12, W=10, h=3, w=2, L=5, T=2) | {'1': 1, '2': 2}
+SIZES = dict(zip('BCDHWhwLT12', (4, 3, 9, 12, 10, 3, 2, 5, 2, 1, 2)))
 names = ['Edema', 'Fracture', 'Hernia']
 
 
