@@ -110,12 +110,12 @@ def map_trace(
 
 # %% ../nbs/06d_overlays.ipynb #2b7b1f39
 def outline_trace(
-    mask:np.ndarray,   # (H, W), true inside
+    mask:np.ndarray,   # (H, W), true inside: any number but 0
     colour='#56B4E9',
 )->go.Contour:
     "The outline of a region."
     return go.Contour(
-        z=mask.astype(np.uint8), contours=dict(start=.5, end=.5, size=1, coloring='none'),
+        z=mask.astype(bool).astype(np.uint8), contours=dict(start=.5, end=.5, size=1, coloring='none'),
         line=dict(color=colour, width=1.5, smoothing=0), showscale=False, hoverinfo='skip', name='outline')
 
 # %% ../nbs/06d_overlays.ipynb #a9534107

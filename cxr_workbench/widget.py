@@ -76,8 +76,8 @@ def frame_of(
     parts = sorted(fig.layout.to_plotly_json())
     return ' '.join([*traces, *parts, f'{fig.layout.width} {fig.layout.height}'])
 
-# %% ../nbs/06c_widget.ipynb #a3183f5c
-_in_the_browser = '''
+# %% ../nbs/06c_widget.ipynb #725b2c24
+_JAVASCRIPT = '''
     function load(code) {
       const module = {exports: {}};
       new Function('module', code)(module);
@@ -114,7 +114,7 @@ def picture_widget():
     from plotly.offline import get_plotlyjs
     shared = w.Label(get_plotlyjs())
     class Picture(anywidget.AnyWidget):
-        _esm = _in_the_browser
+        _esm = _JAVASCRIPT
         library = t.Instance(w.Label, default_value=shared).tag(sync=True, **w.widget_serialization)
         spec = t.Unicode().tag(sync=True)    # a figure as JSON
 

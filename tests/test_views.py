@@ -35,7 +35,7 @@ reliability report_bars histogram show_probes
 """.split()
 
 
-def test_views_is_the_door_to_every_picture():
+def test_views_gives_every_picture():
     assert sorted(views.__all__) == sorted(PUBLIC)
     assert all(hasattr(views, name) for name in PUBLIC)
 
@@ -135,6 +135,13 @@ def test_boxes_are_pixels():
     assert (min(x), max(x)) == (1.5, 4.5)
     assert (min(y), max(y)) == (.5, 4.5)
     assert set(box.x[6:11]) == set(box.y[6:11]) == {-.5, 7.5}       # the whole image
+
+
+@pytest.mark.parametrize('dtype', [bool, np.uint8, np.int64, np.float32])
+def test_a_mask_is_true_wherever_it_is_not_zero(dtype):
+    mask = np.array([[0, 1], [1, 0]])*.7 if dtype is np.float32 else np.array([[0, 3], [3, 0]])
+    fig = views.show_overlay(np.zeros((2, 2), np.uint8), mask=mask.astype(dtype))
+    assert np.array_equal(fig.data[-1].z, [[0, 1], [1, 0]])
 
 
 # ---- tables and matrices ----

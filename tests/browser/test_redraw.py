@@ -38,7 +38,7 @@ NUMBER = re.compile(r'(?<![\w#])-?\d+(?:\.\d+)?(?:e-?\d+)?')
 
 
 def marks(drawn):
-    "What can be seen of a plot: shapes, images, texts by their form, with their numbers; no clip paths or empty groups."
+    "What can be seen of a plot: shapes, images, texts by their form, with their numbers; no clip paths, empty groups."
     seen = defaultdict(list)
     unclipped = re.sub(r'<clipPath.*?</clipPath>', '', drawn)
     for mark in re.findall(r'<(?:path|rect|image|text|use)\b[^>]*>[^<]*', unclipped):
