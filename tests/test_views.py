@@ -139,9 +139,10 @@ def test_boxes_are_pixels():
 
 @pytest.mark.parametrize('dtype', [bool, np.uint8, np.int64, np.float32])
 def test_a_mask_is_true_wherever_it_is_not_zero(dtype):
-    mask = np.array([[0, 1], [1, 0]])*.7 if dtype is np.float32 else np.array([[0, 3], [3, 0]])
+    inside = np.eye(2, dtype=bool)
+    mask = inside*np.array(.7 if dtype is np.float32 else 3)
     fig = views.show_overlay(np.zeros((2, 2), np.uint8), mask=mask.astype(dtype))
-    assert np.array_equal(fig.data[-1].z, [[0, 1], [1, 0]])
+    assert np.array_equal(fig.data[-1].z, inside)
 
 
 # ---- tables and matrices ----
