@@ -73,7 +73,7 @@ def build_tail():
     return table, [name for name, group in groups.items() if group == 'tail']
 
 
-def read_pixels(data): return torch.from_numpy(np.asarray(data.images)[data.rows])[:, None]
+def read_pixels(data): return torch.from_numpy(np.asarray(data.images[data.rows]))[:, None]
 
 
 def encode(model, data):

@@ -3,7 +3,7 @@
 #
 #     sh scripts/try_wheel.sh python3.12                       the newest wheel in dist/
 #     sh scripts/try_wheel.sh python3.12 dist/NAME.tar.gz      another file: the sdist, an older wheel
-#     EXTRAS=diffusion sh scripts/try_wheel.sh python3.12      with an extra; with diffusion, the generator's page as well
+#     EXTRAS=diffusion sh scripts/try_wheel.sh python3.12      with an extra; diffusion adds the page of the generator
 #
 # KEEP=1 keeps the environment and says where it lies.
 set -eu
