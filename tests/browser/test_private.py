@@ -14,9 +14,12 @@ image, names, rng = np.arange(256, dtype=np.uint8).reshape(16, 16), ['a', 'b', '
 scores, y = rng.random((60, 3)), rng.integers(0, 2, (60, 3))
 history = pd.DataFrame({'epoch': [1, 2], 'loss': [2., 1.], 'valid/auroc': [.5, .6]})
 report = pd.DataFrame({'auroc': [.6, .7, .8]}, index=names)
-figures = [views.show_images(image), views.show_overlay(image, np.eye(4)), views.show_matrix(np.eye(3), names), views.label_table(y[:4], None, names),
-           views.training_curves(history), views.score_bars(scores[0], names), views.roc_curve(scores, y, names), views.pr_curve(scores, y, names),
-           views.reliability(scores, y), views.report_bars(report), views.histogram(scores)]"""
+probes = {'attention': rng.random((1, 3, 4, 4)), 'correlation': np.eye(3)}
+figures = [
+    views.show_images(image), views.show_overlay(image, np.eye(4)), views.show_matrix(np.eye(3), names),
+    views.label_table(y[:4], None, names), views.training_curves(history), views.score_bars(scores[0], names),
+    views.roc_curve(scores, y, names), views.pr_curve(scores, y, names), views.reliability(scores, y),
+    views.report_bars(report), views.histogram(scores), views.show_probes(image[None, None], probes, names)]"""
 DARK = "figures = [figure.update_layout(template='plotly_dark') for figure in figures]"
 STATIC = "for figure in figures: figure.show(renderer='plotly_mimetype')"
 WIDGETS = """widgets = [go.FigureWidget(figure) for figure in figures]
@@ -35,7 +38,8 @@ def use_every_button(page, findings):
         buttons = plots.nth(plot).locator('.modebar-btn')
         if not buttons.count(): findings.append(f'plot {plot} has no toolbar: nothing was looked at')
         for k in range(buttons.count()):
-            if 'ownload' not in (buttons.nth(k).get_attribute('data-title') or ''): buttons.nth(k).evaluate('e => e.click()')
+            title = buttons.nth(k).get_attribute('data-title') or ''
+            if 'ownload' not in title: buttons.nth(k).evaluate('e => e.click()')
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -45,7 +49,7 @@ def test_no_figure_offers_to_send_itself_away(lab, browser, case):
     try:
         open_notebook(page, lab.url(write(lab, f'private_{case}', *CASES[case])))
         run_all(page, 120)
-        page.wait_for_function("document.querySelectorAll('.js-plotly-plot:has(.modebar-btn)').length === 23")
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot:has(.modebar-btn)').length === 25")
         for theme in ('JupyterLab Dark', 'JupyterLab Light'):
             page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
             use_every_button(page, findings)
@@ -60,7 +64,8 @@ def test_the_button_would_be_found(lab, browser):
     "plotly's own figure has it: the search by name is not blind."
     page = browser.new_page()
     try:
-        open_notebook(page, lab.url(write(lab, 'public', 'import plotly.graph_objects as go\ngo.FigureWidget(go.Bar(y=[1, 2]))')))
+        source = 'import plotly.graph_objects as go\ngo.FigureWidget(go.Bar(y=[1, 2]))'
+        open_notebook(page, lab.url(write(lab, 'public', source)))
         run_all(page, 120)
         page.wait_for_selector('.js-plotly-plot .modebar-btn', state='attached')
         found = uploads(page)
@@ -74,7 +79,8 @@ def test_a_report_sends_nothing(browser, tmp_path):
     import plotly.graph_objects as go
     from cxr_workbench.cli import write_html
     for theme in ('plotly_white', 'plotly_dark'):
-        write_html(tmp_path/'report.html', *[('heading', 'sentence', go.Figure(go.Bar(y=[n, 2]), dict(template=theme))) for n in (1, 3)])
+        figures = [go.Figure(go.Bar(y=[n, 2]), dict(template=theme)) for n in (1, 3)]
+        write_html(tmp_path/'report.html', *(('heading', 'sentence', figure) for figure in figures))
         page, asked, findings = browser.new_page(), [], []
         page.on('request', lambda request: asked.append(request.url))
         page.goto((tmp_path/'report.html').as_uri())
@@ -84,7 +90,9 @@ def test_a_report_sends_nothing(browser, tmp_path):
         links = page.eval_on_selector_all('a[href^="http"]', 'links => links.map(link => link.href)')
         page.close()
         assert not findings and not links
-        assert 'cloud.plotly.com' not in re.sub(r'<script[^>]*>/\*\*.*?</script>', '', (tmp_path/'report.html').read_text(encoding='utf-8'), flags=re.S)
+        report = (tmp_path/'report.html').read_text(encoding='utf-8')
+        without_library = re.sub(r'<script[^>]*>/\*\*.*?</script>', '', report, flags=re.S)
+        assert 'cloud.plotly.com' not in without_library
 
 
 WATCH = """import os, socket
@@ -104,7 +112,8 @@ def serve(command, folder, token, asked):
     (folder/'watch'/'sitecustomize.py').write_text(WATCH)
     own = {f'JUPYTER_{name}_DIR': str(folder/name.lower()) for name in ('CONFIG', 'RUNTIME', 'DATA')}
     path = os.pathsep.join(filter(None, [str(folder/'watch'), str(ROOT), os.environ.get('PYTHONPATH')]))
-    env = {**os.environ, **own, 'JUPYTERLAB_SETTINGS_DIR': str(folder/'settings'), 'JUPYTER_TOKEN': token, 'PYTHONPATH': path, 'ASKED': str(asked)}
+    own |= {'JUPYTERLAB_SETTINGS_DIR': str(folder/'settings'), 'JUPYTER_TOKEN': token}
+    env = {**os.environ, **own, 'PYTHONPATH': path, 'ASKED': str(asked)}
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -134,8 +143,10 @@ def make_lab_flags():
 
 
 PLAIN = [sys.executable, '-m', 'jupyterlab', '--ip=127.0.0.1', '--no-browser', '--allow-root']
-STARTS = {'cxr-workbench lab': lambda port: [sys.executable, '-c', 'from cxr_workbench.cli import main; main()', 'lab', 'pages', '--no-browser', '--port', str(port)],
-          'make lab': lambda port: [*PLAIN, f'--port={port}', *make_lab_flags()]}
+COMMAND = [sys.executable, '-c', 'from cxr_workbench.cli import main; main()', 'lab', 'pages', '--no-browser']
+STARTS = {
+    'cxr-workbench lab': lambda port: [*COMMAND, '--port', str(port)],
+    'make lab': lambda port: [*PLAIN, f'--port={port}', *make_lab_flags()]}
 
 
 @pytest.mark.parametrize('start', STARTS)
