@@ -1,9 +1,5 @@
 """One supervised training step through the learner against the same timm model in a bare loop, in one run."""
-<<<<<<< HEAD
-import argparse, time
-=======
 import time
->>>>>>> views
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
