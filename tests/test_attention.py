@@ -1,6 +1,6 @@
 "Attention of labels over positions, against loops written here, and its edges."
 import pytest, torch
-from cxr_workbench.attention import LabelLinear, attend, label_linear, position_attention
+from cxr_workbench.attention import LabelLinear, attend, label_linear, position_attention, warn_of_few_cells
 
 
 def draw(B=3, C=4, D=6, h=2, w=5):
@@ -66,3 +66,10 @@ def test_what_does_not_fit_is_refused():
     for wrong in ((q[0], F), (q[:, :3], F), (q, F[0])):
         with pytest.raises(ValueError, match='feature map'): position_attention(*wrong)
     with pytest.raises(ValueError, match='grid of'): attend(torch.ones(3, 4, 1, 1), F)
+
+
+@pytest.mark.parametrize('cells, says', [((1, 1), True), ((1, 7), True), ((7, 1), True), ((2, 2), False), ((8, 8), False)])
+def test_a_grid_without_a_choice_is_named(cells, says, recwarn):
+    warn_of_few_cells(cells, 32, 'this test')
+    assert len(recwarn) == says
+    if says: assert f'{cells[0]} x {cells[1]} cells of 32 pixels' in str(recwarn[0].message) and 'min_cells' in str(recwarn[0].message)

@@ -392,7 +392,7 @@ def test_stage_one_leaves_the_backbone_bit_identical_and_stage_two_moves_it(tmp_
     history = fit(method, train, out=tmp_path, batch_size=8, progress=False)
     method.step = step
     moved = {k.split('.')[0] for k, v in starts[1].items() if not torch.equal(v, starts[0][k])}
-    assert moved == {'norm', 'reader', 'graph'}
+    assert moved == {'norm', 'reader', 'label_graph'}
     assert any(not torch.equal(v, starts[1][k]) for k, v in method.state_dict().items() if k.startswith('backbone.'))
     times = repeat_factors(train.y, train.known, .3)
     assert history['stage'].tolist() == [0, 1] and [sum(s == k for s, _ in seen) for k in (0, 1)] == [int(times.sum())//8]*2 and times.max() > 1
