@@ -63,5 +63,6 @@ def warn_of_few_cells(
     "Warn where attention has less than 2 x 2 cells to choose from."
     h, w = cells
     if min(h, w) >= 2: return
-    warnings.warn(f'{what} has {h} x {w} cells of {size} pixels to look at: with one cell attention is 1 everywhere and says nothing '
-                  'of places. Give a finer grid (min_cells=2 or more, 8 shows a place), larger images, or a network of a smaller stride', stacklevel=2)
+    warnings.warn(f'{what} has {h} x {w} cells of {size} pixels to look at: with one cell attention is 1 everywhere '
+                  'and says nothing of places. Give a finer grid (min_cells=2 or more, 8 shows a place), '
+                  'larger images, or a network of a smaller stride', stacklevel=2)

@@ -44,7 +44,8 @@ def _try_create(name, size, pretrained, **kw):
     except (TypeError, NotImplementedError, AssertionError, ValueError): return None
 
 # %% ../nbs/03_backbone.ipynb #6d20bf9f
-WITH_MAP = 'resnet18, densenet121, mobilenetv3_small_100, convnext_tiny, swin_tiny_patch4_window7_224, vit_tiny_patch16_224'
+WITH_MAP = ('resnet18, densenet121, mobilenetv3_small_100, convnext_tiny, '
+            'swin_tiny_patch4_window7_224, vit_tiny_patch16_224')
 
 def no_map(
     name:str,     # of the network
@@ -168,7 +169,8 @@ def find_pool(
     if not hasattr(net, 'forward_head'): return MeanPool(maps.shape[1])
     out, mean = net.forward_features(x), maps.mean((2, 3))
     truth, weighs = head_weights(net, out)
-    if truth.ndim == 4 or getattr(net, 'global_pool', None) == '': return MeanPool(maps.shape[1])   # built without a pool
+    unpooled = truth.ndim == 4 or getattr(net, 'global_pool', None) == ''    # built without a pool of its own
+    if unpooled: return MeanPool(maps.shape[1])
     agrees = lambda z: z.shape == truth.shape and torch.allclose(z, truth, rtol=1e-3, atol=1e-4)
     if not weighs and agrees(mean): return MeanPool(maps.shape[1])
     layout = find_layout(out, maps, getattr(net, 'num_prefix_tokens', 0))
@@ -186,7 +188,7 @@ class Backbone(nn.Module):
         size=64,                    # side of the images, pixels
         stride=None, min_cells=None,  # the wanted grid, see `reach`; None keeps the deepest native stage
         pretrained=False,
-        pool='timm',                # 'timm': what the network does after its map | 'mean': of the cells, or only the map is wanted
+        pool='timm',                # 'timm': what the network does after its map | 'mean': of its cells
         **kw,                       # further arguments of timm.create_model
     ):
         super().__init__()
@@ -223,11 +225,12 @@ class Backbone(nn.Module):
         self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1))
 
-    def coloured(self, x): return (x - self.mean)/self.std   # (B, 1, H, W) in [0, 1] -> (B, k, H, W) as the network reads it
+    def coloured(self, x): return (x - self.mean)/self.std   # (B, 1, H, W) -> (B, k, H, W) as the network reads it
 
     def feature_map(self, x):
         "What the network leaves of the images: (B, 1, H, W) -> (B, D, h, w)."
-        if x.ndim != 4 or x.shape[1] != 1: raise ValueError(f'images must be (B, 1, H, W), grey and in [0, 1], not {tuple(x.shape)}')
+        if x.ndim != 4 or x.shape[1] != 1:
+            raise ValueError(f'images must be (B, 1, H, W), grey and in [0, 1], not {tuple(x.shape)}')
         return self.tap(last_map(self, self.coloured(x)))
 
     def features(self, x): return self.pool(self.feature_map(x))   # (B, 1, H, W) -> (B, E)
@@ -247,7 +250,7 @@ def last_map(
 
 # %% ../nbs/03_backbone.ipynb #43d186fc
 def _ends_in_map(backbone, name):
-    "Whether `forward_features` gives (1, D, h, w), channels first, and not tokens; raises ValueError where it cannot run."
+    "Whether `forward_features` gives (1, D, h, w), channels first; raises ValueError where it cannot run."
     net = backbone.net
     with in_evaluation(net):
         try: out = net.forward_features(backbone.coloured(torch.zeros(1, 1, backbone.size, backbone.size)))
@@ -268,7 +271,9 @@ def _probe(backbone, name):
             backbone.normed = False                          # Hiera normalises in its head only
             return _probe(backbone, name)
     if not isinstance(out, Tensor): raise no_map(name, f'it gives a {type(out).__name__}')
-    if out.ndim != 4: raise ValueError(f'{name} must end in a feature map (B, D, h, w), not in {tuple(out.shape)}: leave out its pooling')
+    if out.ndim != 4:
+        raise ValueError(f'{name} must end in a feature map (B, D, h, w), not in {tuple(out.shape)}: '
+                         'leave out its pooling')
     return out, x
 
 # %% ../nbs/03_backbone.ipynb #d15bc069
@@ -276,7 +281,8 @@ def prune_head(backbone):
     "Cut off what a timm network does after the stage that is read."
     if backbone.stage is None: return
     net, early = backbone.net, backbone.how == 'earlier stage'
-    if backbone.whole and net.feature_info[-1]['num_chs'] != net.num_features: return   # EfficientNet's map comes after its last stage
+    later = backbone.whole and net.feature_info[-1]['num_chs'] != net.num_features   # EfficientNet's map is behind
+    if later: return
     net.prune_intermediate_layers([backbone.stage], prune_norm=early, prune_head=True)
 
 # %% ../nbs/03_backbone.ipynb #c65ffe3e

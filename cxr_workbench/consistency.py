@@ -69,7 +69,8 @@ def blur_shares(
     "The range of the blur as shares of the side; warns where it was given in pixels."
     if blur[1] <= .1: return blur
     shares = tuple(round(sigma/224, 5) for sigma in blur)
-    warnings.warn(f'blur={blur} is read as pixels of a 224 px image: it is now a share of the side, blur={shares}', stacklevel=3)
+    warnings.warn(f'blur={blur} is read as pixels of a 224 px image: '
+                  f'it is now a share of the side, blur={shares}', stacklevel=3)
     return shares
 
 # %% ../nbs/05_consistency.ipynb #12d633a1
@@ -116,8 +117,9 @@ def blurred(
 
 # %% ../nbs/05_consistency.ipynb #001dfee0
 def moved(
-    x:Tensor,                                    # (k, 1, H, W)
-    rotate=None, translate=None, shear=None,     # degrees, shares of the sides, tangents; (k, 2) each, the first column counts for angles
+    x:Tensor,                    # (k, 1, H, W)
+    rotate=None, shear=None,     # degrees and tangents, (k, 2) each, of which the first column counts
+    translate=None,              # shares of the width and of the height, (k, 2)
 )->Tensor:
     "Rotate, shift and shear each image on its own, the border repeated."
     zero, (h, w) = x.new_zeros(len(x)), x.shape[-2:]

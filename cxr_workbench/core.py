@@ -190,9 +190,10 @@ def _large_enough(step):
         try: return step(self, batch, *args, **kw)
         except ValueError as error:
             if 'more than 1 value per channel' not in str(error): raise
-            raise ValueError(f'a batch of {len(batch.x)} image of {batch.x.shape[-2]} x {batch.x.shape[-1]} pixels leaves one value '
-                             'per channel, and batch normalisation has nothing to compare it with: train with batch_size=2 or '
-                             'more, on larger images, or on a finer grid (min_cells)') from error
+            h, w = batch.x.shape[-2:]
+            raise ValueError(f'a batch of {len(batch.x)} image of {h} x {w} pixels leaves one value per channel, and '
+                             'batch normalisation has nothing to compare it with: train with batch_size=2 or more, '
+                             'on larger images, or on a finer grid (min_cells)') from error
     return functools.wraps(step)(checked)
 
 # %% ../nbs/00_core.ipynb #c17301f1

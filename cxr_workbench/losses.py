@@ -51,7 +51,8 @@ def within(
 )->Tensor:        # at least float32
     "A prevalence that can be divided by; raises ValueError outside [0, 1]."
     if not isinstance(prevalence, Tensor): prevalence = torch.as_tensor(prevalence, dtype=torch.float32)
-    if not ((prevalence >= 0) & (prevalence <= 1)).all(): raise ValueError(f'prevalence must lie in [0, 1]: {prevalence.tolist()}')
+    inside = (prevalence >= 0) & (prevalence <= 1)
+    if not inside.all(): raise ValueError(f'prevalence must lie in [0, 1]: {prevalence.tolist()}')
     share = at_least_float32(prevalence)
     return share.clamp(floor, 1-floor)
 

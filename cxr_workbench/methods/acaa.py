@@ -26,7 +26,7 @@ def attack_objective(
 ):               # a function of x that `gni_fgsm` raises
     "Masked binary cross-entropy, summed; raises ValueError for labels of another width."
     def objective(x):
-        logits = model(x)
+        logits = at_least_float32(model(x))
         if not logits.shape == target.shape == (target if mask is None else mask).shape:
             raise ValueError(f'logits {tuple(logits.shape)}, target {tuple(target.shape)} and mask must all be (B, C)')
         entries = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction='none')
@@ -393,7 +393,7 @@ class ACAA(ACAANet):
         self.adv_on, self.feature, self.radius, self.feature_steps, self.level = adv_on, feature, radius, feature_steps, level
         self.agree, self.relation, self.ramp, self.reject = agree, relation, ramp, reject
         if level == 'map' and not isinstance(self.backbone.pool, MeanPool):
-            raise ValueError("level='map' needs features that are the mean of the map, which this network's are not: give 'pooled'")
+            raise ValueError("level='map' needs a pool that is the mean of the map")
 
     def attach(self, width):
         super().attach(width)
@@ -479,7 +479,8 @@ ABLATIONS = {  # name -> arguments that take a part away or exchange it
     **{f'{name} instead of GNI-FGSM': dict(attack=name) for name in FAMILY if name != 'GNI-FGSM'},
     'attack on the strong view': dict(adv_on='strong'),
     'no feature attack': dict(weights=dict(feat=0.)), 'random features': dict(feature='random'), 'features of the map': dict(level='map'),
-    'no Batch-Mamba': dict(weights=dict(bmc=0.)), 'no relation term': dict(relation=0.), 'one direction': dict(mixer=dict(bidirectional=False)), 'no permutation': dict(mixer=dict(permute=False)),
+    'no Batch-Mamba': dict(weights=dict(bmc=0.)), 'no relation term': dict(relation=0.),
+    'one direction': dict(mixer=dict(bidirectional=False)), 'no permutation': dict(mixer=dict(permute=False)),
     'class-prior thresholds': dict(cap=True),
 }
 

@@ -72,7 +72,7 @@ def balance_weights(
     scheme='inverse',    # 'inverse': every disease weighs 1 | 'shares': rare diseases weigh less
     between=0.,          # power of 1/prevalence between diseases, mean 1
 )->tuple[Tensor, Tensor]:  # weights of positives and of negatives, (C,) each
-    "Weights that balance positives and negatives within each disease; `class_weights` where every disease weighs the same."
+    "Weights that balance positives and negatives within each disease."
     pi = within(prevalence)
     if scheme not in ('inverse', 'shares'):
         raise ValueError(f"scheme={scheme!r}: give 'inverse' or 'shares'; prevalence=None balances nothing")
@@ -160,7 +160,7 @@ class CrossNet(Method):
     ):
         self.fuse = fuse
         super().__init__(labels, unknown, weights, WeakView(flip, shift) if weak else None)
-        grid = dict(size=size, min_cells=min_cells, pretrained=pretrained, pool='mean')   # the product is pooled, not a branch
+        grid = dict(size=size, min_cells=min_cells, pretrained=pretrained, pool='mean')   # the product is pooled
         branch_b = branch_b or (PARTNERS.get(backbone, backbone) if pretrained and isinstance(backbone, str) else backbone)
         self.backbone = Backbone(backbone, **grid)
         self.backbone_b = None if fuse == 'single' else Backbone(branch_b, **grid)

@@ -12,7 +12,7 @@ __all__ = ['CLASSIFICATION', 'LADDER', 'others_softmax', 'LabelAttention', 'labe
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, Step, Stage, register_method, register_probe
+from ..core import Method, Step, Stage, at_least_float32, register_method, register_probe
 from ..backbone import Backbone, attach_as_saved
 from ..losses import masked_bce, weighted_bce
 from ..consistency import WeakView
@@ -58,8 +58,9 @@ def label_cosine(
     absolute=False,  # without its sign, as in GL-MLL
 )->Tensor:           # (B, C, C) in [-1, 1], diagonal 1
     "Cosine between the label features of each image."
-    u = F.normalize(v, dim=-1)
-    cosine = (u @ u.mT).clamp(-1, 1)
+    with torch.autocast(v.device.type, enabled=False):     # half precision rounds a cosine near 1 to 1
+        u = F.normalize(at_least_float32(v), dim=-1)
+        cosine = (u @ u.mT).clamp(-1, 1)
     return cosine.abs() if absolute else cosine
 
 # %% ../../nbs/30_lcc.ipynb #e042d337
@@ -190,7 +191,7 @@ class LCC(Method):
         super().__init__(labels, unknown=unknown, weights=weights, weak=WeakView(flip, shift) if weak else None)
         if self.weights['sc'] and not self.parts['sc'] or self.weights['con'] and not self.parts['con']: raise ValueError(f'weights {self.weights} ask for what these parts lack: {self.parts}')
         grid = dict(size=size, min_cells=min_cells, pretrained=pretrained)
-        self.backbone = Backbone(backbone, **grid, pool='mean' if decompose else 'timm')   # label features are read from the map
+        self.backbone = Backbone(backbone, **grid, pool='mean' if decompose else 'timm')   # queries read the map
         queries = dict(dim=dim, heads=heads, head_dim=head_dim, expansion=expansion)
         self.reading = dict(queries, global_attention=global_attention, propagate=propagate) if decompose else None
         self.attach(self.backbone.pool.dim)
@@ -203,7 +204,8 @@ class LCC(Method):
 
     def default_weights(self): return dict(cls=1., con=1.*self.parts['con'], sc=.1*self.parts['sc'])
     def attach(self, width):
-        self.reader = LabelReader(self.labels, width, **self.reading) if self.reading else PooledReader(self.labels, width)
+        if self.reading: self.reader = LabelReader(self.labels, width, **self.reading)
+        else: self.reader = PooledReader(self.labels, width)
 
     def look(self, x):
         maps = self.backbone.feature_map(x)

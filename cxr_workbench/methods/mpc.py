@@ -58,7 +58,10 @@ def online_estimate_loss(
     y:Tensor, known:Tensor, expected:float,  # as for `expected_positive_loss`
 )->Tensor:                                  # scalar
     "ROLE: a classifier and a table of labels that learn from each other."
-    def half(a, b): return expected_positive_loss(a, y, known, expected) + masked_bce(a, torch.sigmoid(b).detach())
+    def half(a, b):
+        follow = torch.sigmoid(at_least_float32(b)).detach()
+        return expected_positive_loss(a, y, known, expected) + masked_bce(a, follow)
+
     return (half(logits, estimate) + half(estimate, logits))/2
 
 # %% ../../nbs/40_mpc.ipynb #776db697
@@ -133,7 +136,7 @@ def warp(
 class RandomElasticDeformation(nn.Module):
     "Bend each image on its own; (B, 1, H, W) -> the same, on any device."
     def __init__(self,
-        sigma=(1/14, 1/7),   # range of the smoothness, shares of the shorter side, or above 1 in pixels of a `size` image
+        sigma=(1/14, 1/7),   # range of the smoothness, shares of the shorter side; above 1: pixels of a `size` image
         strength=(.6, 1.),   # range of alpha, as a share of `limit`*sigma**2; a float here or above: always this
         p=.5,                # probability that an image is bent
         limit=1.3,           # alpha/sigma**2 at strength 1; from about 1.7 on the image folds now and then
@@ -282,7 +285,7 @@ class MPC(Method):
         reject=True, warmup=.1,                     # leave probable false negatives out of AN, AN-LS and WAN, from this progress on
         ramp=.1, ramp_shape='linear',               # how the consistency terms come in, see `ramp_up`
         ops=2, deform=.5, flip=.5, shift=.08,       # views; `deform` is the probability of the elastic deformation
-        blur=(.01, .025), sigma=(1/14, 1/7), strength=(.6, 1.),  # of the strong view and the deformation, shares of the side
+        blur=(.01, .025), sigma=(1/14, 1/7), strength=(.6, 1.),  # of StrongView and RandomElasticDeformation
         feature_dropout=.5, heads=4, batch_dropout=.5, agreement=1.,  # of FPC and BTC
         smoothing=.1, expected=None, entropy=.1,    # of AN-LS; of EPR and ROLE (None: annotated positives per annotated image); of EM
         empty='drop',                               # rows without annotation: 'drop' | 'unlabelled'
@@ -305,7 +308,10 @@ class MPC(Method):
         self.rates = (r'head\.', lr*head_lr, weight_decay), (r'table\.', lr*head_lr, 0.), ('', lr, weight_decay)
         pseudo_label(torch.zeros(1, self.labels), tau_pos, tau_neg)   # refuses thresholds that cross
 
-    def attach(self, width): self.head, self.mixer = nn.Linear(width, self.labels), BatchTransformer(width, **self.mixing)
+    def attach(self, width):
+        self.head = nn.Linear(width, self.labels)
+        self.mixer = BatchTransformer(width, **self.mixing)
+
     def default_weights(self): return {self.base: 1., 'ipc': 1., 'fpc': .5, 'btc': .5}
     def prepare(self, y, known): prepare_mpc(self, y, known)
     def look(self, x): return look_plain(self, x)

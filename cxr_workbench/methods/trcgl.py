@@ -133,7 +133,8 @@ def class_balance(
 )->Tensor:       # (C,), mean 1, the rarest the largest; in the type of the counts, float64 for whole numbers
     "The inverse effective number of every label; one without examples counts as one with a single example."
     if not torch.is_tensor(counts): counts = torch.as_tensor(counts, dtype=torch.float64)
-    counts = at_least_float32(counts) if counts.is_floating_point() else counts.cpu().double()   # accelerators may lack float64
+    exact = counts.is_floating_point()
+    counts = at_least_float32(counts) if exact else counts.cpu().double()   # accelerators may lack float64
     if counts.ndim != 1 or not (torch.isfinite(counts) & (counts >= 0)).all():
         raise ValueError(f'counts are numbers from 0, one per label, not {counts.tolist()}')
     if not 0 <= beta < 1: raise ValueError(f'beta={beta}: give a number in [0, 1)')
@@ -197,7 +198,7 @@ def distribution_balanced_loss(
     rebalance = alpha + torch.sigmoid(slope*((1/p)/(y/p).sum(1, keepdim=True).clamp(min=1e-12) - centre))
     s = logits - shift/tolerance*(1/p - 1).log()
     sure = F.logsigmoid(torch.where(y > 0, s, -tolerance*s))          # log of what is given to the truth
-    doubt = torch.exp(focus*F.logsigmoid(torch.where(y > 0, -s, tolerance*s)))   # what is left for the other side, to the power
+    doubt = torch.exp(focus*F.logsigmoid(torch.where(y > 0, -s, tolerance*s)))   # 1 minus that, to the power
     entries = -rebalance*sure*torch.where(y > 0, 1., 1/tolerance)*doubt
     return masked_mean(entries*entry_weight(weight, logits), mask)
 
@@ -275,10 +276,12 @@ class TRCGLNet(Method):
         if not freeze: epochs = (0, sum(epochs))
         self.loss_name, self.balance = loss, dict(beta=beta, margin=margin, margin_for=margin_for)
         super().__init__(labels, unknown=unknown, weights=weights, weak=WeakView(flip, shift))
-        self.backbone = dropping(backbone, drop_path, size=size, min_cells=min_cells, pretrained=pretrained, pool='mean')  # the map is normalised here
+        grid = dict(size=size, min_cells=min_cells, pretrained=pretrained, pool='mean')   # the map gets its own norm
+        self.backbone = dropping(backbone, drop_path, **grid)
         if spatial: warn_of_few_cells(self.backbone.cells, size, 'class attention')
         self.norm, self.reader = nn.BatchNorm2d(self.backbone.dim), ChannelClassAttention(self.labels, self.backbone.dim, gate, gate_scale, reduction, spatial)
-        self.label_graph, self.alpha = LabelGCN(self.labels, self.backbone.dim, hidden, dropout) if graph else None, graph
+        self.label_graph = LabelGCN(self.labels, self.backbone.dim, hidden, dropout) if graph else None
+        self.alpha = graph
         self.register_load_state_dict_pre_hook(rename_graph)
         self.related, self.rarity = dict(smooth=smooth, threshold=threshold, kind=graph_kind), dict(threshold=rare, maximum=repeats)
         self.drawn, self.kappa = Repeat() if resample else 'known', tuple(kappa)
@@ -307,7 +310,8 @@ def prepare_trcgl(method, y, known):
     "Counts, the label graph, and how often each row is drawn."
     Method.prepare(method, y, known)
     y, known = apply_unknown(torch.as_tensor(y, dtype=torch.float32), torch.as_tensor(known, dtype=torch.bool), method.unknown)
-    if method.label_graph is not None: method.label_graph.adjacency.copy_(label_adjacency(y*known, known, **method.related))
+    if method.label_graph is not None:
+        method.label_graph.adjacency.copy_(label_adjacency(y*known, known, **method.related))
     if isinstance(method.drawn, Repeat): method.drawn.times = repeat_factors(y*known, known, **method.rarity).numpy()
 
 # %% ../../nbs/60_trcgl.ipynb #130a2518

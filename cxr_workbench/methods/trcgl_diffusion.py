@@ -102,8 +102,10 @@ def small_parts(
     return dict(vae=vae, unet=unet, text_encoder=transformers.CLIPTextModel(text), tokenizer=tokenizer, scheduler=scheduler)
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #a7398f61
-PARTS = dict(vae='config.json', unet='config.json', text_encoder='config.json', tokenizer='tokenizer_config.json', scheduler='scheduler_config.json')
-STEMS = dict(vae=('diffusion_pytorch_model',)*2, unet=('diffusion_pytorch_model',)*2, text_encoder=('model', 'pytorch_model'))  # safetensors, pickled
+PARTS = dict(vae='config.json', unet='config.json', text_encoder='config.json',
+             tokenizer='tokenizer_config.json', scheduler='scheduler_config.json')
+STEMS = dict(vae=('diffusion_pytorch_model',)*2, unet=('diffusion_pytorch_model',)*2,
+             text_encoder=('model', 'pytorch_model'))   # of files as safetensors and pickled
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #4ec27c90
 def find_weights(
@@ -118,9 +120,14 @@ def find_weights(
             wanted += [(name, end, variant) for name in names]
     for name, end, variant in wanted:
         if not (folder/name).is_file(): continue
+        with open(folder/name, 'rb') as file: pointer = file.read(24) == b'version https://git-lfs.'
+        if pointer:
+            raise ValueError(f'{folder/name} is a pointer of git-lfs and not the weights: '
+                             'run "git lfs pull" where it was cloned')
         return dict(use_safetensors=end == 'safetensors', **(dict(variant='fp16') if variant else {}))
     held = sorted(file.name for file in folder.iterdir())
-    raise FileNotFoundError(f'{folder} holds no weights: {wanted[0][0]} is looked for, also as .fp16 or .bin, and there are {held}')
+    raise FileNotFoundError(f'{folder} holds no weights: {wanted[0][0]} is looked for, '
+                            f'also as .fp16 or .bin, and there are {held}')
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #64db0b5c
 def check_tensors(
@@ -128,11 +135,12 @@ def check_tensors(
     report:dict, # loading info of diffusers or transformers
 ):
     "ValueError names tensors that a file lacks, has in another shape, or has without a place for them."
-    kinds = dict(missing_keys='lacks tensors that config.json asks for', mismatched_keys='holds tensors of another shape than config.json says',
+    kinds = dict(missing_keys='lacks tensors that config.json asks for',
+                 mismatched_keys='holds tensors of another shape than config.json says',
                  unexpected_keys='holds tensors for which config.json has no place')
     for kind, says in kinds.items():
         names = sorted(name if isinstance(name, str) else name[0] for name in report.get(kind) or ())
-        names = [name for name in names if not name.endswith('position_ids')]   # counted, not learned; older files hold them
+        names = [name for name in names if not name.endswith('position_ids')]   # counted, not learned
         if not names: continue
         listed = ', '.join(names[:3]) + (' ...' if len(names) > 3 else '')
         raise ValueError(f'the file of weights in {folder} {says}: {listed} ({len(names)} in all). '
@@ -141,11 +149,14 @@ def check_tensors(
 # %% ../../nbs/61_trcgl_diffusion.ipynb #c4fa0132
 def advice(error)->str:
     "What to do about a part that cannot be read."
-    said = str(error)
-    if 'size mismatch' in said or 'ignore_mismatched_sizes' in said: return 'take the weights and config.json of one and the same model'
-    if isinstance(error, pickle.UnpicklingError) or 'weights_only' in said or 'nsafe' in said:
+    causes, said = [error], str(error)
+    while causes[-1].__cause__ or causes[-1].__context__: causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    if 'size mismatch' in said or 'ignore_mismatched_sizes' in said:
+        return 'take the weights and config.json of one and the same model'
+    if any(isinstance(cause, pickle.UnpicklingError) and 'weights_only' in str(cause) for cause in causes):
         return 'a pickled file is opened for its tensors alone; ask for this model as .safetensors'
-    if isinstance(error, (AttributeError, ImportError)): return 'it was written for another version of diffusers or transformers'
+    if isinstance(error, (AttributeError, ImportError)):
+        return 'it was written for another version of diffusers or transformers'
     return 'copy the folder again'
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #b85d33c7
@@ -158,8 +169,8 @@ def check_scheduler_file(
     takes = inspect.signature(kind.__init__).parameters
     lacking = [key for key in ('beta_start', 'beta_end', 'beta_schedule') if key in takes and key not in told]
     if not lacking or told.get('trained_betas'): return
-    raise ValueError(f'the configuration in {folder} does not say {", ".join(lacking)}: a default would be other noise levels than '
-                     'those of the training. Take the file that came with the weights')
+    raise ValueError(f'the configuration in {folder} does not say {", ".join(lacking)}: a default would be '
+                     'other noise levels than those of the training. Take the file that came with the weights')
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #9954abfd
 def read_part(
@@ -200,8 +211,9 @@ def read_parts(
     for part in PARTS:
         try: found[part] = read_part(folder, part, dtype)
         except Exception as error:
-            if isinstance(error, FileNotFoundError) or type(error) is ValueError and str(folder/part) in str(error): raise
-            seen = f'{type(error).__name__}: {str(error)[:200]}'
+            ours = type(error) in (ValueError, FileNotFoundError) and str(folder/part) in str(error)
+            if ours: raise
+            seen = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
             raise ValueError(f'{folder/part} cannot be read ({seen}): {advice(error)}') from error
     return found
 
@@ -424,12 +436,16 @@ def load_prompt(model, file):
         with safe_open(file, 'pt') as held: prompt, told = held.get_tensor('prompt'), held.metadata() or {}
         classes = json.loads(told['classes'])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f'{file} is no file of save_prompt, or is cut off ({type(error).__name__}: {error}): copy it again') from error
+        seen = f'{type(error).__name__}: {error}'
+        raise ValueError(f'{file} is no file of save_prompt, or is cut off ({seen}): copy it again') from error
     width = model.prompt.shape[-1]
     if prompt.ndim != 3 or len(prompt) != len(classes or [0]):
-        raise ValueError(f'{file} holds tokens of shape {tuple(prompt.shape)} for the classes {classes}: one set for each is wanted')
-    if prompt.shape[-1] != width: raise ValueError(f'{file} holds tokens {prompt.shape[-1]} wide, the text encoder is {width} wide')
-    if not torch.isfinite(prompt).all(): raise ValueError(f'{file} holds tokens that are no numbers: train the prompt again')
+        raise ValueError(f'{file} holds tokens of shape {tuple(prompt.shape)} for the classes {classes}: '
+                         'one set for each is wanted')
+    if prompt.shape[-1] != width:
+        raise ValueError(f'{file} holds tokens {prompt.shape[-1]} wide, the text encoder is {width} wide')
+    if not torch.isfinite(prompt).all():
+        raise ValueError(f'{file} holds tokens that are no numbers: train the prompt again')
     model.classes, model.prompt = classes, nn.Parameter(prompt.to(model.prompt.device))
     return model
 
