@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WITH_MAP', 'no_map', 'reach', 'MeanPool', 'as_left', 'TimmPool', 'average_tokens', 'in_evaluation', 'find_layout',
-           'head_weights', 'find_pool', 'Backbone', 'last_map', 'prune_head', 'pool_by_mean', 'pool_of_file',
-           'attach_as_saved']
+           'head_weights', 'find_pool', 'Backbone', 'last_map', 'choose_pool', 'prune_head', 'pool_by_mean',
+           'pool_of_file', 'attach_as_saved']
 
 # %% ../nbs/03_backbone.ipynb #6c7f00fe
 import contextlib
@@ -192,7 +192,6 @@ class Backbone(nn.Module):
         **kw,                       # further arguments of timm.create_model
     ):
         super().__init__()
-        if pool not in ('timm', 'mean'): raise ValueError(f"pool={pool!r}: give 'timm' or 'mean'")
         self.size, self.tap, self.moved = size, nn.Identity(), False
         if isinstance(name_or_module, str): self._from_timm(name_or_module, stride, min_cells, pretrained, pool, **kw)
         else: self._from_module(name_or_module, pool)
@@ -201,29 +200,20 @@ class Backbone(nn.Module):
     def _from_timm(self, name, stride, min_cells, pretrained, pool, **kw):
         self.how, self.net, self.stage, self.stride = reach(name, self.size, stride, min_cells, pretrained, **kw)
         self._normalise_by(self.net.pretrained_cfg['mean'], self.net.pretrained_cfg['std'])
-        last = self.how != 'earlier stage'
+        self.normed = last = self.how != 'earlier stage'
         if last and pool == 'timm': self.moved = average_tokens(self.net)
-        self.normed = last
         self.whole = last and _ends_in_map(self, name)
-        self._pool_as(pool if last else 'mean', name)
+        choose_pool(self, pool if last else 'mean', name)
 
     def _from_module(self, module, pool):
         self.how, self.net, self.stage, self.stride, self.whole = 'module', module, None, None, True
         first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
         channels = first.in_channels if first is not None else 1
         self._normalise_by([.5]*channels, [.5]*channels)
-        self._pool_as(pool if hasattr(module, 'forward_features') else 'mean', type(module).__name__)
-
-    def _pool_as(self, pool, name):
-        maps, x = _probe(self, name)
-        self.dim, *self.cells = maps.shape[1:]
-        with in_evaluation(self.net):
-            self.pool = find_pool(self.net, self.coloured(x), maps, name) if pool == 'timm' else MeanPool(self.dim)
-        if isinstance(self.pool, MeanPool): prune_head(self)
+        choose_pool(self, pool if hasattr(module, 'forward_features') else 'mean', type(module).__name__)
 
     def _normalise_by(self, mean, std):
-        self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1))
+        self.mean, self.std = (nn.Buffer(torch.tensor(v).view(1, -1, 1, 1)) for v in (mean, std))
 
     def coloured(self, x): return (x - self.mean)/self.std   # (B, 1, H, W) -> (B, k, H, W) as the network reads it
 
@@ -275,6 +265,21 @@ def _probe(backbone, name):
         raise ValueError(f'{name} must end in a feature map (B, D, h, w), not in {tuple(out.shape)}: '
                          'leave out its pooling')
     return out, x
+
+# %% ../nbs/03_backbone.ipynb #1bd25267
+def choose_pool(
+    backbone,     # gets `dim`, `cells` and `pool`
+    pool:str,     # 'timm' | 'mean'
+    name:str,     # of the network, for errors
+):
+    "Measure the map and set the pool; raises ValueError for another choice, or where there is no map or no pool."
+    if pool not in ('timm', 'mean'): raise ValueError(f"pool={pool!r}: give 'timm' or 'mean'")
+    maps, x = _probe(backbone, name)
+    backbone.dim, *backbone.cells = maps.shape[1:]
+    backbone.pool = MeanPool(backbone.dim)
+    if pool == 'timm':
+        with in_evaluation(backbone.net): backbone.pool = find_pool(backbone.net, backbone.coloured(x), maps, name)
+    if isinstance(backbone.pool, MeanPool): prune_head(backbone)
 
 # %% ../nbs/03_backbone.ipynb #d15bc069
 def prune_head(backbone):
