@@ -1,7 +1,7 @@
 "ACAA: the attack against attacks written out beside it, the closed forms, what a step leaves alone, and bad input."
 import copy, functools, os, subprocess, sys, textwrap
 from pathlib import Path
-import pytest, torch
+import numpy as np, pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from hypothesis import given, settings, strategies as st
@@ -512,3 +512,31 @@ def test_batch_mamba_stays_within_its_process(tmp_path):
     assert not torch.allclose(alone[0]['head.weight'], alone[1]['head.weight'])
     for name, g in first.items():
         assert torch.equal(g, second[name]) and torch.allclose(g, (alone[0][name] + alone[1][name])/2, rtol=1e-3, atol=1e-5), name
+
+
+# ---- relations, pools and numbers of other kinds ----
+
+def test_the_relation_term_counts_and_can_be_taken_away():
+    method = make().eval()
+    assert method.relation > 0 and method.ablations()['no relation term'] == dict(relation=0.)
+    g = torch.Generator().manual_seed(0)
+    z, target = torch.randn(6, method.head.in_features, generator=g), torch.zeros(6, method.labels)
+    mask = torch.ones_like(target)
+    torch.nn.init.normal_(method.batch_mamba.leave.weight, std=30.)
+    def loss(relation):
+        method.relation = relation
+        return A.batch_loss(method, z, target, mask)
+    mixed = F.normalize(method.batch_mamba(z), dim=1)
+    plain = F.normalize(z, dim=1)
+    gap = (mixed @ mixed.T - plain @ plain.T).square().mean()
+    assert torch.allclose(loss(2.) - loss(0.), 2*gap, rtol=1e-3) and gap > 1e-3
+
+
+def test_the_map_level_needs_a_mean():
+    with pytest.raises(ValueError, match="mean of the map"): make(backbone='test_convnext', level='map')
+    assert make(level='map').level == 'map'
+
+
+def test_a_budget_from_numpy_stays_in_single_precision():
+    x = torch.rand(2, 1, 4, 4)
+    assert gni_fgsm(x, lambda x: x.square().sum(), eps=np.float64(.1), steps=2).dtype == torch.float32

@@ -1,6 +1,6 @@
 "Attention of labels over positions, against loops written here, and its edges."
 import pytest, torch
-from cxr_workbench.attention import LabelLinear, attend, label_linear, position_attention
+from cxr_workbench.attention import LabelLinear, attend, label_linear, position_attention, warn_of_few_cells
 
 
 def draw(B=3, C=4, D=6, h=2, w=5):
@@ -66,3 +66,14 @@ def test_what_does_not_fit_is_refused():
     for wrong in ((q[0], F), (q[:, :3], F), (q, F[0])):
         with pytest.raises(ValueError, match='feature map'): position_attention(*wrong)
     with pytest.raises(ValueError, match='grid of'): attend(torch.ones(3, 4, 1, 1), F)
+
+
+@pytest.mark.parametrize('h, w', [(1, 1), (1, 7), (7, 1)])
+def test_a_grid_without_a_choice_is_named(h, w):
+    with pytest.warns(UserWarning, match=f'{h} x {w} cells of 32 pixels.*min_cells'):
+        warn_of_few_cells((h, w), 32, 'this test')
+
+
+def test_a_grid_with_a_choice_is_not(recwarn):
+    for cells in [(2, 2), (2, 9), (8, 8)]: warn_of_few_cells(cells, 32, 'this test')
+    assert not len(recwarn)

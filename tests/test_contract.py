@@ -159,3 +159,95 @@ def test_bfloat16_is_finite(name):
 def test_labels_of_another_width_are_refused(name):
     batch = table(8)
     with pytest.raises(ValueError): tiny(name).prepare(batch.y[:, :3], batch.known[:, :3])
+
+
+# ---- batches of one, single cells, and programs that travel ----
+
+@every_method
+@pytest.mark.parametrize('size', [32, SIZE])
+def test_a_batch_of_one_trains_or_says_why_not(name, size):
+    seed_all(0)
+    method = create_method(name, labels=NAMES, size=size, preset='tiny', unknown='negative')
+    whole = table(12)
+    method.prepare(whole.y, whole.known)
+    known = torch.zeros(1, len(NAMES), dtype=torch.bool).index_fill(1, torch.tensor([0, 2]), True)
+    x, y = whole.x[:1, :, :size, :size], whole.y[:1]*known
+    one = Batch(x, y, known, whole.idx[:1])
+    try: step = method.train().step(one, progress=.5)
+    except ValueError as error:
+        assert min(method.backbone.cells) == 1 and 'batch_size=2' in str(error) and f'{size} x {size}' in str(error)
+        return
+    step.loss.backward()
+    assert torch.isfinite(step.loss)
+    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('name', ['can', 'lcc', 'trcgl'])
+def test_who_attends_warns_below_two_by_two_cells(name):
+    import warnings
+    with pytest.warns(UserWarning, match='1 x 1 cells of 32 pixels.*min_cells'):
+        create_method(name, labels=3, size=32, preset='tiny')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        create_method(name, labels=3, size=64, preset='tiny')
+        create_method(name, labels=3, size=32, preset='tiny', min_cells=2)
+        create_method('supervised', labels=3, size=32, preset='tiny')
+
+
+def same_scores(method, program, sizes=(1, 2, 3, 7)):
+    for n in sizes:
+        x = table(n, seed=n).x
+        assert torch.allclose(program(x), method(x), atol=1e-5), n
+
+
+@every_method
+@pytest.mark.parametrize('preset', ['tiny', 'maps'])
+@torch.no_grad()
+def test_an_exported_program_scores_any_batch_alike(name, preset):
+    if preset not in core._factories[name].presets: pytest.skip(f'{name} has no preset {preset}')
+    seed_all(0)
+    method, batch = create_method(name, labels=NAMES, size=SIZE, preset=preset), table()
+    method.prepare(batch.y, batch.known)
+    dynamic = ({0: torch.export.Dim('batch', min=1)},)
+    program = torch.export.export(method.eval(), (table(3).x,), dynamic_shapes=dynamic)
+    same_scores(method, program.module())
+    fixed = torch.export.export(method, (table(2).x,))
+    same_scores(method, fixed.module(), sizes=[2])
+
+
+@every_method
+@torch.no_grad()
+def test_an_onnx_graph_scores_any_batch_alike(name, tmp_path):
+    runtime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    method = prepared(name).eval()
+    dynamic = ({0: torch.export.Dim('batch', min=1)},)
+    torch.onnx.export(method, (table(3).x,), dynamo=True, dynamic_shapes=dynamic, verbose=False).save(tmp_path/'m.onnx')
+    session = runtime.InferenceSession(tmp_path/'m.onnx')
+    name, = (i.name for i in session.get_inputs())
+    same_scores(method, lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]))
+
+
+@every_method
+def test_a_step_makes_no_float64(name):
+    "Accelerators of Apple have none."
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    class NoDouble(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            assert not any(torch.is_tensor(t) and t.dtype == torch.float64 for t in tree_leaves(out)), function
+            return out
+    method = prepared(name).train()
+    with NoDouble(): method.step(table(4), progress=.5).loss.backward()
+    with NoDouble(): method.eval().look(table(2).x)
+
+
+@every_method
+@pytest.mark.parametrize('backbone', ['test_convnext', 'mobilenetv3_small_050', 'test_vit'])
+def test_heads_of_any_width_train_and_load(name, backbone, tmp_path):
+    from cxr_workbench.learner import load, save
+    method, batch = prepared(name, backbone=backbone).train(), table(4)
+    method.step(batch, progress=.5).loss.backward()
+    again = load(save(method.eval(), tmp_path))
+    assert torch.equal(again(batch.x), method(batch.x))

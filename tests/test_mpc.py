@@ -473,3 +473,45 @@ def test_a_row_table_is_empty_until_filled_and_refuses_strangers():
     table.fill(torch.ones(4, 3))
     assert table(torch.tensor([3])).tolist() == [[1., 1., 1.]] and list(table.state_dict()) == []
     with pytest.raises(ValueError, match='row 4'): table(torch.tensor([4]))
+
+
+# ---- how far the views move ----
+
+@pytest.mark.parametrize('shape', [(32, 32), (64, 64), (224, 224), (48, 96)])
+def test_the_default_deformation_moves_the_same_share_at_every_size(shape):
+    seed_all(0)
+    view, side = M.RandomElasticDeformation(p=1), min(shape)
+    d = view.displacement(60, torch.zeros(1, 1, *shape))
+    moved = float(d.norm(dim=1).mean())
+    assert d.shape == (60, 2, *shape) and .015*side < moved < .035*side and moved > .5
+    assert (M.jacobian_determinant(d).flatten(1).amin(1) > 0).float().mean() > .95
+    seed_all(1)
+    x = torch.rand(60, 1, *shape)
+    assert (view(x) - x).abs().mean() > .05
+
+
+def test_a_smoothness_in_pixels_is_read_as_before():
+    def view(*sigma): return M.RandomElasticDeformation(sigma, strength=(.3, 1.), p=1)
+    old, new = view(6., 10.), view(6/224, 10/224)
+    assert old.sigma == pytest.approx(new.sigma)
+    x = torch.rand(3, 1, 64, 64)
+    seed_all(2); a = old(x)
+    seed_all(2); b = new(x)
+    assert torch.equal(a, b)
+    assert M.RandomElasticDeformation(sigma=8, size=64).sigma == (.125, .125)
+    seed_all(2)
+    d = old.displacement(200, torch.zeros(1, 1, 224, 224))
+    assert float(d.std()) == pytest.approx(.163*1.3*.65*8, rel=.15)      # pixels, by the formula
+
+
+def test_the_views_of_the_method_are_arguments():
+    method = make(blur=None, sigma=.1, strength=(.2, .4), deform=1.)
+    strong, bend = method.strong
+    assert 'blur' not in strong.ranges and bend.sigma == (.1, .1) and bend.strength == (.2, .4) and bend.p == 1
+    assert make().strong[0].ranges['blur'] == (.01, .025)
+
+
+def test_thresholds_from_numpy_stay_in_single_precision():
+    probs, known = torch.rand(4, 3), torch.zeros(4, 3, dtype=torch.bool)
+    kept = M.trusted_negatives(probs, known, ~known, np.array([.2, .5, 1.1]))
+    assert torch.equal(kept, probs < torch.tensor([.2, .5, 1.1]))

@@ -392,7 +392,7 @@ def test_stage_one_leaves_the_backbone_bit_identical_and_stage_two_moves_it(tmp_
     history = fit(method, train, out=tmp_path, batch_size=8, progress=False)
     method.step = step
     moved = {k.split('.')[0] for k, v in starts[1].items() if not torch.equal(v, starts[0][k])}
-    assert moved == {'norm', 'reader', 'graph'}
+    assert moved == {'norm', 'reader', 'label_graph'}
     assert any(not torch.equal(v, starts[1][k]) for k, v in method.state_dict().items() if k.startswith('backbone.'))
     times = repeat_factors(train.y, train.known, .3)
     assert history['stage'].tolist() == [0, 1] and [sum(s == k for s, _ in seen) for k in (0, 1)] == [int(times.sum())//8]*2 and times.max() > 1
@@ -446,3 +446,45 @@ def test_ladder_starts_at_the_plain_classifier_and_ends_at_the_method():
     assert LADDER['+ loss and sampler'] == {} and list(LADDER)[0] == 'base'
     assert small(**LADDER['base']).graph is None and small(**LADDER['+ label graph']).loss_name == 'bce'
     assert torch.equal(*(asymmetric_rows(torch.zeros(2, 3), torch.eye(2, 3), torch.ones(2, 3).bool(), w) for w in (None, torch.ones(2))))
+
+
+# ---- the graph's old name, and numbers of other kinds ----
+
+def test_files_under_the_old_name_of_the_graph_are_read():
+    from torch.optim.swa_utils import AveragedModel
+    method = small(labels=NAMES, graph=.05)
+    state = method.state_dict()
+    state_before = {key: value.clone() for key, value in state.items()}
+    old = {key.replace('label_graph.', 'graph.'): value for key, value in state_before.items()}
+    assert old.keys() != state.keys() and not any(key.startswith('graph.') for key in state)
+    with torch.no_grad():
+        for p in method.parameters(): p.add_(1)
+    method.load_state_dict(old, strict=True)
+    for key, value in method.state_dict().items(): assert torch.equal(value, state_before[key]), key
+    average = AveragedModel(method)
+    average.load_state_dict({'n_averaged': torch.tensor(3), **{f'module.{key}': value for key, value in old.items()}})
+    assert average.n_averaged == 3
+    assert method.graph is method.label_graph
+    method.graph = None
+    assert method.label_graph is None and not any('graph' in key for key in method.state_dict())
+
+
+def test_class_weights_of_effective_numbers_in_every_type():
+    exact = class_balance([1, 10, 1000, 90000])
+    assert exact.dtype == torch.float64 and class_balance(torch.tensor([1, 10])).dtype == torch.float64
+    single = class_balance(torch.tensor([1., 10., 1000., 90000.]))
+    assert single.dtype == torch.float32 and torch.allclose(single.double(), exact, rtol=1e-5)
+    assert class_balance(torch.tensor([1., 10.]).half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize('focus', [.5, 1., 2.])
+@pytest.mark.parametrize('y', [0., 1.])
+def test_the_distribution_balanced_loss_has_a_gradient_everywhere(focus, y):
+    s = torch.cat([torch.linspace(-12, 12, 49), torch.tensor([-200., 200.])])
+    s = s.bfloat16()[:, None]
+    def slope(s):
+        s = s.detach().requires_grad_()
+        loss = distribution_balanced_loss(s, torch.full(s.shape, y), torch.tensor([.1]), focus=focus)
+        return torch.autograd.grad(loss, s)[0].double()
+    exact = slope(s.double())
+    assert torch.isfinite(exact).all() and torch.allclose(slope(s), exact, rtol=.02, atol=1e-6)

@@ -532,3 +532,125 @@ def test_the_command_that_made_the_packaged_models_still_runs(command, tmp_path)
     assert made.sample([td.sentence(['Edema'])], steps=2).shape == (1, 1, 64, 64) and not (tmp_path/'diffusion'/'unfinished').exists()
     assert pd.read_csv(tmp_path/'diffusion'/'history.csv').part.unique().tolist() == ['autoencoder', 'base', 'fine', 'decoder', 'prompt']
     assert len(pd.read_csv(tmp_path/'diffusion'/'recognised.csv')) == 12
+
+
+# ---- folders that are not whole ----
+
+WEIGHTS = dict(vae='diffusion_pytorch_model', unet='diffusion_pytorch_model', text_encoder='model')
+
+
+@pytest.fixture
+def broken(small_folder, tmp_path):
+    "A copy of a folder, and a function that changes the tensors of one part."
+    import shutil
+    from safetensors.torch import load_file, save_file
+    shutil.copytree(small_folder, tmp_path/'pipeline')
+    def change(part, edit):
+        file = tmp_path/'pipeline'/part/f'{WEIGHTS[part]}.safetensors'
+        state = load_file(file)
+        name = sorted(name for name in state if name.endswith('weight'))[-1]
+        edit(state, name)
+        save_file(state, file)
+        return name
+    return tmp_path/'pipeline', change
+
+
+def opened(folder): return td.PromptLatentDiffusion.from_pretrained(folder, device='cpu')
+
+
+@pytest.mark.parametrize('part', WEIGHTS)
+def test_a_missing_tensor_is_named_and_not_filled_with_noise(broken, part):
+    folder, change = broken
+    name = change(part, lambda state, name: state.pop(name))
+    with pytest.raises(ValueError, match=f'{part}.*lacks tensors') as said: opened(folder)
+    assert name in str(said.value) and 'copy' not in str(said.value)
+
+
+@pytest.mark.parametrize('part', WEIGHTS)
+def test_a_tensor_without_a_place_is_named(broken, part):
+    folder, change = broken
+    change(part, lambda state, name: state.update(stranger=torch.zeros(2)))
+    with pytest.raises(ValueError, match=f'{part}.*no place: stranger'): opened(folder)
+
+
+@pytest.mark.parametrize('part', WEIGHTS)
+def test_a_tensor_of_another_shape_is_no_damaged_file(broken, part):
+    folder, change = broken
+    change(part, lambda state, name: state.update({name: torch.zeros(3, *state[name].shape)}))
+    with pytest.raises(ValueError, match=f'{part}.*one and the same model') as said: opened(folder)
+    assert 'copy the folder' not in str(said.value)
+
+
+def pickled(folder, part, suffix='.fp16.bin', extra=None):
+    "Turn the weights of a part into a pickled file of half precision."
+    from safetensors.torch import load_file
+    file = folder/part/f'{WEIGHTS[part]}.safetensors'
+    state = {name: t.half() for name, t in load_file(file).items()}
+    file.unlink()
+    stem = 'pytorch_model' if part == 'text_encoder' else WEIGHTS[part]
+    torch.save({**state, **(extra or {})}, folder/part/f'{stem}{suffix}')
+
+
+@pytest.mark.parametrize('suffix', ['.fp16.bin', '.bin'])
+def test_pickled_weights_are_read_for_their_tensors(broken, small_folder, suffix):
+    folder, _ = broken
+    for part in WEIGHTS: pickled(folder, part, suffix)
+    again, whole = opened(folder), opened(small_folder)
+    for part in WEIGHTS:
+        for name, value in getattr(whole, part).state_dict().items():
+            assert torch.equal(getattr(again, part).state_dict()[name], value), name
+
+
+@pytest.mark.parametrize('part', WEIGHTS)
+def test_a_pickled_file_that_runs_code_is_not_opened(broken, part, tmp_path):
+    class Evil:
+        def __reduce__(self): return (__import__('pathlib').Path.touch, (tmp_path/'ran',))
+    folder, _ = broken
+    pickled(folder, part, extra=dict(evil=Evil()))
+    with pytest.raises(ValueError, match=f'{part} cannot be read') as said: opened(folder)
+    assert 'safetensors' in str(said.value) and not (tmp_path/'ran').exists()
+
+
+def test_a_part_without_weights_says_what_is_there(broken):
+    folder, _ = broken
+    (folder/'unet'/'diffusion_pytorch_model.safetensors').rename(folder/'unet'/'model.ckpt')
+    with pytest.raises(FileNotFoundError, match=r'unet holds no weights.*model\.ckpt'): opened(folder)
+
+
+def test_noise_levels_are_not_made_up(broken):
+    folder, _ = broken
+    file = folder/'scheduler'/'scheduler_config.json'
+    told = json.loads(file.read_text())
+    for key in ('beta_start', 'beta_schedule'):
+        file.write_text(json.dumps({k: v for k, v in told.items() if k != key}))
+        with pytest.raises(ValueError, match=f'scheduler does not say {key}'): opened(folder)
+    file.write_text(json.dumps({**told, '_class_name': 'TomorrowScheduler'}))
+    with pytest.raises(ValueError, match='scheduler.*another version of diffusers'): opened(folder)
+
+
+def test_a_tokenizer_without_its_words_is_refused(sd_folder, tmp_path):
+    import shutil
+    shutil.copytree(sd_folder, tmp_path/'dumb')
+    for name in ('vocab.json', 'merges.txt', 'tokenizer.json'):
+        (tmp_path/'dumb'/'tokenizer'/name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match='tokenizer'): opened(tmp_path/'dumb')
+
+
+@pytest.mark.parametrize('content, says', [
+    (b'no tensors at all', 'no file of save_prompt'), (dict(other=torch.zeros(1, 2, 64)), 'no file of save_prompt'),
+    (dict(prompt=torch.zeros(3, 4, 64)), 'one set for each'),
+    (dict(prompt=torch.full((1, 4, 64), float('nan'))), 'no numbers')])
+def test_a_prompt_file_that_is_none_is_refused(small, tmp_path, content, says):
+    from safetensors.torch import save
+    told = {'classes': 'null'}
+    (tmp_path/'p.safetensors').write_bytes(content if isinstance(content, bytes) else save(content, told))
+    before = small.prompt.clone()
+    with pytest.raises(ValueError, match=says): small.load_prompt(tmp_path/'p.safetensors')
+    assert torch.equal(small.prompt, before)
+
+
+def test_a_pointer_is_no_damaged_file(broken):
+    folder, _ = broken
+    file = folder/'vae'/'diffusion_pytorch_model.safetensors'
+    file.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n')
+    with pytest.raises(ValueError, match='git lfs pull'): opened(folder)

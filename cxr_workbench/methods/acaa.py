@@ -13,8 +13,8 @@ import contextlib, functools, math, threading
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, Step, Stage, register_method
-from ..backbone import Backbone
+from ..core import Method, Step, Stage, at_least_float32, register_method
+from ..backbone import Backbone, MeanPool, attach_as_saved
 from ..losses import check_targets, masked_bce
 from ..consistency import WeakView, StrongView, pseudo_label, consistency_targets, consistency_loss, agreement_loss, ramp_up, check_finite, has_unknown
 
@@ -26,7 +26,7 @@ def attack_objective(
 ):               # a function of x that `gni_fgsm` raises
     "Masked binary cross-entropy, summed; raises ValueError for labels of another width."
     def objective(x):
-        logits = model(x)
+        logits = at_least_float32(model(x))
         if not logits.shape == target.shape == (target if mask is None else mask).shape:
             raise ValueError(f'logits {tuple(logits.shape)}, target {tuple(target.shape)} and mask must all be (B, C)')
         entries = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction='none')
@@ -84,7 +84,7 @@ def gni_fgsm(
 )->Tensor:                  # the attacked x, detached; half precision comes back as float32
     "Generalised Nesterov iterative FGSM on pixels or features; raises ValueError for what cannot be attacked."
     x = check_attack(x, eps, steps, valid, norm)
-    eps, space = eps.detach().to(x) if isinstance(eps, Tensor) else eps, GEOMETRY[norm]
+    eps, space = eps.detach().to(x) if isinstance(eps, Tensor) else float(eps), GEOMETRY[norm]
     size = eps/max(1, steps) if step_size is None else step_size
     inside = lambda moved: space.project(moved, x, eps) if valid is None else torch.clamp(space.project(moved, x, eps), *valid)
     u = torch.rand(x.shape, generator=generator, device=generator.device if generator else x.device).to(x) if random_start else None
@@ -353,17 +353,19 @@ class ACAANet(Method):
         ssl = supervision == 'ssl'
         super().__init__(labels, unknown or ('ignore' if ssl else 'negative'), weights, WeakView(flip, shift), strong)
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
-        self.head = nn.Linear(self.backbone.dim, self.labels)
+        self.attach(self.backbone.pool.dim)
+        self.register_load_state_dict_pre_hook(attach_as_saved)
         self.stage = Stage(epochs, groups=(('', lr, weight_decay),), optimizer=optimizer, schedule=schedule,
                            sampler=sampler or ('mixed' if ssl else 'known'), ema=ema)
 
+    def attach(self, width): self.head = nn.Linear(width, self.labels)
     def default_weights(self): return {'sup': 1., 'img': 1., 'feat': .5, 'bmc': .5}
     def recipe(self): return [self.stage]
     def cam_targets(self): return {'feature_map': self.backbone.tap}
 
     def look(self, x):
         maps = self.backbone.feature_map(x)
-        z = maps.mean((2, 3))
+        z = self.backbone.pool(maps)
         return self.head(z), {'feature_map': maps, 'features': z}
 
 # %% ../../nbs/50_acaa.ipynb #d21d5fac
@@ -377,19 +379,25 @@ class ACAA(ACAANet):
         adv_on='weak',             # the view that is attacked: 'weak' | 'strong'
         feature='adversarial',     # 'adversarial' | 'random' direction
         radius=.1, feature_steps=1, level='pooled',  # of the feature attack; level 'pooled' | 'map'
-        agree=1., relation=0.,     # eta and zeta of the batch term
+        agree=1., relation=1.,     # eta and zeta of the batch term
         mixer=None,                # arguments of BatchMamba
         ramp=.1, reject=True,      # share of training until the terms have their full weight; see `sup`
         **network,                 # arguments of ACAANet
     ):
         check_choices(attack, adv_on, feature, level, feature_steps, steps)
+        self.mixing = mixer or {}
         super().__init__(labels, **{'strong': StrongView() if adv_on == 'strong' else None, **network})
         pseudo_label(torch.zeros(1, 1), tau_pos, tau_neg)  # refuses thresholds that cross
         self.taus, self.priors = (tau_pos, tau_neg), PriorThresholds(self.labels, **({} if cap is True else cap)) if cap else None
         self.attack = None if attack is None else {'eps': eps, 'steps': steps, **(FAMILY[attack] if isinstance(attack, str) else attack)}
         self.adv_on, self.feature, self.radius, self.feature_steps, self.level = adv_on, feature, radius, feature_steps, level
         self.agree, self.relation, self.ramp, self.reject = agree, relation, ramp, reject
-        self.batch_mamba = BatchMamba(self.backbone.dim, **(mixer or {}))
+        if level == 'map' and not isinstance(self.backbone.pool, MeanPool):
+            raise ValueError("level='map' needs a pool that is the mean of the map")
+
+    def attach(self, width):
+        super().attach(width)
+        self.batch_mamba = BatchMamba(width, **self.mixing)
 
     def step(self, batch, progress=1., stage=0):
         x = self.weak(check_finite(batch.x))
@@ -450,8 +458,8 @@ def batch_loss(method, z, target, mask):
     logits, plain = method.head(mixed), method.head(z).detach()
     loss = consistency_loss(logits, target, mask) + method.agree*agreement_loss(logits, plain)
     if not method.relation: return loss
-    cos = lambda z: F.normalize(z.float(), dim=1) @ F.normalize(z.float(), dim=1).T
-    return loss + method.relation*(cos(mixed)-cos(z.detach())).square().mean()
+    def cos(z): return F.normalize(at_least_float32(z), dim=1) @ F.normalize(at_least_float32(z), dim=1).T
+    return loss + method.relation*(cos(mixed) - cos(z.detach())).square().mean()
 
 # %% ../../nbs/50_acaa.ipynb #e5bd4557
 def check_choices(attack, adv_on, feature, level, feature_steps, steps):
@@ -471,7 +479,8 @@ ABLATIONS = {  # name -> arguments that take a part away or exchange it
     **{f'{name} instead of GNI-FGSM': dict(attack=name) for name in FAMILY if name != 'GNI-FGSM'},
     'attack on the strong view': dict(adv_on='strong'),
     'no feature attack': dict(weights=dict(feat=0.)), 'random features': dict(feature='random'), 'features of the map': dict(level='map'),
-    'no Batch-Mamba': dict(weights=dict(bmc=0.)), 'one direction': dict(mixer=dict(bidirectional=False)), 'no permutation': dict(mixer=dict(permute=False)),
+    'no Batch-Mamba': dict(weights=dict(bmc=0.)), 'no relation term': dict(relation=0.),
+    'one direction': dict(mixer=dict(bidirectional=False)), 'no permutation': dict(mixer=dict(permute=False)),
     'class-prior thresholds': dict(cap=True),
 }
 

@@ -11,9 +11,10 @@ __all__ = ['PARTNERS', 'BCE', 'SCRATCH', 'ABLATIONS', 'cross_attention', 'spotli
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, Step, Stage, apply_unknown, register_method, register_probe
+from ..core import Method, Step, Stage, apply_unknown, at_least_float32, register_method, register_probe
 from ..backbone import Backbone
-from ..losses import check_targets, masked_mean
+from ..attention import warn_of_few_cells
+from ..losses import check_targets, class_weights, masked_mean, within
 from ..consistency import WeakView
 
 # %% ../../nbs/20_can.ipynb #e0b1c6a5
@@ -70,15 +71,13 @@ def balance_weights(
     prevalence,          # share of positives in the training set, (C,) or a number, in [0, 1]
     scheme='inverse',    # 'inverse': every disease weighs 1 | 'shares': rare diseases weigh less
     between=0.,          # power of 1/prevalence between diseases, mean 1
-    floor=1e-6,          # prevalences are kept this far from 0 and 1
 )->tuple[Tensor, Tensor]:  # weights of positives and of negatives, (C,) each
     "Weights that balance positives and negatives within each disease."
-    pi = torch.as_tensor(prevalence, **({} if isinstance(prevalence, Tensor) else dict(dtype=torch.float32)))
-    if not ((pi >= 0) & (pi <= 1)).all(): raise ValueError(f'prevalence must lie in [0, 1]: {pi.tolist()}')
-    if scheme not in ('inverse', 'shares'): raise ValueError(f"scheme={scheme!r}: give 'inverse' or 'shares'; prevalence=None balances nothing")
-    pi = pi.clamp(floor, 1-floor)
+    pi = within(prevalence)
+    if scheme not in ('inverse', 'shares'):
+        raise ValueError(f"scheme={scheme!r}: give 'inverse' or 'shares'; prevalence=None balances nothing")
     omega = pi**-between
-    pos, neg = (.5/pi, .5/(1-pi)) if scheme == 'inverse' else (1-pi, pi)
+    pos, neg = class_weights(pi) if scheme == 'inverse' else (1-pi, pi)
     return pos*omega/omega.mean(), neg*omega/omega.mean()
 
 # %% ../../nbs/20_can.ipynb #366cef6f
@@ -93,7 +92,7 @@ def balance_loss(
     "Binary cross-entropy, balanced within and between diseases and focused on what is not yet right."
     if not gamma >= 0: raise ValueError(f'gamma={gamma}: give a number of at least 0; a negative one would reward certainty')
     mask = check_targets(logits, y, known)
-    s = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    s = at_least_float32(logits)
     pos, neg = (s.new_ones(1), s.new_ones(1)) if prevalence is None else (w.to(s) for w in balance_weights(prevalence, scheme, between))
     if pos.numel() not in (1, s.shape[1]): raise ValueError(f'prevalence has {pos.numel()} entries for C={s.shape[1]} labels')
     y, present, absent = y.to(s.dtype), F.logsigmoid(s), F.logsigmoid(-s)
@@ -105,7 +104,7 @@ def spatial_energy(
     m:Tensor,  # (B, K, h, w)
 )->Tensor:     # (B, h, w), not negative, of length 1 over the cells; 0 for an empty map
     "Where a map's energy lies."
-    m = m.float() if m.dtype in (torch.float16, torch.bfloat16) else m
+    m = at_least_float32(m)
     m = m/m.detach().abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)  # the same energy, and its square neither over- nor underflows
     energy = m.square().sum(1)
     return F.normalize(energy.flatten(1), dim=1).view_as(energy)
@@ -161,11 +160,13 @@ class CrossNet(Method):
     ):
         self.fuse = fuse
         super().__init__(labels, unknown, weights, WeakView(flip, shift) if weak else None)
-        grid = dict(size=size, min_cells=min_cells, pretrained=pretrained)
+        grid = dict(size=size, min_cells=min_cells, pretrained=pretrained, pool='mean')   # the product is pooled
         branch_b = branch_b or (PARTNERS.get(backbone, backbone) if pretrained and isinstance(backbone, str) else backbone)
         self.backbone = Backbone(backbone, **grid)
         self.backbone_b = None if fuse == 'single' else Backbone(branch_b, **grid)
-        if self.backbone_b is not None: refuse_twins(self.backbone.net, self.backbone_b.net)
+        if self.backbone_b is not None:
+            refuse_twins(self.backbone.net, self.backbone_b.net)
+            warn_of_few_cells(map(max, self.backbone.cells, self.backbone_b.cells), size, 'cross attention')
         width = width or min(net.dim for net in (self.backbone, self.backbone_b) if net is not None)
         self.transition = Transition(self.backbone.dim, width)
         self.transition_b = None if fuse == 'single' else Transition(self.backbone_b.dim, width)

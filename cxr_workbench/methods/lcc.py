@@ -12,11 +12,11 @@ __all__ = ['CLASSIFICATION', 'LADDER', 'others_softmax', 'LabelAttention', 'labe
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, Step, Stage, register_method, register_probe
-from ..backbone import Backbone
+from ..core import Method, Step, Stage, at_least_float32, register_method, register_probe
+from ..backbone import Backbone, attach_as_saved
 from ..losses import masked_bce, weighted_bce
 from ..consistency import WeakView
-from ..attention import LabelLinear, position_attention, attend
+from ..attention import LabelLinear, position_attention, attend, warn_of_few_cells
 
 # %% ../../nbs/30_lcc.ipynb #45dcfafb
 def others_softmax(
@@ -58,8 +58,9 @@ def label_cosine(
     absolute=False,  # without its sign, as in GL-MLL
 )->Tensor:           # (B, C, C) in [-1, 1], diagonal 1
     "Cosine between the label features of each image."
-    u = F.normalize(v, dim=-1)
-    cosine = (u @ u.mT).clamp(-1, 1)
+    with torch.autocast(v.device.type, enabled=False):     # half precision rounds a cosine near 1 to 1
+        u = F.normalize(at_least_float32(v), dim=-1)
+        cosine = (u @ u.mT).clamp(-1, 1)
     return cosine.abs() if absolute else cosine
 
 # %% ../../nbs/30_lcc.ipynb #e042d337
@@ -189,15 +190,26 @@ class LCC(Method):
         self.parts = check_parts(decompose, global_attention, kind, loss)
         super().__init__(labels, unknown=unknown, weights=weights, weak=WeakView(flip, shift) if weak else None)
         if self.weights['sc'] and not self.parts['sc'] or self.weights['con'] and not self.parts['con']: raise ValueError(f'weights {self.weights} ask for what these parts lack: {self.parts}')
-        self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
-        self.reader = LabelReader(self.labels, self.backbone.dim, dim, heads, head_dim, expansion, global_attention, propagate) if decompose else PooledReader(self.labels, self.backbone.dim)
+        grid = dict(size=size, min_cells=min_cells, pretrained=pretrained)
+        self.backbone = Backbone(backbone, **grid, pool='mean' if decompose else 'timm')   # queries read the map
+        queries = dict(dim=dim, heads=heads, head_dim=head_dim, expansion=expansion)
+        self.reading = dict(queries, global_attention=global_attention, propagate=propagate) if decompose else None
+        self.attach(self.backbone.pool.dim)
+        if decompose: warn_of_few_cells(self.backbone.cells, size, 'label attention')
+        self.register_load_state_dict_pre_hook(attach_as_saved)
         self.project = nn.Sequential(nn.Linear(dim, projection[0]), nn.ReLU(), nn.Linear(*projection)) if self.weights['sc'] else None
         self.loss, self.kind, self.tau_local, self.absolute = loss, kind, tau_local, absolute
         self.tau, self.positive_above, self.guided = tau, positive_above, guided and global_attention
         self.schedule = dict(epochs=epochs, lr=lr, backbone_lr=backbone_lr, weight_decay=weight_decay, optimizer=optimizer, schedule=schedule, ema=ema)
 
     def default_weights(self): return dict(cls=1., con=1.*self.parts['con'], sc=.1*self.parts['sc'])
-    def look(self, x): return self.reader(self.backbone.feature_map(x))
+    def attach(self, width):
+        if self.reading: self.reader = LabelReader(self.labels, width, **self.reading)
+        else: self.reader = PooledReader(self.labels, width)
+
+    def look(self, x):
+        maps = self.backbone.feature_map(x)
+        return self.reader(maps) if self.reading else self.reader(maps, self.backbone.pool(maps))
 
     def step(self, batch, progress=1., stage=0):
         y, known = self.targets(batch)
@@ -216,8 +228,7 @@ class PooledReader(nn.Linear):
     "The baseline of the ladder: one linear head on the pooled map."
     def __init__(self, labels, channels): super().__init__(channels, labels)
 
-    def forward(self, maps):  # (B, D, h, w) -> logits (B, C) and probes
-        z = maps.mean((2, 3))
+    def forward(self, maps, z):  # the map (B, D, h, w) and its pool (B, E) -> logits (B, C) and probes
         return super().forward(z), dict(feature_map=maps, features=z)
 
 # %% ../../nbs/30_lcc.ipynb #c500a234

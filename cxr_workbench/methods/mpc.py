@@ -14,8 +14,8 @@ import math
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, RowTable, Step, Stage, register_method, register_probe
-from ..backbone import Backbone
+from ..core import Method, RowTable, Step, Stage, at_least_float32, register_method, register_probe
+from ..backbone import Backbone, attach_as_saved
 from ..losses import masked_bce, check_targets
 from ..consistency import (StrongView, WeakView, agreement_loss, check_finite, consistency_loss, consistency_targets,
                                        has_unknown, pseudo_label, ramp_up)
@@ -48,7 +48,7 @@ def expected_positive_loss(
     "EPR: what is annotated, and how many findings there should be."
     check_targets(logits, y, known)
     if not len(logits): return logits.sum()
-    surplus = torch.sigmoid(logits.float()).sum(1).mean() - expected
+    surplus = torch.sigmoid(at_least_float32(logits)).sum(1).mean() - expected
     return consistency_loss(logits, y, known) + surplus.square()/logits.shape[1]**2
 
 # %% ../../nbs/40_mpc.ipynb #9e006497
@@ -58,7 +58,10 @@ def online_estimate_loss(
     y:Tensor, known:Tensor, expected:float,  # as for `expected_positive_loss`
 )->Tensor:                                  # scalar
     "ROLE: a classifier and a table of labels that learn from each other."
-    def half(a, b): return expected_positive_loss(a, y, known, expected) + masked_bce(a, torch.sigmoid(b).detach())
+    def half(a, b):
+        follow = torch.sigmoid(at_least_float32(b)).detach()
+        return expected_positive_loss(a, y, known, expected) + masked_bce(a, follow)
+
     return (half(logits, estimate) + half(estimate, logits))/2
 
 # %% ../../nbs/40_mpc.ipynb #776db697
@@ -78,6 +81,7 @@ def entropy_maximising_loss(
 )->Tensor:                                  # scalar, may be negative
     "EM: what is annotated, and doubt about the rest."
     check_targets(logits, y, known)
+    logits = at_least_float32(logits)
     p = torch.sigmoid(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, p, reduction='none')
     return consistency_loss(logits, y, known) - weight*(entropy*~known).sum()/max(1, logits.numel())
@@ -132,27 +136,34 @@ def warp(
 class RandomElasticDeformation(nn.Module):
     "Bend each image on its own; (B, 1, H, W) -> the same, on any device."
     def __init__(self,
-        sigma=(6., 10.),     # range of the smoothness, pixels of a `size` image; a float: always this
-        strength=(.3, 1.),   # range of alpha, as a share of `limit`*sigma**2; a float: always this
+        sigma=(1/14, 1/7),   # range of the smoothness, shares of the shorter side; above 1: pixels of a `size` image
+        strength=(.6, 1.),   # range of alpha, as a share of `limit`*sigma**2; a float here or above: always this
         p=.5,                # probability that an image is bent
         limit=1.3,           # alpha/sigma**2 at strength 1; from about 1.7 on the image folds now and then
-        size=224,            # sigma is given for this side and scaled to the image's
+        size=224,            # the side for which a sigma in pixels is given
     ):
         super().__init__()
         self.sigma, self.strength = ((a, a) if isinstance(a, (int, float)) else tuple(a) for a in (sigma, strength))
         if not 0 < self.sigma[0] <= self.sigma[1]: raise ValueError(f'sigma={sigma}: give a positive number or (low, high)')
         if not 0 <= self.strength[0] <= self.strength[1]: raise ValueError(f'strength={strength}: give a number from 0 or (low, high)')
         if not 0 <= p <= 1: raise ValueError(f'p={p} is no probability')
-        self.p, self.limit, self.size = p, limit, size
+        if self.sigma[1] > 1: self.sigma = tuple(s/size for s in self.sigma)
+        self.p, self.limit = p, limit
 
     def forward(self, x):
         rows = (torch.rand(len(x)) < self.p).nonzero()[:, 0]       # drawn on the CPU: no wait for the device
         if not len(rows) or not any(self.strength) or not self.limit: return x
-        sigma, strength = (low + (high - low)*torch.rand(len(rows) if low < high else 1) for low, high in (self.sigma, self.strength))
-        sigma = sigma*x.shape[-1]/self.size
-        rows, sigma, alpha = (a.to(x.device) for a in (rows, sigma, strength*self.limit*sigma**2))
-        d = elastic_displacement(len(rows), x.shape[-2:], sigma, alpha, dtype=torch.promote_types(x.dtype, torch.float32))
-        return warp(x, d) if len(rows) == len(x) else x.index_copy(0, rows, warp(x[rows], d))
+        if len(rows) == len(x): return warp(x, self.displacement(len(x), x))
+        rows = rows.to(x.device)
+        return x.index_copy(0, rows, warp(x[rows], self.displacement(len(rows), x)))
+
+    def displacement(self, n, x):   # of n images like those of x -> (n, 2, H, W), pixels
+        ranges = (self.sigma, self.strength)
+        sigma, strength = (low + (high - low)*torch.rand(n if low < high else 1) for low, high in ranges)
+        sigma = sigma*min(x.shape[-2:])
+        alpha = strength*self.limit*sigma**2
+        exact = torch.promote_types(x.dtype, torch.float32)
+        return elastic_displacement(n, x.shape[-2:], sigma.to(x.device), alpha.to(x.device), dtype=exact)
 
 # %% ../../nbs/40_mpc.ipynb #5ea4de75
 def jacobian_determinant(
@@ -170,7 +181,8 @@ def trusted_negatives(
     tau_pos=.7,      # an assumed negative that the model believes in this much is left out; float or (C,)
 )->Tensor:           # (B, C) bool
     "The entries of the base loss without probable false negatives."
-    return counts & (known | (probs < torch.as_tensor(tau_pos, device=probs.device)))
+    tau_pos = torch.as_tensor(tau_pos, dtype=probs.dtype, device=probs.device)
+    return counts & (known | (probs < tau_pos))
 
 # %% ../../nbs/40_mpc.ipynb #38cf6c4f
 def drop_channels(
@@ -259,7 +271,7 @@ def two_views(
     if not (method.weights['ipc'] or method.weights['btc']): rows = rows[:0]
     strong = method.strong(weak[rows]) if len(rows) else weak[:0]
     maps = method.backbone.feature_map(torch.cat([weak, strong]))
-    z = maps.mean((2, 3))
+    z = method.backbone.pool(maps)
     return z, dict(x_weak=weak, x_strong=weak.index_copy(0, rows, strong), feature_map=maps[:len(x)], features=z[:len(x)])
 
 # %% ../../nbs/40_mpc.ipynb #96d077c8
@@ -273,6 +285,7 @@ class MPC(Method):
         reject=True, warmup=.1,                     # leave probable false negatives out of AN, AN-LS and WAN, from this progress on
         ramp=.1, ramp_shape='linear',               # how the consistency terms come in, see `ramp_up`
         ops=2, deform=.5, flip=.5, shift=.08,       # views; `deform` is the probability of the elastic deformation
+        blur=(.01, .025), sigma=(1/14, 1/7), strength=(.6, 1.),  # of StrongView and RandomElasticDeformation
         feature_dropout=.5, heads=4, batch_dropout=.5, agreement=1.,  # of FPC and BTC
         smoothing=.1, expected=None, entropy=.1,    # of AN-LS; of EPR and ROLE (None: annotated positives per annotated image); of EM
         empty='drop',                               # rows without annotation: 'drop' | 'unlabelled'
@@ -281,9 +294,11 @@ class MPC(Method):
     ):
         self.base = check_choice('base', base, BASES)
         super().__init__(labels, unknown or ('ignore' if base == 'bce' else 'negative'), weights, WeakView(flip, shift),
-                         nn.Sequential(StrongView(ops), RandomElasticDeformation(p=deform)))
+                         nn.Sequential(StrongView(ops, blur=blur), RandomElasticDeformation(sigma, strength, p=deform)))
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
-        self.head, self.mixer = nn.Linear(self.backbone.dim, self.labels), BatchTransformer(self.backbone.dim, heads, dropout=batch_dropout)
+        self.mixing = dict(heads=heads, dropout=batch_dropout)
+        self.attach(self.backbone.pool.dim)
+        self.register_load_state_dict_pre_hook(attach_as_saved)
         self.table = RowTable(self.labels) if base == 'role' else None
         self.register_buffer('per_image', torch.tensor(self.labels/2))
         self.tau_pos, self.tau_neg, self.observed, self.agreement = tau_pos, tau_neg, observed, agreement
@@ -292,6 +307,10 @@ class MPC(Method):
         self.schedule = dict(epochs=epochs, optimizer=optimizer, schedule=schedule, ema=ema, sampler=sampler or EMPTY[check_choice('empty', empty, EMPTY)])
         self.rates = (r'head\.', lr*head_lr, weight_decay), (r'table\.', lr*head_lr, 0.), ('', lr, weight_decay)
         pseudo_label(torch.zeros(1, self.labels), tau_pos, tau_neg)   # refuses thresholds that cross
+
+    def attach(self, width):
+        self.head = nn.Linear(width, self.labels)
+        self.mixer = BatchTransformer(width, **self.mixing)
 
     def default_weights(self): return {self.base: 1., 'ipc': 1., 'fpc': .5, 'btc': .5}
     def prepare(self, y, known): prepare_mpc(self, y, known)
@@ -305,7 +324,7 @@ class MPC(Method):
 def look_plain(method, x):
     "Scores (B, C) and the features behind them; no augmentation, no batch."
     maps = method.backbone.feature_map(x)
-    z = maps.mean((2, 3))
+    z = method.backbone.pool(maps)
     return method.head(z), {'feature_map': maps, 'features': z}
 
 # %% ../../nbs/40_mpc.ipynb #f35a6761

@@ -9,7 +9,7 @@ __all__ = ['LOSSES', 'Supervised', 'check_loss', 'supervised']
 import torch
 from torch import nn
 from ..core import Method, Step, Stage, register_method
-from ..backbone import Backbone
+from ..backbone import Backbone, attach_as_saved
 from ..losses import masked_bce, asymmetric_loss
 from ..consistency import WeakView
 
@@ -30,14 +30,17 @@ class Supervised(Method):
         self.loss_name = loss
         super().__init__(labels, unknown=unknown, weights=weights, weak=WeakView(flip, shift) if weak else None)
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
-        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.backbone.dim, self.labels)
+        self.dropout = nn.Dropout(dropout)
+        self.attach(self.backbone.pool.dim)
+        self.register_load_state_dict_pre_hook(attach_as_saved)
         self.schedule = dict(epochs=epochs, lr=lr, weight_decay=weight_decay, ema=ema)
 
     def default_weights(self): return {check_loss(self.loss_name): 1.}
+    def attach(self, width): self.head = nn.Linear(width, self.labels)
 
     def look(self, x):
         maps = self.backbone.feature_map(x)
-        z = maps.mean((2, 3))
+        z = self.backbone.pool(maps)
         return self.head(self.dropout(z)), {'feature_map': maps, 'features': z}
 
     def step(self, batch, progress=1., stage=0):

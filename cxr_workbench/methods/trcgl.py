@@ -6,7 +6,7 @@
 __all__ = ['GRAPHS', 'LOSSES', 'LADDER', 'ChannelClassAttention', 'label_adjacency', 'normalised', 'symmetric_graph', 'row_graph',
            'scaled_graph', 'LabelGCN', 'class_balance', 'class_margins', 'margin_balanced_loss', 'entry_weight',
            'distribution_balanced_loss', 'asymmetric_rows', 'repeat_factors', 'check_trcgl', 'dropping', 'TRCGLNet',
-           'prepare_trcgl', 'look_trcgl', 'trcgl_step', 'trcgl_stages', 'trcgl', 'real_split']
+           'rename_graph', 'prepare_trcgl', 'look_trcgl', 'trcgl_step', 'trcgl_stages', 'trcgl', 'real_split']
 
 # %% ../../nbs/60_trcgl.ipynb #d864865e
 import math
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, Step, Stage, apply_unknown, register_method
+from ..core import Method, Step, Stage, apply_unknown, at_least_float32, register_method
 from ..labels import as_labels
 from ..data import Repeat, patient_split
 from ..backbone import Backbone
 from ..losses import asymmetric_loss, check_targets, masked_bce, masked_mean
 from ..consistency import WeakView
-from ..attention import position_attention, attend, label_linear
+from ..attention import position_attention, attend, label_linear, warn_of_few_cells
 
 # %% ../../nbs/60_trcgl.ipynb #9b9ccc0b
 class ChannelClassAttention(nn.Module):
@@ -130,10 +130,13 @@ class LabelGCN(nn.Module):
 def class_balance(
     counts,      # positives per label, (C,)
     beta=.9999,  # in [0, 1); 0: every label the same
-)->Tensor:       # (C,), mean 1, the rarest the largest; float64
+)->Tensor:       # (C,), mean 1, the rarest the largest; in the type of the counts, float64 for whole numbers
     "The inverse effective number of every label; one without examples counts as one with a single example."
-    counts = torch.as_tensor(counts).double()
-    if counts.ndim != 1 or not (torch.isfinite(counts) & (counts >= 0)).all(): raise ValueError(f'counts are numbers from 0, one per label, not {counts.tolist()}')
+    if not torch.is_tensor(counts): counts = torch.as_tensor(counts, dtype=torch.float64)
+    exact = counts.is_floating_point()
+    counts = at_least_float32(counts) if exact else counts.cpu().double()   # accelerators may lack float64
+    if counts.ndim != 1 or not (torch.isfinite(counts) & (counts >= 0)).all():
+        raise ValueError(f'counts are numbers from 0, one per label, not {counts.tolist()}')
     if not 0 <= beta < 1: raise ValueError(f'beta={beta}: give a number in [0, 1)')
     if beta == 0: return torch.ones_like(counts)
     e = (1 - beta)/-torch.expm1(counts.clamp(min=1)*math.log(beta))
@@ -162,7 +165,7 @@ def margin_balanced_loss(
     known=None,        # which entries count, (B, C) bool; None: all
 )->Tensor:             # scalar
     "Class-balanced cross-entropy with margins on the positives, summed over labels; raises ValueError where shapes differ."
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     mask, y = check_targets(logits, y, known), y.to(logits.dtype)
     if len(counts) != y.shape[1]: raise ValueError(f'{len(counts)} counts for {y.shape[1]} labels')
     balance = class_balance(counts, beta).to(logits.device)
@@ -189,13 +192,14 @@ def distribution_balanced_loss(
     shift=.05, tolerance=2., focus=2.,  # of the logits, of the negatives, of the focal factor
 )->Tensor:                     # scalar, averaged over the entries that count
     "Rebalanced weights, shifted logits and tolerated negatives (Wu et al., 2020)."
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     mask = check_targets(logits, y, known)
     y, p = y.to(logits.dtype)*mask, prevalence.to(logits).clamp(1e-4, 1 - 1e-4)
     rebalance = alpha + torch.sigmoid(slope*((1/p)/(y/p).sum(1, keepdim=True).clamp(min=1e-12) - centre))
     s = logits - shift/tolerance*(1/p - 1).log()
     sure = F.logsigmoid(torch.where(y > 0, s, -tolerance*s))          # log of what is given to the truth
-    entries = -rebalance*sure*torch.where(y > 0, 1., 1/tolerance)*(-torch.expm1(sure)).clamp(min=0).pow(focus)
+    doubt = torch.exp(focus*F.logsigmoid(torch.where(y > 0, -s, tolerance*s)))   # 1 minus that, to the power
+    entries = -rebalance*sure*torch.where(y > 0, 1., 1/tolerance)*doubt
     return masked_mean(entries*entry_weight(weight, logits), mask)
 
 # %% ../../nbs/60_trcgl.ipynb #25b4ef62
@@ -272,13 +276,21 @@ class TRCGLNet(Method):
         if not freeze: epochs = (0, sum(epochs))
         self.loss_name, self.balance = loss, dict(beta=beta, margin=margin, margin_for=margin_for)
         super().__init__(labels, unknown=unknown, weights=weights, weak=WeakView(flip, shift))
-        self.backbone = dropping(backbone, drop_path, size=size, min_cells=min_cells, pretrained=pretrained)
+        grid = dict(size=size, min_cells=min_cells, pretrained=pretrained, pool='mean')   # the map gets its own norm
+        self.backbone = dropping(backbone, drop_path, **grid)
+        if spatial: warn_of_few_cells(self.backbone.cells, size, 'class attention')
         self.norm, self.reader = nn.BatchNorm2d(self.backbone.dim), ChannelClassAttention(self.labels, self.backbone.dim, gate, gate_scale, reduction, spatial)
-        self.graph, self.alpha = LabelGCN(self.labels, self.backbone.dim, hidden, dropout) if graph else None, graph
+        self.label_graph = LabelGCN(self.labels, self.backbone.dim, hidden, dropout) if graph else None
+        self.alpha = graph
+        self.register_load_state_dict_pre_hook(rename_graph)
         self.related, self.rarity = dict(smooth=smooth, threshold=threshold, kind=graph_kind), dict(threshold=rare, maximum=repeats)
         self.drawn, self.kappa = Repeat() if resample else 'known', tuple(kappa)
         self.schedule = dict(epochs=epochs, lr=lr, backbone_lr=backbone_lr, weight_decay=weight_decay, warmup=warmup, ema=ema, clip=clip)
 
+    @property
+    def graph(self): return self.label_graph    # its name before: a module of this name cannot be exported
+
+    def __setattr__(self, name, value): super().__setattr__('label_graph' if name == 'graph' else name, value)
     def default_weights(self): return {self.loss_name: 1.}
     def prepare(self, y, known): prepare_trcgl(self, y, known)
     def look(self, x): return look_trcgl(self, x)
@@ -287,20 +299,28 @@ class TRCGLNet(Method):
     def ablations(self): return dict(LADDER)
     def cam_targets(self): return {'feature_map': self.backbone.tap}
 
+# %% ../../nbs/60_trcgl.ipynb #f4243364
+def rename_graph(method, state, prefix, *rest):
+    "Before weights are loaded: those saved under the graph's old name, under its new one."
+    for key in [key for key in state if key.startswith(f'{prefix}graph.')]:
+        state[f'{prefix}label_graph.{key.removeprefix(f"{prefix}graph.")}'] = state.pop(key)
+
 # %% ../../nbs/60_trcgl.ipynb #914464e1
 def prepare_trcgl(method, y, known):
     "Counts, the label graph, and how often each row is drawn."
     Method.prepare(method, y, known)
     y, known = apply_unknown(torch.as_tensor(y, dtype=torch.float32), torch.as_tensor(known, dtype=torch.bool), method.unknown)
-    if method.graph is not None: method.graph.adjacency.copy_(label_adjacency(y*known, known, **method.related))
+    if method.label_graph is not None:
+        method.label_graph.adjacency.copy_(label_adjacency(y*known, known, **method.related))
     if isinstance(method.drawn, Repeat): method.drawn.times = repeat_factors(y*known, known, **method.rarity).numpy()
 
 # %% ../../nbs/60_trcgl.ipynb #130a2518
 def look_trcgl(method, x):
     "Scores (B, C) of the image and, where there is a graph, of its labels."
     logits, probes = method.reader(method.norm(method.backbone.feature_map(x)))
-    if method.graph is None: return logits, probes
-    return logits + method.alpha*method.graph(probes['features']), {**probes, 'adjacency': method.graph.adjacency}
+    graph = method.label_graph
+    if graph is None: return logits, probes
+    return logits + method.alpha*graph(probes['features']), {**probes, 'adjacency': graph.adjacency}
 
 # %% ../../nbs/60_trcgl.ipynb #0acb3a34
 def trcgl_step(method, batch, stage)->Step:

@@ -173,7 +173,7 @@ def weights_of(
     "A short name for the weights of a model: the same for the same ones."
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        digest.update(f'{name}{tuple(value.shape)}'.encode() + value.flatten()[:each].double().cpu().numpy().tobytes())
+        digest.update(f'{name}{tuple(value.shape)}'.encode() + value.flatten()[:each].cpu().double().numpy().tobytes())
     return digest.hexdigest()
 
 # %% ../../nbs/62_trcgl_requests.ipynb #a64f9c69
