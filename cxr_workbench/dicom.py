@@ -8,7 +8,7 @@ __all__ = ['DEFLATED_FRAMES', 'apply_window', 'number', 'numbers', 'whole_number
            'padding', 'check_numbers', 'cell_numbers', 'stream_numbers', 'modality', 'window_of', 'values_of_interest',
            'photometric', 'is_negative', 'spacing_ratio', 'is_short', 'check_syntax', 'check_deflated', 'open_dicom',
            'frames_of', 'check_length', 'frame_stream', 'check_stream', 'unpack_frame', 'decoded', 'read_palette',
-           'read_colour', 'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
+           'grey_channel', 'read_colour', 'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
 
 # %% ../nbs/01a2_dicom.ipynb #0deb5044
 import io, logging, re, zlib
@@ -533,6 +533,7 @@ def decoded(
     ds,           # pydicom.Dataset
     frame:int,
     facts:dict,   # from check_stream
+    raw=False,    # three channels as they are stored, not made RGB
 )->np.ndarray:    # (H, W) or (H, W, 3), as the decoder gives it
     "The pixels of a frame, bits as they are; a grey code stream by what it says of itself."
     from pydicom.pixels import pixel_array
@@ -546,7 +547,7 @@ def decoded(
     loud, logger.disabled = logger.disabled, True
     try:
         for key, value in told.items(): setattr(ds, key, value)
-        cells = pixel_array(ds, index=frame, correct_unused_bits=False, apply_jls_sign_correction=False)
+        cells = pixel_array(ds, index=frame, raw=raw, correct_unused_bits=False, apply_jls_sign_correction=False)
         return cells.astype(cells.dtype.newbyteorder('='), copy=False)
     finally:
         logger.disabled = loud
@@ -569,16 +570,29 @@ def read_palette(ds, values):  # -> values (H, W), low, high
     check_kept(shown, values, 'its palette', 'correct the palette, or leave it out')
     return shown, 0, top
 
+# %% ../nbs/01a2_dicom.ipynb #69b4bd1c
+def grey_channel(
+    channels,   # as stored, (H, W, 3)
+    bits:int,
+):              # (H, W), or None where there is colour
+    "The picture of three channels that hold no colour."
+    first, second, third = (channels[..., k] for k in range(3))
+    if np.array_equal(first, second) and np.array_equal(first, third): return first
+    middle, slack = 2**(bits - 1), max(2**(bits - 7), 1)
+    empty = [np.abs(channel.astype(np.int64) - middle).max() <= slack for channel in (second, third)]
+    return first if all(empty) else None
+
 # %% ../nbs/01a2_dicom.ipynb #7d291645
 def read_colour(ds, cells, facts:dict, bits=None):  # -> values (H, W), low, high
-    "The brightness of three channels; raises ValueError where they exceed what is declared."
+    "The brightness of three channels, or of one; raises ValueError where they exceed what is declared."
     stored = whole_number(ds, 'BitsStored')
     if facts: values, depths = cells, {bits or stored, facts['precision']}
     else:
         values, _ = move_down(cells.view(f'u{cells.dtype.itemsize}'), stored, whole_number(ds, 'HighBit', stored - 1))
         depths = {bits or stored}
     depth = next((depth for depth in sorted(depths) if values.max() < 2**depth), max(depths))
-    return luma(check_numbers(values, 0, 2**depth - 1, stored)), 0, 2**depth - 1
+    values = check_numbers(values, 0, 2**depth - 1, stored)
+    return luma(values) if values.ndim == 3 else values, 0, 2**depth - 1
 
 # %% ../nbs/01a2_dicom.ipynb #f2acbd50
 def check_sign(
@@ -638,7 +652,7 @@ def check_channels(ds)->str:
     "How many channels a file has, against what it calls them: 'grey', 'palette' or 'colour'; raises ValueError."
     channels, colour = whole_number(ds, 'SamplesPerPixel', 1), photometric(ds)
     kinds = {'MONOCHROME1': 'grey', 'MONOCHROME2': 'grey', 'PALETTE COLOR': 'palette', 'RGB': 'colour'}
-    kind = kinds.get(colour, 'colour' if colour.startswith('YBR_') else None)
+    kind = kinds.get(colour, 'colour' if colour in ('YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT') else None)
     if kind is None:
         raise Refusal(f'its PhotometricInterpretation is {colour}, which is not read: correct the tag, or leave it out')
     if channels != (3 if kind == 'colour' else 1):
@@ -659,7 +673,10 @@ def read_dicom(path, bits=None, window=True, frame=None):  # -> values (H, W), l
         place = 0
     if ds.file_meta.TransferSyntaxUID.is_encapsulated: facts = check_stream(ds, frame_stream(ds, frame))
     else: check_length(ds)
-    cells = decoded(ds, place, facts)
+    cells = decoded(ds, place, facts, raw=kind == 'colour')
+    if kind == 'colour':
+        grey = grey_channel(cells, facts.get('precision', whole_number(ds, 'BitsStored')))
+        cells = decoded(ds, place, facts) if grey is None else grey
     if kind == 'palette': values, low, high = read_palette(ds, cells)
     elif kind == 'colour': values, low, high = read_colour(ds, cells, facts, bits)
     else: values, low, high = read_grey(ds, cells, facts, bits, window, frame)
