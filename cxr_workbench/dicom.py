@@ -8,7 +8,7 @@ __all__ = ['DEFLATED_FRAMES', 'apply_window', 'number', 'numbers', 'whole_number
            'padding', 'check_numbers', 'cell_numbers', 'stream_numbers', 'modality', 'window_of', 'values_of_interest',
            'photometric', 'is_negative', 'spacing_ratio', 'is_short', 'check_syntax', 'check_deflated', 'open_dicom',
            'frames_of', 'check_length', 'frame_stream', 'check_stream', 'unpack_frame', 'decoded', 'read_palette',
-           'read_colour', 'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
+           'grey_channel', 'read_colour', 'check_sign', 'read_grey', 'check_bits', 'check_channels', 'read_dicom']
 
 # %% ../nbs/01a2_dicom.ipynb #0deb5044
 import io, logging, re, zlib
@@ -442,8 +442,9 @@ def open_dicom(path):
         raise Refusal(f'it is damaged (cut off in element {where}): copy it again, or leave it out')
     if not any(key in ds for key in ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')):
         kind = getattr(ds.get('SOPClassUID'), 'name', '') or 'a report, an index'
-        cut = 'it declares rows and columns, so it was cut off: copy it again' if 'Rows' in ds else 'leave it out'
-        raise Refusal(f'it is DICOM without an image ({kind}, or a file that was cut off): {cut}')
+        rows = 'it declares rows and columns, so its pixels were cut off or taken out: copy it again, or '
+        raise Refusal(f'it is DICOM without an image ({kind}, or a file that was cut off): '
+                      f'{rows if "Rows" in ds else ""}leave it out')
     if not getattr(ds, 'file_meta', None): ds.file_meta = pydicom.dataset.FileMetaDataset()
     if 'TransferSyntaxUID' not in ds.file_meta:
         implicit = pydicom.uid.ImplicitVRLittleEndian
@@ -533,6 +534,7 @@ def decoded(
     ds,           # pydicom.Dataset
     frame:int,
     facts:dict,   # from check_stream
+    raw=False,    # three channels as they are stored, not made RGB
 )->np.ndarray:    # (H, W) or (H, W, 3), as the decoder gives it
     "The pixels of a frame, bits as they are; a grey code stream by what it says of itself."
     from pydicom.pixels import pixel_array
@@ -546,7 +548,7 @@ def decoded(
     loud, logger.disabled = logger.disabled, True
     try:
         for key, value in told.items(): setattr(ds, key, value)
-        cells = pixel_array(ds, index=frame, correct_unused_bits=False, apply_jls_sign_correction=False)
+        cells = pixel_array(ds, index=frame, raw=raw, correct_unused_bits=False, apply_jls_sign_correction=False)
         return cells.astype(cells.dtype.newbyteorder('='), copy=False)
     finally:
         logger.disabled = loud
@@ -569,16 +571,29 @@ def read_palette(ds, values):  # -> values (H, W), low, high
     check_kept(shown, values, 'its palette', 'correct the palette, or leave it out')
     return shown, 0, top
 
+# %% ../nbs/01a2_dicom.ipynb #69b4bd1c
+def grey_channel(
+    channels,   # as stored, (H, W, 3)
+    bits:int,
+):              # (H, W), or None where there is colour
+    "The picture of three channels that hold no colour."
+    first, second, third = (channels[..., k] for k in range(3))
+    if np.array_equal(first, second) and np.array_equal(first, third): return first
+    middle, slack = 2**(bits - 1), max(2**(bits - 7), 1)
+    empty = [np.abs(channel.astype(np.int64) - middle).max() <= slack for channel in (second, third)]
+    return first if all(empty) else None
+
 # %% ../nbs/01a2_dicom.ipynb #7d291645
 def read_colour(ds, cells, facts:dict, bits=None):  # -> values (H, W), low, high
-    "The brightness of three channels; raises ValueError where they exceed what is declared."
+    "The brightness of three channels, or of one; raises ValueError where they exceed what is declared."
     stored = whole_number(ds, 'BitsStored')
     if facts: values, depths = cells, {bits or stored, facts['precision']}
     else:
         values, _ = move_down(cells.view(f'u{cells.dtype.itemsize}'), stored, whole_number(ds, 'HighBit', stored - 1))
         depths = {bits or stored}
     depth = next((depth for depth in sorted(depths) if values.max() < 2**depth), max(depths))
-    return luma(check_numbers(values, 0, 2**depth - 1, stored)), 0, 2**depth - 1
+    values = check_numbers(values, 0, 2**depth - 1, stored)
+    return luma(values) if values.ndim == 3 else values, 0, 2**depth - 1
 
 # %% ../nbs/01a2_dicom.ipynb #f2acbd50
 def check_sign(
@@ -587,20 +602,22 @@ def check_sign(
     signed:bool,
 ):
     "Raises ValueError where pixels look as they do when their sign is read wrongly."
-    half = 2**(bits - 1)
-    if bits <= 8 or int(values.max()) - int(values.min()) <= half: return
-    low, top, wide = -half*signed, 2*half - half*signed - 1, values.astype(np.int64)
-    inner, torn, even = (wide > low) & (wide < top), [], []
-    for numbers_of, inside in ((wide, inner), (wide.T, inner.T)):
-        steps, both = np.abs(np.diff(numbers_of, axis=0)), inside[1:] & inside[:-1]
-        torn.append(np.abs(steps[both & (steps > half)] - 2*half))          # the same steps with the other sign
+    half, least, most = 2**(bits - 1), int(values.min()), int(values.max())
+    if bits <= 8 or most - least <= half: return
+    low, top, every = -half*signed, 2*half - half*signed - 1, max(values.size//2**20, 1)
+    torn, even, other = [], [], 0
+    for lines in (values[::every].T, values[:, ::every]):              # a million pixels are enough
+        lines = lines.astype(np.int64)
+        inner, steps = (lines > low) & (lines < top), np.abs(np.diff(lines, axis=0))
+        both = inner[1:] & inner[:-1]
+        torn.append(np.abs(steps[both & (steps > half)] - 2*half))      # the same steps with the other sign
         even.append(steps[both & (steps <= half)])
+        turned = np.diff(resigned(lines, bits, not signed).astype(np.int64), axis=0)
+        other += np.count_nonzero(np.abs(turned) > half)
     torn, even = np.concatenate(torn), np.concatenate(even)
-    if len(torn) < 16 or 8*tears(resigned(values, bits, not signed), bits) > len(torn): return
-    if np.median(torn) > 2*np.median(even) + 1: return
-    ends = f'its pixels jump between {wide.min()} and {wide.max()}'
-    raise Refusal(f'its PixelRepresentation is {int(signed)}, and {ends} as they do where the sign is wrong: correct '
-                  'the tag, or leave it out')
+    if len(torn) < 16 or 8*other > len(torn) or np.median(torn) > 2*np.median(even) + 1: return
+    raise Refusal(f'its PixelRepresentation is {int(signed)}, and its pixels jump between {least} and {most} as they '
+                  'do where the sign is wrong: correct the tag, or leave it out')
 
 # %% ../nbs/01a2_dicom.ipynb #2eae984f
 def read_grey(ds, cells, facts:dict, bits=None, window=True, frame=0):  # -> values (H, W), low, high
@@ -638,7 +655,7 @@ def check_channels(ds)->str:
     "How many channels a file has, against what it calls them: 'grey', 'palette' or 'colour'; raises ValueError."
     channels, colour = whole_number(ds, 'SamplesPerPixel', 1), photometric(ds)
     kinds = {'MONOCHROME1': 'grey', 'MONOCHROME2': 'grey', 'PALETTE COLOR': 'palette', 'RGB': 'colour'}
-    kind = kinds.get(colour, 'colour' if colour.startswith('YBR_') else None)
+    kind = kinds.get(colour, 'colour' if colour in ('YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT') else None)
     if kind is None:
         raise Refusal(f'its PhotometricInterpretation is {colour}, which is not read: correct the tag, or leave it out')
     if channels != (3 if kind == 'colour' else 1):
@@ -659,7 +676,10 @@ def read_dicom(path, bits=None, window=True, frame=None):  # -> values (H, W), l
         place = 0
     if ds.file_meta.TransferSyntaxUID.is_encapsulated: facts = check_stream(ds, frame_stream(ds, frame))
     else: check_length(ds)
-    cells = decoded(ds, place, facts)
+    cells = decoded(ds, place, facts, raw=kind == 'colour')
+    if kind == 'colour':
+        grey = grey_channel(cells, facts.get('precision', whole_number(ds, 'BitsStored')))
+        cells = decoded(ds, place, facts) if grey is None else grey
     if kind == 'palette': values, low, high = read_palette(ds, cells)
     elif kind == 'colour': values, low, high = read_colour(ds, cells, facts, bits)
     else: values, low, high = read_grey(ds, cells, facts, bits, window, frame)

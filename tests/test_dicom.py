@@ -430,6 +430,27 @@ def test_bits_of_colours(tmp_path, syntax):
     is_read_as(path, smooth(14)/16383, bits=14)
 
 
+@pytest.mark.parametrize('form', ['jfif', 'bare', 'rgb'])
+@pytest.mark.parametrize('photometric', ['RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT'])
+def test_grey_in_three_channels_whatever_they_are_called(tmp_path, form, photometric):
+    import io
+    from PIL import Image
+    grey, out = smooth(8, 64, 64), io.BytesIO()
+    colours = np.stack([grey]*3, -1)
+    Image.fromarray(colours.astype(np.uint8)).save(out, 'JPEG', quality=98, keep_rgb=form == 'rgb')
+    stream = out.getvalue()
+    if form == 'bare': stream = stream[:2] + stream[20:]                      # without the mark of JFIF
+    how = dict(photometric=photometric, syntax=uid.JPEGBaseline8Bit, pixels=[stream])
+    is_read_as(write(tmp_path/'x.dcm', colours, 8, 8, **how), grey/255, atol=.03)
+    openjpeg = pytest.importorskip('openjpeg')
+    for mixed in (False, True):
+        stream = bytes(openjpeg.encode(colours.astype(np.uint8), photometric_interpretation=1, use_mct=mixed))
+        how = dict(photometric=photometric, syntax=uid.JPEG2000Lossless, pixels=[stream])
+        is_read_as(write(tmp_path/'y.dcm', colours, 8, 8, **how), grey/255)
+    native = np.stack([grey, np.full_like(grey, 128), np.full_like(grey, 128)], -1)
+    if photometric == 'YBR_FULL': is_read_as(write(tmp_path/'z.dcm', native, 8, 8, photometric=photometric), grey/255)
+
+
 def test_a_picture_that_would_be_one_grey(tmp_path):
     path = write(tmp_path/'x.dcm', smooth(20), 32, 32)
     assert 'one grey' in refusal(path)
