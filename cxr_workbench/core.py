@@ -9,7 +9,7 @@ __all__ = ['PROBES', 'GROUP', 'Batch', 'register_probe', 'check_probes', 'Step',
            'seed_all', 'default_device', 'evaluation_mode']
 
 # %% ../nbs/00_core.ipynb #bef761c9
-import contextlib, importlib, pkgutil, random
+import contextlib, functools, importlib, pkgutil, random
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import NamedTuple, Callable
