@@ -193,7 +193,7 @@ class LCC(Method):
         grid = dict(size=size, min_cells=min_cells, pretrained=pretrained)
         self.backbone = Backbone(backbone, **grid, pool='mean' if decompose else 'timm')   # queries read the map
         queries = dict(dim=dim, heads=heads, head_dim=head_dim, expansion=expansion)
-        self.reading = dict(queries, global_attention=global_attention, propagate=propagate) if decompose else None
+        self.reader_settings = dict(queries, global_attention=global_attention, propagate=propagate) if decompose else None
         self.attach(self.backbone.pool.dim)
         if decompose: warn_of_few_cells(self.backbone.cells, size, 'label attention')
         self.register_load_state_dict_pre_hook(attach_as_saved)
@@ -204,12 +204,12 @@ class LCC(Method):
 
     def default_weights(self): return dict(cls=1., con=1.*self.parts['con'], sc=.1*self.parts['sc'])
     def attach(self, width):
-        if self.reading: self.reader = LabelReader(self.labels, width, **self.reading)
+        if self.reader_settings: self.reader = LabelReader(self.labels, width, **self.reader_settings)
         else: self.reader = PooledReader(self.labels, width)
 
     def look(self, x):
         maps = self.backbone.feature_map(x)
-        return self.reader(maps) if self.reading else self.reader(maps, self.backbone.pool(maps))
+        return self.reader(maps) if self.reader_settings else self.reader(maps, self.backbone.pool(maps))
 
     def step(self, batch, progress=1., stage=0):
         y, known = self.targets(batch)
