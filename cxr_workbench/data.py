@@ -23,7 +23,7 @@ from .sources import ArrayImages, Mapped, as_images, check_pixels, one_reading
 from .splits import check_split, deal, part_rows, patient_folds, patient_split, patient_totals
 from .splits import fold_name, patients_from_names, read_folds, told_by_name, warn_of_ids
 from .tables import USUAL, Checks, check_dataset, chexpert_table, find_column, find_labels, find_patients
-from .tables import join_paths, keep_files, listed, nih14_table, plain, read_table, table_rows
+from .tables import check_once, join_paths, keep_files, listed, nih14_table, plain, read_table, table_rows
 
 # %% ../nbs/02_data.ipynb #26a38079
 class CXRDataset(Dataset):

@@ -55,8 +55,9 @@ def same_order(
     rows = said(first, 'index'), said(other, 'index')
     if None in rows and any(map(is_shuffled, rows)):
         one, two = names if is_shuffled(rows[0]) else names[::-1]
-        raise ValueError(f'the rows of the {one} are numbered 0 to n-1 in another order, those of the {two} are not: '
-                         'sort the first with .sort_index(), or give arrays if both are in one order already')
+        warnings.warn(f'the rows of the {one} are numbered 0 to n-1 in another order, those of the {two} are not, and '
+                      'both are taken as they stand: where that is wrong, sort the first with .sort_index(); '
+                      'where it is right, give arrays', stacklevel=3)
     if None in rows or rows[0] == rows[1] or not set(rows[0]) & set(rows[1]): return
     place = next((i for i, (a, b) in enumerate(zip(*rows)) if a != b), min(map(len, rows)))
     here = [repr(r[place]) if place < len(r) else 'no row' for r in rows]
