@@ -243,7 +243,8 @@ def check_moved(
     "Refuse rows that are called by numbers, beside an empty last column that has a name (ValueError), or warn."
     import pandas as pd
     index = table.index
-    if isinstance(index, pd.RangeIndex) or index.nlevels > 1 or index.name is not None or not table.shape[1]: return
+    plain_rows = isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
+    if plain_rows or index.nlevels > 1 or index.name is not None or not table.shape[1]: return
     last = table.columns[-1]
     unnamed = str(last).startswith('Unnamed: ')
     if index.dtype.kind not in 'iuf' or unnamed or not table.iloc[:, -1].isna().all(): return
@@ -360,13 +361,14 @@ def find_labels(
     "The label columns, in the order of the table; ValueError where one is missing, stands twice or none is recognised."
     usual = {plain(name) for name in CHEXPERT + NIH14 + CXR_LT_2026}
     if isinstance(labels, str): labels = [labels]
-    taken = [name for name in labels or () if name in others]
-    if taken: raise ValueError(f'the columns {taken} are given as labels, and they hold files, rows or patients: '
-                               'leave them out of one of the two')
     found = [column for column in table.columns if plain(column) in usual] if labels is None else list(labels)
     missing = [name for name in found if name not in table.columns]
     if missing: raise ValueError(f'no label columns {missing}: the table has {list(table.columns)}')
     for name in found: check_once(table, name)
+    taken = [name for name in found if name in others]
+    if taken:
+        raise ValueError(f'the columns {taken} would be labels, and they hold files, rows or patients: '
+                         'leave them out of one of the two')
     if labels is not None and found: return found
     check_spelling(found)
     left = [name for name in table.columns if name not in [*found, *others] and holds_states(table[name])]

@@ -28,7 +28,7 @@ def test_a_named_index_is_a_column(tmp_path):
 
 @pytest.mark.parametrize('last', ['Mass', 'patient_id'])
 def test_columns_moved_by_one_are_seen_where_the_first_held_numbers(last):
-    table = pd.read_csv(io.StringIO(f'npz_row,Edema,{last}\n0,1,0,\n1,2,1,\n'))
+    table = pd.read_csv(io.StringIO(f'npz_row,Edema,{last}\n3,1,0,\n1,2,1,\n'))
     with pytest.raises(ValueError, match='moves the columns by one'): tables.read_table(table)
 
 
