@@ -197,8 +197,6 @@ def check_patients(
                          f'(row {missing[0]} holds {_plain(ids[missing[0]])!r}). Fill them in, or leave these rows out')
     if kind in 'iu': return ids
     if kind == 'f': return _whole_ids(ids)
-    if {text.lower() for text in texts.tolist()} in ({'true', 'false'}, {'true'}, {'false'}):
-        raise ValueError(f'the patient ids are truth values ({texts[0]} in row 0): name another column')
     return _check_digits(texts)
 
 # %% ../nbs/01a_labels.ipynb #c79eab52

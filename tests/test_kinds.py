@@ -92,11 +92,6 @@ def test_codes_with_an_e_are_no_rounded_numbers():
     assert L.check_patients(['12E4', '5e3']).tolist() == ['12E4', '5e3']
 
 
-def test_truth_values_are_no_patients():
-    with pytest.raises(ValueError, match='truth values'): L.check_patients(['True', 'False', 'True'])
-    assert L.check_patients(['True', 'Smith']).tolist() == ['True', 'Smith']
-
-
 @pytest.mark.parametrize('one, other', [('P1', 'P1\u200b'), ('M\u00fcller', 'Mu\u0308ller'), ('007', '7'), ('p1', 'P1')])
 def test_identifiers_that_look_alike_are_named(one, other):
     with pytest.warns(UserWarning, match='two identifiers'): splits.warn_of_ids(L.check_patients([one, other]))
