@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'FIT_HELP', 'BITS_HELP', 'STRETCH_HELP', 'INVERT_HELP', 'WINDOW_HELP', 'FRAME_HELP', 'PATH_HELP',
-           'PATIENT_HELP', 'NOTE', 'QUIET', 'STYLE', 'command', 'notes', 'open_data', 'reading_from', 'hold_out',
-           'annotate', 'parse_settings', 'split_names', 'fit', 'open_run', 'as_plain', 'train_run', 'first_process',
-           'say', 'evaluate', 'as_trained', 'check_place', 'write_table', 'clustered', 'held_out', 'read_record',
-           'score_table', 'training_groups', 'print_table', 'predict', 'list_files', 'export', 'pack', 'files_of',
-           'methods', 'doctor', 'lab', 'pages', 'copy_pages', 'demo', 'demo_parts', 'figure_html', 'write_html',
-           'version', 'main']
+           'PATIENT_HELP', 'USED', 'NOTE', 'QUIET', 'STYLE', 'command', 'notes', 'open_data', 'reading_from',
+           'hold_out', 'annotate', 'parse_settings', 'split_names', 'check_used', 'method_settings', 'fit', 'open_run',
+           'as_plain', 'train_run', 'first_process', 'say', 'evaluate', 'as_trained', 'parts_of', 'check_place',
+           'write_table', 'clustered', 'held_out', 'read_record', 'score_table', 'training_groups', 'print_table',
+           'predict', 'list_files', 'export', 'pack', 'files_of', 'methods', 'doctor', 'lab', 'pages', 'copy_pages',
+           'demo', 'demo_parts', 'figure_html', 'write_html', 'version', 'main']
 
 # %% ../nbs/80_cli.ipynb #4cb33a68
 import contextlib, functools, json, os, shutil, sys, warnings
@@ -151,6 +151,38 @@ PATIENT_HELP = 'column of the patients'
 # %% ../nbs/80_cli.ipynb #410ea9c1
 def split_names(text): return None if text is None else [name.strip() for name in text.split(',') if name.strip()]
 
+# %% ../nbs/80_cli.ipynb #d48e9a28
+USED = {  # options of the data -> the sources that use them
+    'table': ['npz'], 'root': ['csv', 'nih14', 'chexpert'], 'labels': ['npz', 'csv', 'chexpert'],
+    'path': ['csv'], 'patient': ['npz', 'csv'], 'uncertain': ['npz', 'csv', 'chexpert'],
+    'blank': ['npz', 'csv', 'chexpert'], 'packed': ['csv', 'nih14', 'chexpert'], 'rows': ['phantom'],
+    'how': ['csv', 'nih14', 'chexpert']}
+
+# %% ../nbs/80_cli.ipynb #0715bc82
+def check_used(
+    source,       # as in open_data
+    given:dict,   # option -> its value; false where it was not given
+):
+    "Refuse options that the source of the data does not use (ValueError with their names)."
+    text = str(source)
+    kind = 'npz' if text.endswith('.npz') else 'csv' if text.endswith(('.csv', '.csv.gz')) else text
+    if kind not in ('npz', 'csv', 'phantom', 'nih14', 'chexpert'): return   # open_data says so
+    unused = {name: USED[name] for name, value in given.items() if value and name in USED and kind not in USED[name]}
+    if not unused: return
+    options = dict(how='--fit, --bits, --stretch, --invert, --window or --frame')
+    told = '; '.join(f'{options.get(name, "--" + name)} is for {", ".join(kinds)}' for name, kinds in unused.items())
+    raise ValueError(f'--data {text} does not use what is given ({told}): leave it out')
+
+# %% ../nbs/80_cli.ipynb #5406ccbe
+def method_settings(
+    settings:dict,  # of --set
+    **options,      # of options with a name of their own; None or False: not given
+)->dict:
+    "All arguments of a method; ValueError where one is given twice."
+    twice = [name for name in settings if options.get(name) not in (None, False)]
+    if twice: raise ValueError(f'{twice[0]} is given by --{twice[0]} and by --set: leave one out')
+    return {**options, **settings}
+
 # %% ../nbs/80_cli.ipynb #bebaf6b6
 @command
 def fit(
@@ -173,11 +205,11 @@ def fit(
     window: Annotated[Optional[bool], Option(help=WINDOW_HELP)] = None,
     frame: Annotated[Optional[int], Option(help=FRAME_HELP)] = None,
     rows: Annotated[int, Option(help='images of the phantom')] = 2000,
-    fold: Annotated[Optional[int], Option(help='hold out this fold of patients; without it a fifth')] = None,
+    fold: Annotated[Optional[str], Option(help='hold out this fold of patients; without it a fifth')] = None,
     fold_column: Annotated[Optional[str], Option(help='column of the table with the folds')] = None,
     each_image: Annotated[bool, Option('--each-image-a-patient', help='no two images show the same patient')] = False,
     regime: Annotated[str, Option(help='full, fraction or single-positive')] = 'full',
-    fraction: Annotated[float, Option(help='share of the patients that keep labels')] = .1,
+    fraction: Annotated[Optional[float], Option(help='share of the patients that keep labels; without it .1')] = None,
     preset: Annotated[Optional[str], Option(help='a named set of arguments of the method')] = None,
     backbone: Annotated[Optional[str], Option(help='a timm name')] = None,
     pretrained: Annotated[bool, Option(help='start from downloaded weights')] = False,
@@ -195,9 +227,15 @@ def fit(
     how = dict(fit=square, bits=bits, stretch=stretch, invert=invert, window=window, frame=frame)
     source = dict(source=data, table=table, root=root, labels=split_names(labels), path=path, patient=patient,
                   uncertain=uncertain, blank=blank, packed=packed, size=size, missing=missing, rows=rows, how=how)
-    settings = dict(preset=preset, pretrained=pretrained, backbone=backbone, **parse_settings(setting))
+    source = as_plain(source)
+    check_used(data, dict(source, uncertain=uncertain != 'zeros', blank=blank != 'negative', rows=rows != 2000))
+    if fraction is not None and regime != 'fraction':
+        raise ValueError(f'--fraction {fraction:g} is not used by --regime {regime}: add --regime fraction')
+    fraction = .1 if fraction is None else fraction
+    settings = method_settings(parse_settings(setting), preset=preset, pretrained=pretrained, backbone=backbone)
+    if fold is not None and fold.strip().isdecimal(): fold = int(fold)
     split = dict(fold=fold, fold_column=fold_column, each_image=each_image)
-    run = dict(data=as_plain(source), **split, regime=regime, fraction=fraction, seed=seed)
+    run = dict(data=source, **split, regime=regime, fraction=fraction, seed=seed)
     train_run(method, run, settings, out or Path('runs')/method, epochs=epochs, batch_size=batch_size, workers=workers,
               labelled=labelled, device=device, devices=devices, precision=precision, progress=progress)
 
@@ -273,9 +311,15 @@ def evaluate(
 ):
     "Per-label AUROC, AP and F1 with intervals over patients, on the held-out part of a run or on other data."
     from cxr_workbench.learner import load
-    if out is not None: check_place(out)
+    told = dict(table=table, root=root, path=path, patient=patient, packed=packed)
+    if data is None and any(told.values()):
+        named = ', '.join(f'--{name}' for name, value in told.items() if value)
+        raise ValueError(f'{named}: say with --data which data that is about, or leave it out')
+    if data is not None: check_used(data, told)
+    read = [file for file in (table, data) if file is not None]
+    if out is not None: check_place(out, *read, *parts_of(run))
     model = load(run)
-    out = check_place(out or run/'report.csv')
+    out = check_place(out or run/'report.csv', *read)
     if data is None: part = held_out(run)
     else:
         how = as_trained(model, data, packed)
@@ -296,12 +340,23 @@ def as_trained(
     how = model.reading.to_dict()
     return dict(size=how.pop('size'), how=how)
 
+# %% ../nbs/80_cli.ipynb #155d52d2
+def parts_of(
+    run,   # folder of a run
+)->list[Path]:
+    "The files that a run is read from."
+    names = ('model.json', 'model.safetensors', 'run.json', 'last.ckpt', 'history.csv')
+    return [Path(run)/name for name in names]
+
 # %% ../nbs/80_cli.ipynb #26f8b839
 def check_place(
-    out,   # a file that is going to be written
+    out,     # a file that is going to be written
+    *read,   # files that are read, or belong to a run
 )->Path:
-    "The path of a file that can be written; OSError saying why it cannot."
+    "The path of a file that can be written; OSError saying why it cannot, FileExistsError where it is read."
     out = Path(out)
+    if out.exists() and out.resolve() in {Path(file).resolve() for file in read}:
+        raise FileExistsError(f'{out} is one of the files that are read, and would be lost: name another with --out')
     if out.is_dir(): raise IsADirectoryError(f'{out} is a folder: name a file in it')
     if not out.parent.is_dir(): raise FileNotFoundError(f'there is no folder {out.parent} for {out.name}: make it, or name another with --out')
     if not os.access(out.parent, os.W_OK): raise PermissionError(f'{out.parent} may not be written to: name another folder with --out')
@@ -379,7 +434,8 @@ def predict(
 ):
     "Probabilities per label for files and folders, to a CSV; files that cannot be read are listed and keep their row."
     from cxr_workbench.learner import Interrupted, load, predict as scores_of
-    out, files = check_place(out), list_files(inputs)
+    files = list_files(inputs)
+    out = check_place(out, *files, *parts_of(run))
     try: result = scores_of(load(run), files, batch_size=batch_size, device=device)
     except Interrupted as stop:
         write_table(stop.scores, out)
@@ -409,7 +465,7 @@ def export(
     "Write a trained model as one file for other programs; its scores are compared with the model's."
     from cxr_workbench.learner import export as export_model
     if to not in ('onnx', 'pt2'): raise ValueError(f"--to {to!r}: give 'onnx' or 'pt2'")
-    out = check_place(out or run/f'model.{to}')
+    out = check_place(out or run/f'model.{to}', *parts_of(run))
     difference = export_model(run, out, to)
     checked = f'its probabilities differ by at most {difference:.1g}' if difference is not None else 'not compared: onnxruntime is not installed'
     say(f'{out} written; {checked}')

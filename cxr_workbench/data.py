@@ -8,7 +8,7 @@ __all__ = ['CXRDataset', 'described', 'row_numbers', 'check_lengths', 'replaced'
            'with_patients', 'real_split', 'hold_out', 'names_of_patients', 'told_parts', 'check_real', 'check_parts',
            'RowBatches', 'InOrder', 'Repeat', 'batch_sampler', 'mixed_batches', 'loader', 'dataloaders', 'from_table',
            'generated_rows', 'other_columns', 'from_csv', 'find_packed', 'read_npz', 'one_statement', 'from_inside',
-           'from_npz', 'nih14', 'chexpert']
+           'check_order', 'from_npz', 'nih14', 'chexpert']
 
 # %% ../nbs/02_data.ipynb #82ea9dfe
 import hashlib, json, os, warnings, zipfile, zlib
@@ -23,7 +23,7 @@ from .sources import ArrayImages, Mapped, as_images, check_pixels, one_reading
 from .splits import check_split, deal, part_rows, patient_folds, patient_split, patient_totals
 from .splits import fold_name, patients_from_names, read_folds, told_by_name, warn_of_ids
 from .tables import USUAL, Checks, check_dataset, chexpert_table, find_column, find_labels, find_patients
-from .tables import join_paths, keep_files, listed, nih14_table, plain, read_table, table_rows
+from .tables import check_once, join_paths, keep_files, listed, nih14_table, plain, read_table, table_rows
 
 # %% ../nbs/02_data.ipynb #26a38079
 class CXRDataset(Dataset):
@@ -188,6 +188,11 @@ def from_arrays(
 )->CXRDataset:
     "A data set from arrays, tensors, memory-maps or a source of images."
     if isinstance(images, (str, os.PathLike)): images = np.load(images, mmap_mode='r')
+    said = [str(name) for name in getattr(y, 'columns', [])]
+    given = said if label_names is None else [str(name) for name in label_names]
+    if said != given and set(said) & set(given):
+        raise ValueError(f'label_names are {given} but the table of labels has columns {said}: '
+                         'give the names in the order of its columns')
     if policy is not None:
         if known is not None: raise ValueError('policy makes the mask from y: give policy or known, not both')
         y, known = policy(y)
@@ -208,7 +213,7 @@ def patients_of(
     "Who is on each image, by the table or, with a warning, by the names of the files; ValueError where neither tells."
     if data.patient_id is not None and each_image:
         raise ValueError(f'the data set names {len(np.unique(data.patient_id))} patients for {len(data)} images: '
-                         'leave each_image out')
+                         'leave each_image (--each-image-a-patient) out')
     if data.patient_id is not None: return data.patient_id
     if each_image: return np.arange(len(data))
     names = next((names for names in file_names(data) if patients_from_names(names) is not None), None)
@@ -272,6 +277,7 @@ def hold_out(
     columns = [] if data.meta is None else list(data.meta)
     if fold_column is not None and fold_column not in columns:
         raise ValueError(f'no column {fold_column!r} in the table: it has {columns}')
+    if fold_column is not None: check_once(data.meta, fold_column)
     who = patients_of(data, each_image)
     if fold_column is not None: folds = read_folds(data.meta[fold_column], who, data.synthetic)
     else: folds = patient_folds(who, data.y, seed=seed).astype(str)
@@ -319,6 +325,9 @@ def check_parts(
     differ = '' if None in (train.reading, valid.reading) else train.reading.differences(valid.reading)
     if differ: raise ValueError(f'the parts are read differently: {differ} (train against held out)')
     check_real(valid)
+    shared = np.intersect1d(train.rows, valid.rows) if train.images is valid.images else []
+    if len(shared): raise ValueError(f'{len(shared)} images are in both parts, rows {listed(shared)}: '
+                                     'patient_split keeps parts apart')
     known = [data.patient_id for data in (train, valid)]
     if any(who is None for who in known): known = [names_of_patients(data) for data in (train, valid)]
     if all(who is not None for who in known): return check_split(*known)
@@ -399,8 +408,8 @@ def batch_sampler(
 ):                   # iterable of lists of row numbers, with len() and set_epoch(epoch)
     "The rule that draws the rows of each batch; ValueError where there is nothing to draw."
     has = as_truth(known, 'known').any(1)
-    if int(batch_size) != batch_size or batch_size < 1:
-        raise ValueError(f'batch_size={batch_size}: a batch has a whole number of rows, from 1')
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f'batch_size={batch_size!r}: a batch has a whole number of rows, from 1')
     if kind == 'sequential': return InOrder(len(has), batch_size, rank, world)
     times = kind.of(len(has)) if isinstance(kind, Repeat) else np.ones(len(has), int)
     if not isinstance(kind, Repeat) and kind not in ('known', 'all', 'mixed'):
@@ -561,6 +570,9 @@ def read_npz(
             if not missing: return {name: file[name] for name in [*needed, *possible] if name in file}
             held = file.files
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        if 'allow_pickle' in str(error):
+            raise ValueError(f'{npz} holds an array of Python objects, which is not opened: save texts with '
+                             '.astype(str) and numbers with .astype(float), and leave rows without a value out') from None
         raise ValueError(f'{npz} is no .npz file that can be read: {error}') from None
     raise ValueError(f'{npz} lacks {missing}: it holds {held}')
 
@@ -593,15 +605,37 @@ def from_inside(
         raise ValueError(f'patient={patient!r} names a column of a table: an .npz holds its patients as patient_id')
     if 'patient_id' not in held:
         warnings.warn(f'{npz} holds no patient_id: no part of it can be held out by patient', stacklevel=3)
+    if 'label_names' in held: held['label_names'] = np.atleast_1d(held['label_names'])
     y, names = held.pop('labels'), held.get('label_names')
+    if isinstance(labels, str): labels = [labels]
     if labels is not None and names is not None:
         names = [str(name) for name in names]
+        twice = [name for name in labels if names.count(name) > 1]
+        if twice: raise ValueError(f'{npz} has the labels {twice} more than once: {names}')
         missing = [name for name in labels if name not in names]
         if missing: raise ValueError(f'no labels {missing} in {npz}: it has {names}')
         chosen = [names.index(name) for name in labels]
         y, held = y[:, chosen], {**held, **({'known': held['known'][:, chosen]} if 'known' in held else {})}
     if labels is not None: held['label_names'] = list(labels)
     return from_arrays(pixels, y, policy=policy, reading=reading, **held)
+
+# %% ../nbs/02_data.ipynb #8669b70d
+def check_order(
+    held,        # image_id of the .npz, by its rows, or None
+    table,       # the table beside it, a DataFrame
+    rows=None,   # rows of the .npz that the table means, (n,); None: all, in order
+):
+    "Refuse a table whose images stand in other rows than the .npz says (ValueError with the first such row)."
+    stem = lambda name: os.path.splitext(os.path.basename(str(name).strip()))[0]
+    if held is None: return
+    mine = [stem(name) for name in (held if rows is None else held[rows])]
+    for column in [name for name in table.columns if plain(name) in ('imageid', 'imageindex')]:
+        theirs = [stem(name) for name in table[column]]
+        if len(mine) != len(theirs) or not set(mine) & set(theirs): continue
+        row = next((i for i, (a, b) in enumerate(zip(mine, theirs)) if a != b), None)
+        if row is None: continue
+        raise ValueError(f'row {row} of the table is the image {theirs[row]} by its column {column!r}, '
+                         f'but {mine[row]} by the .npz: bring both into one order, or give the column npz_row')
 
 # %% ../nbs/02_data.ipynb #39aacbdc
 def from_npz(
@@ -615,14 +649,17 @@ def from_npz(
     reading=None,       # the files.Reading that made the images; None: nobody says
 )->CXRDataset:
     "A data set from an `.npz`, with its labels inside or in a table."
-    held = read_npz(npz, [images] if table is not None else [images, 'labels'], ['known', 'patient_id', 'label_names', 'synthetic'])
+    held = read_npz(npz, [images] if table is not None else [images, 'labels'], ['known', 'patient_id', 'label_names', 'synthetic', 'image_id'])
     pixels = held.pop(images)
-    if table is None: return from_inside(pixels, held, npz, labels, patient, policy, reading)
+    if table is None:
+        held.pop('image_id', None)
+        return from_inside(pixels, held, npz, labels, patient, policy, reading)
     table = read_table(table, ids=[patient])
     patient = find_patients(table, patient, needed='patient_id' not in held)
     row = find_column(table, 'rows of the images', row)
     labels = find_labels(table, labels, other_columns(table, row, patient))
     rows = None if row is None else table_rows(table[row], len(pixels), row)
+    check_order(held.get('image_id'), table, rows)
     y, known = (policy or LabelPolicy())(table[labels])
     who, made = (one_statement(name, held.get(name), mine, rows) for name, mine in
                  (('patient_id', None if patient is None else table[patient]), ('synthetic', generated_rows(table))))

@@ -196,7 +196,8 @@ def check_patients(
         raise ValueError(f'{len(missing)} rows have no patient id: rows {some} '
                          f'(row {missing[0]} holds {_plain(ids[missing[0]])!r}). Fill them in, or leave these rows out')
     if kind in 'iu': return ids
-    return _whole_ids(ids) if kind == 'f' else _check_digits(texts)
+    if kind == 'f': return _whole_ids(ids)
+    return _check_digits(texts)
 
 # %% ../nbs/01a_labels.ipynb #c79eab52
 def _id_text(value)->str:
@@ -223,7 +224,7 @@ def _check_digits(
     texts:np.ndarray,  # (n,) identifiers
 )->np.ndarray:         # the same
     "Refuse identifiers that a spreadsheet rounded, such as 1.90E+38 (ValueError)."
-    rounded = re.compile(r'[+-]?[0-9]+([.,][0-9]+)?[eE]\+[0-9]+')
+    rounded = re.compile(r'[+-]?([0-9]+[.,][0-9]+[eE]\+?|[0-9]+[eE]\+)[0-9]+')
     short = [row for row, text in enumerate(texts.tolist()) if rounded.fullmatch(text)]
     if short:
         raise ValueError(f'row {short[0]}: the patient id {texts[short[0]]} is a rounded number, '
