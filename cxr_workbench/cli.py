@@ -230,7 +230,7 @@ def fit(
     source = as_plain(source)
     check_used(data, dict(source, uncertain=uncertain != 'zeros', blank=blank != 'negative', rows=rows != 2000))
     if fraction is not None and regime != 'fraction':
-        raise ValueError(f'--fraction {fraction:g} is not used by --regime {regime}: add --regime fraction')
+        warnings.warn(f'--fraction {fraction:g} is not used by --regime {regime}: --regime fraction uses it')
     fraction = .1 if fraction is None else fraction
     settings = method_settings(parse_settings(setting), preset=preset, pretrained=pretrained, backbone=backbone)
     if fold is not None and fold.strip().isdecimal(): fold = int(fold)
