@@ -226,8 +226,8 @@ def png_length(
     "Bytes that the pixels of a PNG take, unpacked, with the filter byte of each row."
     columns, rows, depth, colour, _, _, interlaced = struct.unpack('>IIBBBBB', header)
     pixel = depth*{0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)   # bits
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8),
-              (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4),
+              (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     total = 0
     for left, top, across, down in passes if interlaced else [(0, 0, 1, 1)]:
         wide, high = -((left - columns)//across), -((top - rows)//down)
@@ -322,9 +322,11 @@ def check_tiles(
         tile, length = struct.unpack('>HI', stream[at + 4:at + 10])
         found.add(tile)
         at = at + length if length else len(stream)       # 0: up to the end
-    if len(found) < need or at > len(stream):
-        what = f'{len(found)} of {need} tiles of its JPEG 2000 stream are there' if len(found) < need else 'a tile is cut off'
+    if len(found) < need:
+        what = f'{len(found)} of {need} tiles of its JPEG 2000 stream are there'
         raise Refusal(f'it is damaged ({what}): copy it again, or leave it out')
+    if at > len(stream):
+        raise Refusal('it is damaged (a tile of its JPEG 2000 stream is cut off): copy it again, or leave it out')
 
 # %% ../nbs/01a1_pictures.ipynb #f60cbcc2
 def check_jpeg2000(
@@ -513,7 +515,8 @@ def numbers_only(
     "Whether a TIFF holds one channel of numbers that are read here; raises ValueError for kinds that nobody reads."
     depth, form, channels, grey_form = (tags.get(tag, (1,))[0] for tag in (258, 339, 277, 262))
     names, packing = {2: 'signed', 3: 'float', 5: 'complex', 6: 'complex float'}, tags.get(259, (1,))[0]
-    known = {2: (8, 16, 32, 64), 3: (16, 32, 64)}.get(form, (*range(8 if other else 9, 17), 32, 64))
+    known = {2: (8, 16, 32, 64), 3: (16, 32, 64)}
+    known = known.get(form, (*range(8 if other else 9, 17), 32, 64))
     if channels == 1 and grey_form in (0, 1) and form in (1, 2, 3, 4) and depth in known:
         if packing in (1, 5, 8, 32773, 32946, 34925, 50000): return True  # none, LZW, Deflate, PackBits, LZMA, Zstd
     elif form in (1, 4) and not other and (channels > 1 or depth in (1, 2, 4, 8)): return False
@@ -596,11 +599,11 @@ def check_filled(
     "Raises ValueError where a picture is smaller than what it declares."
     place, bits = file.tell(), 8*file.seek(0, io.SEEK_END)
     file.seek(place)
-    squares = -(-im.height//8)*-(-im.width//8)
+    squares, size = -(-im.height//8)*-(-im.width//8), f'{im.height} x {im.width} pixels'
     if im.format in ('JPEG', 'MPO') and bits < squares:
-        raise Refusal(f'it declares {im.height} x {im.width} pixels in {bits//8:,} bytes, which is too little: it is damaged')
+        raise Refusal(f'it declares {size} in {bits//8:,} bytes, which is too little: it is damaged, copy it again')
     if im.format == 'GIF' and im.tile and tuple(im.tile[0][1]) != (0, 0, *im.size):
-        raise Refusal(f'it declares {im.height} x {im.width} pixels, and its picture fills only {im.tile[0][1]} of them')
+        raise Refusal(f'it declares {size}, and its picture fills only {im.tile[0][1]} of them: write it as PNG')
 
 # %% ../nbs/01a1_pictures.ipynb #df1a0b22
 def read_picture(path, head:bytes, bits=None, frame=None):  # -> values (H, W), low, high
