@@ -14,7 +14,7 @@ __all__ = ['DEFLATED_FRAMES', 'apply_window', 'number', 'numbers', 'whole_number
 import io, logging, re, zlib
 import numpy as np
 from .pictures import LARGEST, Refusal, check_frame, check_kept, check_size
-from .pictures import code_stream, luma, square_pixels
+from .pictures import check_tiles, code_stream, luma, square_pixels
 
 # %% ../nbs/01a2_dicom.ipynb #19cdae68
 def apply_window(
@@ -512,6 +512,7 @@ def check_stream(
         if whole_number(ds, key, 1) != facts[name]:
             raise Refusal(f'its {key} is {whole_number(ds, key, 1)}, and its code stream holds {facts[name]} {name}: '
                           'correct the tag, or leave it out')
+    if facts['kind'] == 'JPEG 2000': check_tiles(stream)
     return facts
 
 # %% ../nbs/01a2_dicom.ipynb #d2b48f2e

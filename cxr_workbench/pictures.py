@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LARGEST', 'FORMATS', 'Refusal', 'to_unit', 'check_size', 'check_kept', 'luma', 'grey', 'jpeg_frame', 'code_stream',
            'declared_depth', 'stored_values', 'check_frame', 'square_pixels', 'pixel_ratio', 'png_chunks', 'png_length',
-           'check_png_pixels', 'one_row_more', 'as_declared', 'open_png', 'significant_top', 'check_jpeg2000',
-           'tiff_directories', 'tiff_tags', 'check_strips', 'as_bytes', 'undo_differences', 'crowded_bits',
-           'tiff_numbers', 'turn', 'tiff_range', 'tiff_pixels', 'numbers_only', 'upright', 'open_picture', 'read_tiff',
-           'read_png', 'read_picture']
+           'check_png_pixels', 'one_row_more', 'as_declared', 'open_png', 'significant_top', 'check_tiles',
+           'check_jpeg2000', 'tiff_directories', 'tiff_tags', 'check_strips', 'as_bytes', 'undo_differences',
+           'crowded_bits', 'tiff_numbers', 'turn', 'tiff_range', 'tiff_pixels', 'numbers_only', 'upright',
+           'open_picture', 'read_tiff', 'read_png', 'check_filled', 'read_picture']
 
 # %% ../nbs/01a1_pictures.ipynb #310ffb69
 import io, struct, zlib
@@ -44,10 +44,13 @@ def to_unit(
                       f'to {high:g}, and would be one grey: {remedy}')
     if max(abs(low), abs(high)) >= min(2**24, 2**10*(high - low)):     # more digits than a float32 has
         return ((values.astype(np.float64) - low)/(high - low)).astype(np.float32)
-    return (values.astype(np.float32) - np.float32(low))/np.float32(high - low)
+    x = values.astype(np.float32)
+    x -= np.float32(low)      # in place: a large image is held once
+    x /= np.float32(high - low)
+    return x
 
 # %% ../nbs/01a1_pictures.ipynb #4feb091b
-LARGEST = 2**26  # pixels: 8192 x 8192, more than a film of 35 x 43 cm scanned at 50 micrometres
+LARGEST = 2**25  # pixels: 5792 x 5792, twice a film of 35 x 43 cm scanned at 100 micrometres
 
 # %% ../nbs/01a1_pictures.ipynb #1d37f06b
 def check_size(
@@ -223,8 +226,8 @@ def png_length(
     "Bytes that the pixels of a PNG take, unpacked, with the filter byte of each row."
     columns, rows, depth, colour, _, _, interlaced = struct.unpack('>IIBBBBB', header)
     pixel = depth*{0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)   # bits
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8),
-              (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4),
+              (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     total = 0
     for left, top, across, down in passes if interlaced else [(0, 0, 1, 1)]:
         wide, high = -((left - columns)//across), -((top - rows)//down)
@@ -304,6 +307,27 @@ def significant_top(
     if 0 < bits < depth and values.max() < 2**bits and (values & unused).any(): return 2**bits - 1
     return 2**depth - 1
 
+# %% ../nbs/01a1_pictures.ipynb #5d2976a2
+def check_tiles(
+    stream:bytes,  # a JPEG 2000 stream, perhaps in a box
+):
+    "Raises ValueError where tiles that the head of a stream declares are not in it, or are longer than the stream."
+    at = stream.find(b'\xff\x4f\xff\x51') + 2
+    right, bottom, _, _, wide, high, left, top = struct.unpack('>8I', stream[at + 6:at + 38])
+    if not wide or not high: raise Refusal('it is damaged (its JPEG 2000 tiles have no size): copy it again')
+    need, found = -((left - right)//wide)*-((top - bottom)//high), set()
+    while stream[at:at + 2] not in (b'\xff\x90', b'\xff\xd9') and at + 4 < len(stream):     # the main header
+        at += 2 + int.from_bytes(stream[at + 2:at + 4], 'big')
+    while stream[at:at + 2] == b'\xff\x90' and at + 12 <= len(stream):
+        tile, length = struct.unpack('>HI', stream[at + 4:at + 10])
+        found.add(tile)
+        at = at + length if length else len(stream)       # 0: up to the end
+    if len(found) < need:
+        what = f'{len(found)} of {need} tiles of its JPEG 2000 stream are there'
+        raise Refusal(f'it is damaged ({what}): copy it again, or leave it out')
+    if at > len(stream):
+        raise Refusal('it is damaged (a tile of its JPEG 2000 stream is cut off): copy it again, or leave it out')
+
 # %% ../nbs/01a1_pictures.ipynb #f60cbcc2
 def check_jpeg2000(
     data:bytes,  # a whole JP2 file or a bare stream
@@ -320,6 +344,7 @@ def check_jpeg2000(
         at += length
     if not stream.rstrip(b'\0').endswith(b'\xff\xd9'):
         raise Refusal('it is damaged (its JPEG 2000 stream has no end marker): copy it again, or leave it out')
+    check_tiles(stream)
 
 # %% ../nbs/01a1_pictures.ipynb #bba5c5a6
 def tiff_directories(
@@ -433,6 +458,8 @@ def tiff_numbers(
     "The numbers of one channel, unpacked by Pillow and read as what the directory declares."
     from PIL import Image
     depth, form, packing = (tags.get(tag, (1,))[0] for tag in (258, 339, 259))
+    if tags[256][0]*tags[257][0]*depth//8 > 4*LARGEST:
+        raise Refusal(f'its numbers take more than {4*LARGEST:,} bytes, the most that is read: write it as 16-bit grey')
     with Image.open(io.BytesIO(as_bytes(data, tags, depth)), formats=['TIFF']) as im: raw = np.asarray(im)
     step = -(-tags.get(322, (tags[256][0],))[0]*depth//8)    # bytes of a row of a tile or strip
     parts = [raw[:, at:at + step] for at in range(0, raw.shape[1], step)]
@@ -488,7 +515,8 @@ def numbers_only(
     "Whether a TIFF holds one channel of numbers that are read here; raises ValueError for kinds that nobody reads."
     depth, form, channels, grey_form = (tags.get(tag, (1,))[0] for tag in (258, 339, 277, 262))
     names, packing = {2: 'signed', 3: 'float', 5: 'complex', 6: 'complex float'}, tags.get(259, (1,))[0]
-    known = {2: (8, 16, 32, 64), 3: (16, 32, 64)}.get(form, (*range(8 if other else 9, 17), 32, 64))
+    known = {2: (8, 16, 32, 64), 3: (16, 32, 64)}
+    known = known.get(form, (*range(8 if other else 9, 17), 32, 64))
     if channels == 1 and grey_form in (0, 1) and form in (1, 2, 3, 4) and depth in known:
         if packing in (1, 5, 8, 32773, 32946, 34925, 50000): return True  # none, LZW, Deflate, PackBits, LZMA, Zstd
     elif form in (1, 4) and not other and (channels > 1 or depth in (1, 2, 4, 8)): return False
@@ -563,6 +591,20 @@ def read_png(data:bytes, bits=None, frame=None):  # -> values (H, W), low, high
         if isinstance(key, int): values = np.where(values == key, 0, values)
     return square_pixels(values, ratio), low, high
 
+# %% ../nbs/01a1_pictures.ipynb #d1b568e9
+def check_filled(
+    im,      # an open PIL image, not decoded yet
+    file,    # what it is read from
+):
+    "Raises ValueError where a picture is smaller than what it declares."
+    place, bits = file.tell(), 8*file.seek(0, io.SEEK_END)
+    file.seek(place)
+    squares, size = -(-im.height//8)*-(-im.width//8), f'{im.height} x {im.width} pixels'
+    if im.format in ('JPEG', 'MPO') and bits < squares:
+        raise Refusal(f'it declares {size} in {bits//8:,} bytes, which is too little: it is damaged, copy it again')
+    if im.format == 'GIF' and im.tile and tuple(im.tile[0][1]) != (0, 0, *im.size):
+        raise Refusal(f'it declares {size}, and its picture fills only {im.tile[0][1]} of them: write it as PNG')
+
 # %% ../nbs/01a1_pictures.ipynb #df1a0b22
 def read_picture(path, head:bytes, bits=None, frame=None):  # -> values (H, W), low, high
     "The numbers of everything that Pillow decodes, turned upright, with their declared range."
@@ -570,6 +612,7 @@ def read_picture(path, head:bytes, bits=None, frame=None):  # -> values (H, W), 
         if head.startswith(b'\x89PNG'): return read_png(file.read(), bits, frame)
         if head[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): return read_tiff(file.read(), bits, frame)
         with open_picture(file, head) as im:
+            check_filled(im, file)
             if im.format == 'JPEG2000':
                 file.seek(0)
                 check_jpeg2000(file.read())
