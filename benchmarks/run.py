@@ -1,32 +1,48 @@
-"""All benchmarks, a table each: python benchmarks/run.py [names]. Ratios are taken within one run; seconds belong to the machine that is named."""
+"""All benchmarks, a table each. Ratios are taken within one run; seconds belong to the machine that is named.
+
+    python benchmarks/run.py                  # all of them, into benchmarks/results.md
+    python benchmarks/run.py importing scan
+"""
 import importlib, os, platform, sys
 from pathlib import Path
 
+HERE = Path(__file__).parent
 NAMES = ['importing', 'phantom', 'reading', 'training', 'methods', 'attack', 'elastic', 'scan', 'diffusion']
 
 
-def machine():
+def describe_machine():
     "The processor, its cores and the versions, in one line."
     import torch
-    text = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    model = next((line.split(':', 1)[1].strip() for line in text.splitlines() if line.startswith('model name')), platform.processor() or platform.machine())
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    model = models[0] if models else platform.processor() or platform.machine()
     return f'{model}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}'
 
 
-def table(rows):
-    "The rows as Markdown."
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    shown = [[f'{row.get(c, "")}' if not isinstance(row.get(c), float) else f'{row[c]:.2f}' for c in columns] for row in rows]
-    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in [columns, ['---']*len(columns), *shown])
+def show(value): return f'{value:.2f}' if isinstance(value, float) else f'{value}'
+
+
+def write_table(rows):
+    "The rows as Markdown; the machine stands above all tables."
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != 'machine']
+    cells = [[show(row.get(column, '')) for column in columns] for row in rows]
+    lines = [columns, ['---']*len(columns), *cells]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def main(names):
+    parts = [describe_machine()]
+    for name in names:
+        print(f'{name} ...', file=sys.stderr, flush=True)
+        module = importlib.import_module(name)
+        parts += [f'## {name}', module.__doc__.strip().splitlines()[0], write_table(module.rows())]
+    text = '\n\n'.join(parts) + '\n'
+    print(text)
+    head = '# Benchmarks\n\nWritten by `make benchmarks`. Ratios are taken within one run.\n\n'
+    (HERE/'results.md').write_text(head + text)
 
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(Path(__file__).parent))
-    parts = [machine()]
-    for name in sys.argv[1:] or NAMES:
-        print(f'{name} ...', file=sys.stderr, flush=True)
-        module = importlib.import_module(name)
-        parts += [f'## {name}', module.__doc__.strip().splitlines()[0], table([{k: v for k, v in row.items() if k != 'machine'} for row in module.rows()])]
-    text = '\n\n'.join(parts) + '\n'
-    print(text)
-    (Path(__file__).parent/'results.md').write_text('# Benchmarks\n\nWritten by `make benchmarks`. Ratios are taken within one run.\n\n' + text)
+    sys.path.insert(0, str(HERE))
+    main(sys.argv[1:] or NAMES)

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'label_numbers', 'evaluating', 'cam_target', 'grad_cam', 'integrated_gradients', 'occlusion', 'label_maps',
-           'ways', 'attribute', 'probe_map', 'cell_response', 'displacement', 'shift_maps', 'normalise_map',
-           'boxes_to_mask', 'other_patient', 'patient_interval', 'score_maps', 'shuffle_weights', 'rank_correlation']
+           'ways', 'images_for', 'read_for', 'as_pixels', 'check_grey', 'attribute', 'warn_one_cell', 'probe_map',
+           'cell_response', 'displacement', 'shift_maps', 'normalise_map', 'boxes_to_mask', 'other_patient',
+           'patient_interval', 'score_maps', 'shuffle_weights', 'rank_correlation']
 
 # %% ../nbs/70_explain.ipynb #684dfa9a
-import contextlib, copy
+import contextlib, copy, os, warnings
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .core import PROBES
+from .core import PROBES, check_source, evaluation_mode
 from .labels import patient_codes, to_numpy
 from .metrics import box_masks, map_iou, percentile_interval, pointing_game
 
@@ -36,12 +37,7 @@ def label_numbers(
 @contextlib.contextmanager
 def evaluating(method):
     "Evaluation mode with gradients; every module gets its own mode back."
-    modes = [(module, module.training) for module in method.modules()]
-    try:
-        method.eval()
-        with torch.enable_grad(): yield method
-    finally:
-        for module, mode in modes: module.training = mode
+    with evaluation_mode(method), torch.enable_grad(): yield method
 
 # %% ../nbs/70_explain.ipynb #00e8e48d
 def cam_target(
@@ -108,15 +104,61 @@ def ways(
 # %% ../nbs/70_explain.ipynb #a0e47c0e
 WAYS = dict(grad_cam=grad_cam, integrated_gradients=integrated_gradients, occlusion=occlusion)
 
+# %% ../nbs/70_explain.ipynb #d9d3947c
+def images_for(
+    method,   # its `config` and `reading` say what it was trained on
+    source,   # a tensor (B, 1, H, W); a path or paths; a data set or a pack, whole
+)->Tensor:    # (B, 1, H, W) in [0, 1], where the method is and of its precision
+    "Images as a method takes them; ValueError for another size or reading than in training, or for what is no image."
+    if isinstance(source, (str, os.PathLike)): source = [source]
+    if isinstance(source, Tensor): x = source
+    elif isinstance(source, (list, tuple)): x = read_for(method, source)
+    else:
+        check_source(method, source, 'the images')
+        rows = np.arange(len(source))
+        x = source.__getitems__(rows).x if hasattr(source, '__getitems__') else as_pixels(source[rows])
+    check_grey(x)
+    return x.to(next(method.parameters(), x))
+
+# %% ../nbs/70_explain.ipynb #3441b4c7
+def read_for(method, paths)->Tensor:
+    "Files as (B, 1, size, size), read as in training; ValueError where nobody says how, or for no image."
+    reading = getattr(method, 'reading', None)
+    if reading is None:
+        raise ValueError('the method does not say how its training images were read: '
+                         'set method.reading = files.Reading(size=...), or read the files and give a tensor')
+    x = torch.zeros(len(paths), 1, reading.size, reading.size)
+    for row, path in enumerate(paths): x[row, 0] = torch.from_numpy(reading(path))
+    return x
+
+# %% ../nbs/70_explain.ipynb #a0720ee1
+def as_pixels(
+    pixels,   # (k, H, W) uint8, or float in [0, 1]
+)->Tensor:    # (k, 1, H, W) float32
+    "What a pack holds, as images."
+    pixels = torch.as_tensor(np.ascontiguousarray(pixels))
+    return (pixels.float()/255 if pixels.dtype == torch.uint8 else pixels.float())[:, None]
+
+# %% ../nbs/70_explain.ipynb #01f75484
+def check_grey(x:Tensor):
+    "Refuse what is no batch of grey images in [0, 1] (ValueError)."
+    if x.ndim != 4 or x.shape[1] != 1: raise ValueError(f'images must be (B, 1, H, W), grey and in [0, 1], not {tuple(x.shape)}')
+    if not x.is_floating_point(): raise ValueError(f'images are {x.dtype}: give floats in [0, 1], bytes divided by 255')
+    if not x.numel(): return
+    low, high = (float(end) for end in x.detach().aminmax())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(f'images must lie in [0, 1], but run from {low:.3g} to {high:.3g}: '
+                         'methods normalise by themselves')
+
 # %% ../nbs/70_explain.ipynb #88a88c08
 def attribute(
-    method, x:Tensor,    # images (B, 1, H, W) in [0, 1]
+    method, x,           # images (B, 1, H, W) in [0, 1]; or what images_for takes
     label,               # a name or a number; or one per image
     how='grad_cam',      # a name of `ways`: 'grad_cam[:target]' | 'integrated_gradients' | 'occlusion' | a probe like 'attention'
     batch_size=64, **settings,  # of the way: steps, baseline, window, stride
 )->Tensor:               # (B, H, W), detached; positive speaks for the label
-    "Where a label's score comes from; raises ValueError for an unknown label or way."
-    if x.ndim != 4 or x.shape[1] != 1: raise ValueError(f'images must be (B, 1, H, W), grey and in [0, 1], not {tuple(x.shape)}')
+    "Where a label's score comes from; ValueError for an unknown label or way, a warning where the map has one cell."
+    x = images_for(method, x)
     labels, (name, _, target) = label_numbers(method, label, len(x)).to(x.device), how.partition(':')
     if target: settings = dict(settings, target=target)
     if not len(x): return x.new_zeros(0, *x.shape[-2:])
@@ -127,7 +169,15 @@ def attribute(
             if n == 1: part, c = part.repeat(2, 1, 1, 1), c.repeat(2)
             maps = WAYS[name](method, part.detach().clone(), c, **settings) if name in WAYS else probe_map(method, part, c, how)
             parts.append(F.interpolate(maps[:n, None].detach().to(x.dtype), x.shape[-2:], mode='bilinear', align_corners=False)[:, 0])
+    if maps.shape[-2:].numel() == 1: warn_one_cell(method, how, x.shape[-1])
     return torch.cat(parts)
+
+# %% ../nbs/70_explain.ipynb #a0aea198
+def warn_one_cell(method, how, size):
+    "Say that a map of a single cell says nothing."
+    warnings.warn(f'how={how!r}: the map of {type(method).__name__} has a single cell at {size} px, '
+                  'so it is the same everywhere, whatever the image shows. '
+                  'Create the method with min_cells=2 or more (8 to look at), or give larger images')
 
 # %% ../nbs/70_explain.ipynb #9d73dfe0
 def probe_map(
@@ -168,9 +218,12 @@ def displacement(
 )->tuple[float, float]: # cells down and to the right, 0 where the grid is true; the outer quarter of the cells is left out
     "How far the answer of the features lies from the change that caused it."
     h, w = cell_response(method, x[:1], 0, 0, target).shape[-2:]
+    if h*w == 1:
+        raise ValueError('a map of one cell has no place to be displaced from: create the method with min_cells=8')
     inner, off = [(i, j) for i in range(h//4, h - h//4) for j in range(w//4, w - w//4)], []
     for i, j in inner:
-        answer = cell_response(method, x, i, j, target).double().square().mean(0)
+        answer = cell_response(method, x, i, j, target).cpu()   # not every accelerator has float64
+        answer = answer.double().square().mean(0)
         answer = answer/answer.sum().clamp(min=1e-30)
         off.append([float(answer.sum(1) @ torch.arange(h).to(answer)) - i, float(answer.sum(0) @ torch.arange(w).to(answer)) - j])
     return tuple(np.mean(off, 0).tolist())
@@ -254,6 +307,8 @@ def score_maps(
     "Pointing game and overlap of every way, by label and over all, with chance beside them."
     import pandas as pd
     labels, n = np.asarray(labels), len(masks)
+    if 'all' in labels.tolist():
+        raise ValueError("a label called 'all' would stand in the row of all labels: rename it")
     lengths = {'labels': len(labels), **{how: len(m) for how, m in maps.items()}}
     if set(lengths.values()) != {n}: raise ValueError(f'{n} masks, but {lengths}: give one map, one mask and one label per finding')
     masks, patient = to_numpy(masks) != 0, np.arange(n) if patient_id is None else patient_codes(patient_id, n)

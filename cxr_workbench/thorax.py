@@ -13,10 +13,10 @@ __all__ = ['LABELS', 'FINDINGS', 'ANATOMY', 'PAINTERS', 'stream', 'over', 'strok
 # %% ../nbs/00a_thorax.ipynb #5ba4b9b7
 from functools import lru_cache
 import numpy as np
+from .labels import CHEXPERT
 
 # %% ../nbs/00a_thorax.ipynb #4f53a2c0
-LABELS = ['No Finding', 'Enlarged Cardiomediastinum', 'Cardiomegaly', 'Lung Opacity', 'Lung Lesion', 'Edema', 'Consolidation', 'Pneumonia',
-          'Atelectasis', 'Pneumothorax', 'Pleural Effusion', 'Pleural Other', 'Fracture', 'Support Devices']
+LABELS = CHEXPERT
 FINDINGS = LABELS[1:]  # what is drawn; the last one, Support Devices, does not count against No Finding
 
 # %% ../nbs/00a_thorax.ipynb #0630f5d7

@@ -2,7 +2,9 @@
 
 A run is one row of a CSV file, written as soon as it has ended; a run whose row exists is not trained again, so an experiment
 that was stopped goes on with the same command. Differences are taken between runs on the same images with the same labels
-(same fold, same draw, same seed) and averaged over folds; the interval is Student's, over the folds.
+(same fold, same draw, same seed). Draws are averaged inside a fold, folds are averaged, and the interval over folds is
+Student's, widened for what the training parts of patient folds share (`metrics.corrected_interval`). Phantoms of
+different seeds share nothing.
 """
 import argparse, json, os, sys, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,6 +23,7 @@ def arguments(text, name):
     p.add_argument('--data', default='phantom', help="'phantom', or an .npz of images beside --table")
     p.add_argument('--table', help='the table beside the .npz, with a column of patient folds')
     p.add_argument('--fold-column', default='cv_fold')
+    p.add_argument('--fold-count', type=int, default=5, help='patient folds that the table has')
     p.add_argument('--folds', type=int, nargs='+', help='patient folds that are held out in turn; for the phantom its seeds')
     p.add_argument('--draws', type=int, default=3, help='draws of the labelled subset')
     p.add_argument('--steps', type=int, default=360, help='optimiser steps of every run')
@@ -36,6 +39,11 @@ def arguments(text, name):
     return p
 
 
+def test_to_train(o):
+    "Size of a test part over that of the rest: 0 for phantoms, which share no image, 1/(k-1) for k patient folds."
+    return 0. if o.data == 'phantom' else 1/(o.fold_count - 1)
+
+
 def parts(o, fold):
     "Training, validation and test part: patients are whole, the phantom's seeds are its folds."
     from cxr_workbench.data import from_npz, from_phantom, patient_split
@@ -44,8 +52,13 @@ def parts(o, fold):
         rest, test = (from_phantom(SyntheticCXR(n, size=o.size, seed=seed)) for n, seed in ((2400, 100+fold), (1500, 200+fold)))
     else:
         data = shrunk(from_npz(o.data, table=o.table), o.size)
-        held = data.meta[o.fold_column].to_numpy() == fold
-        if not held.any(): raise ValueError(f'no row has {o.fold_column}={fold}: there are {sorted(set(data.meta[o.fold_column]))}')
+        column = data.meta[o.fold_column]
+        held, there = column.to_numpy() == fold, sorted(set(column))
+        if not held.any(): raise ValueError(f'no row has {o.fold_column}={fold}: there are {there}')
+        if len(there) != o.fold_count:
+            raise ValueError(
+                f'{o.fold_column} has {len(there)} folds, {there}, and --fold-count says {o.fold_count}: '
+                f'give --fold-count {len(there)}')
         rest, test = data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
     train, valid = patient_split(rest.patient_id, rest.y, fraction=.15, seed=fold)
     return rest.subset(train), rest.subset(valid), test
@@ -123,6 +136,11 @@ def done(path):
 def identity(row): return tuple(str(row[k]) for k in KEY)
 
 
+def identities(frame, names):
+    "What makes each run of a table this run, as text, in the order of its rows."
+    return list(zip(*(map(str, frame[name].tolist()) for name in names)))
+
+
 def keep(path, row):
     "One more row in the file; where its columns are others than the file's, all rows are written anew with the columns of both."
     row, have = pd.DataFrame([row]), done(path)
@@ -136,7 +154,7 @@ def run_all(o, jobs, train=train_one):
     "Train what is not there yet, one row after the other; a run that fails is named and the others go on."
     o.out.parent.mkdir(parents=True, exist_ok=True)
     for job in jobs: job['key'].update({name: getattr(o, name, 'tiny') for name in SETTINGS}, data='phantom' if o.data == 'phantom' else Path(o.data).stem)
-    have = {identity(row) for _, row in done(o.out).iterrows()}
+    have = set(identities(done(o.out), KEY))
     todo = [job for job in jobs if identity(job['key']) not in have]
     print(f'{len(jobs)} runs, {len(jobs)-len(todo)} of them exist in {o.out}', flush=True)
     if o.report_only or not todo: return done(o.out)
@@ -156,7 +174,7 @@ def run_all(o, jobs, train=train_one):
 
 def conclude(o, jobs_of, tables, train=train_one, name=''):
     "An experiment from its options: the folds that were not named, every run, and its tables, printed and written beside `--out`."
-    o.folds = o.folds if o.folds is not None else list(range(3 if o.data == 'phantom' else 5))
+    if o.folds is None: o.folds = list(range(3 if o.data == 'phantom' else o.fold_count))
     jobs = jobs_of(o)
     frame = run_all(o, jobs, train)
     if not len(frame): return
@@ -165,21 +183,20 @@ def conclude(o, jobs_of, tables, train=train_one, name=''):
     o.out.with_name('-'.join(filter(None, [o.out.stem, name, 'phantom' if o.data == 'phantom' else 'real'])) + '.md').write_text(text + '\n')
 
 
-def t_interval(values, level=.95):
-    "Mean and Student's interval of independent values; an infinite one for a single value."
-    from scipy import stats
+def interval(values, ratio):
+    "Mean of one value per fold and its interval, given the ratio of test to training rows; infinite for a single fold."
+    from cxr_workbench.metrics import Interval, corrected_interval
     values = np.asarray(values, float)
-    if len(values) < 2: return values.mean(), -np.inf, np.inf
-    half = stats.t.ppf((1+level)/2, len(values)-1)*values.std(ddof=1)/np.sqrt(len(values))
-    return values.mean(), values.mean()-half, values.mean()+half
+    if len(values) < 2: return Interval(float(values.mean()), -np.inf, np.inf)
+    return corrected_interval(values, ratio)
 
 
-def paired(frame, variant, baseline, value):
-    "Difference variant - baseline: draws are averaged inside a fold, the interval is over folds."
+def paired(frame, variant, baseline, value, ratio):
+    "Difference variant - baseline: draws are averaged inside a fold, the interval is over folds (`interval`)."
     wide = frame.pivot_table(index=['fold', 'draw'], columns='variant', values=value)
     if variant not in wide or baseline not in wide: return None
-    by_fold = (wide[variant]-wide[baseline]).dropna().groupby('fold').mean()
-    return dict(zip(('mean', 'low', 'high'), t_interval(by_fold)), folds=len(by_fold)) if len(by_fold) else None
+    by_fold = (wide[variant] - wide[baseline]).dropna().groupby('fold').mean()
+    return interval(by_fold, ratio)._asdict() | dict(folds=len(by_fold)) if len(by_fold) else None
 
 
 def closed(frame, variant, baseline, upper, value):
@@ -198,23 +215,31 @@ def shown(difference):
 def of_jobs(frame, jobs):
     "The runs that a command asks for, among all that exist."
     names, wanted = list(jobs[0]['key']), {tuple(str(v) for v in job['key'].values()) for job in jobs}
-    return frame[[tuple(str(row[k]) for k in names) in wanted for _, row in frame.iterrows()]]
+    return frame[[run in wanted for run in identities(frame, names)]]
 
 
-def summary(frame, baseline, upper, order):
+def summary(frame, baseline, upper, order, ratio):
     "One line per variant: means, paired differences to the baseline with intervals, share of the gap closed."
     lines = []
     for variant in [v for v in order if v in set(frame['variant'])]:
         mine = frame[frame['variant'] == variant]
         line = dict(variant=variant, runs=len(mine), steps=int(mine['steps_done'].median()), auroc=round(mine['auroc'].mean(), 4), ap=round(mine['ap'].mean(), 4))
         for value in ('auroc', 'ap'):
-            line[f'{value} - {baseline}'] = '' if variant == baseline else shown(paired(frame, variant, baseline, value))
+            found = None if variant == baseline else paired(frame, variant, baseline, value, ratio)
+            line[f'{value} - {baseline}'] = shown(found)
         for value in ('auroc', 'ap'):
-            gap = paired(frame, upper, baseline, value)
+            gap = paired(frame, upper, baseline, value, ratio)
             share = closed(frame, variant, baseline, upper, value) if variant != baseline and gap and gap['low'] > 0 else np.nan   # no share of a gap that may not be there
             line[f'gap closed ({value})'] = '' if np.isnan(share) else f'{share:.0%}'
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def cells(o):
+    "Cells along the shorter side of the feature map that the runs of a command see."
+    from cxr_workbench.backbone import Backbone
+    wanted = 8 if getattr(o, 'preset', 'tiny') == 'maps' else None
+    return min(Backbone(o.backbone, size=o.size, min_cells=wanted).cells)
 
 
 def markdown(frame):

@@ -15,7 +15,7 @@ probability crosses the middle between the thresholds. One row per run in `--out
 import time
 import numpy as np
 import pandas as pd
-from common import annotated, arguments, conclude, epochs_of, made, markdown, of_jobs, parts, t_interval
+from common import annotated, arguments, conclude, epochs_of, interval, made, markdown, of_jobs, parts, test_to_train
 from few_labels import fraction, single_positive
 
 MEASURES = ('over', 'right', 'under', 'missed', 'prevalence', 'information', 'moved', 'turned')
@@ -96,22 +96,22 @@ def jobs_of(o):
 
 
 def tables(o, frame, jobs):
-    "Means over folds, with Student's interval for the information."
+    "Means over folds, with an interval for the information."
     frame, lines = of_jobs(frame, jobs), []
     for variant in dict.fromkeys(job['key']['variant'] for job in jobs):
         mine = frame[frame['variant'] == variant]
         if not len(mine): continue
-        mean, low, high = t_interval(mine['information'])
+        mean, low, high = interval(mine['information'], test_to_train(o))
         lines.append(dict(variant=variant, runs=len(mine), **{k: '' if mine[k].isna().all() else f'{mine[k].mean():.3f}' for k in MEASURES}) | dict(information=f'{mean:.3f} [{low:.3f}, {high:.3f}]'))
     what = 'one positive label per image' if o.regime == 'single-positive' else f'{o.fraction:.0%} of the patients labelled'
     return f"### {'phantom' if o.data == 'phantom' else 'real images'}, {what}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}\n\n" + markdown(pd.DataFrame(lines))
 
 
-def main():
+def main(command=None):
     p = arguments(__doc__, 'confident_entries')
     p.add_argument('regime', choices=['single-positive', 'fraction'])
     p.add_argument('--fraction', type=float, default=.1, help='share of the patients that keep their labels')
-    o = p.parse_args()
+    o = p.parse_args(command)
     conclude(o, jobs_of, tables, train_one, o.regime)
 
 

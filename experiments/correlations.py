@@ -12,7 +12,8 @@ labels (Spearman, against the training labels and against what the phantom decla
 import time
 import numpy as np
 import pandas as pd
-from common import arguments, conclude, epochs_of, made, markdown, of_jobs, paired, parts, scores_of, shown, summary, t_interval
+from common import arguments, conclude, epochs_of, interval, made, markdown, of_jobs, paired, parts
+from common import scores_of, shown, summary, test_to_train
 
 
 def lcc_variants():
@@ -120,41 +121,47 @@ def jobs_of(o):
     return [dict(key=key(fold, v), method=o.method, arguments=table[v]) for fold in o.folds for v in o.variants or table]
 
 
-def with_interval(values):
-    "Mean and t interval as text; empty where there is nothing."
+def with_interval(values, ratio):
+    "Mean over folds and its interval as text; empty where there is nothing."
     values = np.asarray(values, float)[np.isfinite(values)]
-    return '' if not len(values) else '{:+.3f} [{:+.3f}, {:+.3f}]'.format(*t_interval(values))
+    return '' if not len(values) else '{:+.3f} [{:+.3f}, {:+.3f}]'.format(*interval(values, ratio))
 
 
-def maps_and_ranks(frame, order, baseline):
+def maps_and_ranks(frame, order, baseline, ratio):
     "One line per variant: hits of its maps against chance and against the baseline's Grad-CAM, and its ranks."
     cam = frame[frame['variant'] == baseline].set_index('fold')['cam_hits']
     lines = []
     for variant in [v for v in order if v in set(frame['variant'])]:
         mine = frame[frame['variant'] == variant].set_index('fold')
-        lines.append({'variant': variant, 'attention - chance': with_interval(mine['hits'] - mine['chance']), 'attention - Grad-CAM of the baseline': with_interval(mine['hits'] - cam.reindex(mine.index)),
-                      'Grad-CAM - chance': with_interval(mine['cam_hits'] - mine['chance']), 'Spearman, counted': with_interval(mine['counted']), 'Spearman, declared': with_interval(mine['declared'])})
+        columns = {
+            'attention - chance': mine['hits'] - mine['chance'],
+            'attention - Grad-CAM of the baseline': mine['hits'] - cam.reindex(mine.index),
+            'Grad-CAM - chance': mine['cam_hits'] - mine['chance'],
+            'Spearman, counted': mine['counted'], 'Spearman, declared': mine['declared']}
+        lines.append({'variant': variant} | {name: with_interval(values, ratio) for name, values in columns.items()})
     return pd.DataFrame(lines)
 
 
 def tables(o, frame, jobs):
     "The Markdown of what is there: scores, steps one at a time, maps and correlations."
     frame = of_jobs(frame, jobs)
-    order = list(dict.fromkeys(job['key']['variant'] for job in jobs))
-    lines = summary(frame, order[0], None, order).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
+    asked, ratio = dict.fromkeys(job['key']['variant'] for job in jobs), test_to_train(o)
+    order = [v for v in asked if v in set(frame['variant'])]
+    lines = summary(frame, order[0], None, order, ratio).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
     pairs = [*zip(order, order[1:]), *((a, b) for a in DOUBLE for b in ('product', '+ attention loss') if {a, b} <= set(order))]
-    steps = [dict(step=f'{b} against {a}', **{v: shown(paired(frame, b, a, v)) for v in ('auroc', 'ap', 'f1')}) for a, b in pairs]
+    difference = lambda a, b: {v: shown(paired(frame, b, a, v, ratio)) for v in ('auroc', 'ap', 'f1')}
+    steps = [dict(step=f'{b} against {a}', **difference(a, b)) for a, b in pairs]
     where = o.data if o.data == 'phantom' else 'real images'
     text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(lines), *(['**One part at a time**', markdown(pd.DataFrame(steps))] if steps else []),
-            '**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0]))]
+            '**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0], ratio))]
     return '\n\n'.join(text)
 
 
-def main():
+def main(command=None):
     p = arguments(__doc__, 'correlations')
     p.add_argument('--preset', default='maps', help="the method's setting: 'maps' leaves at least 8 x 8 cells, 'tiny' the native map and a third of the time")
     p.add_argument('method', choices=list(VARIANTS))
-    o = p.parse_args()
+    o = p.parse_args(command)
     conclude(o, jobs_of, tables, train_and_look, o.method)
 
 

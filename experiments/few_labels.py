@@ -8,11 +8,11 @@
 
 Every variant gets the same number of optimiser steps; `--tune` trains the baseline at others as well, and the one with the best
 validation score per fold and draw is reported as `baseline, steps tuned`. The training labels are reduced; validation and test
-labels are whole. Results: one row per run in `--out`, tables with paired differences and t intervals beside it as Markdown, a file per
-number of steps.
+labels are whole. Results: one row per run in `--out`, tables with paired differences and their intervals beside it as
+Markdown, a file per number of steps.
 """
 import pandas as pd
-from common import arguments, conclude, markdown, of_jobs, paired, shown, summary
+from common import arguments, conclude, markdown, of_jobs, paired, shown, summary, test_to_train
 
 QUIET = dict(ipc=0., fpc=0., btc=0.)
 
@@ -90,7 +90,7 @@ def tuned(frame, first):
 def tables(o, frame, jobs):
     "The Markdown of all that is there: one table per fraction."
     frame = of_jobs(frame, jobs)
-    upper, text = frame[frame['regime'] == 'full'], []
+    upper, text, ratio = frame[frame['regime'] == 'full'], [], test_to_train(o)
     first = jobs[0]['key']['variant']
     for share, part in frame[frame['regime'] == o.regime].groupby('fraction'):
         variants = list(dict.fromkeys(job['key']['variant'] for job in jobs if job['key']['regime'] == o.regime and ' at ' not in job['key']['variant']))
@@ -99,19 +99,19 @@ def tables(o, frame, jobs):
         order = [*variants, best, 'fully labelled']
         title = 'one positive label per image' if o.regime == 'single-positive' else f'{share:.0%} of the patients labelled'
         text.append(f"### {o.data if o.data == 'phantom' else 'real images'}, {title}, folds {o.folds}, {o.draws} draws, {o.size} px, {o.backbone}\n\n"
-                    + markdown(summary(part, first, 'fully labelled', order)))
-        against = {name: paired(part, variants[-1], best, value) for name, value in (('AUROC', 'auroc'), ('AP', 'ap'))}
+                    + markdown(summary(part, first, 'fully labelled', order, ratio)))
+        against = {name: paired(part, variants[-1], best, name.lower(), ratio) for name in ('AUROC', 'AP')}
         if against['AP']: text.append(f"{variants[-1]} against {first} with tuned steps: " + ', '.join(f'{name} {shown(d)}' for name, d in against.items()))
     return '\n\n'.join(text)
 
 
-def main():
+def main(command=None):
     p = arguments(__doc__, 'few_labels')
     p.add_argument('regime', choices=['single-positive', 'fraction'])
     p.add_argument('--fractions', type=float, nargs='+', default=[.1], help='shares of the patients that keep their labels')
     p.add_argument('--tune', type=int, nargs='*', default=[], help='other numbers of steps for the baseline')
     p.add_argument('--ema', type=float, default=None, help='decay of averaged weights, for every variant')
-    o = p.parse_args()
+    o = p.parse_args(command)
     conclude(o, jobs_of, tables, name=f'{o.regime}-{o.steps}')
 
 

@@ -9,7 +9,7 @@ have an interval that knows of the overlap of the training parts (Nadeau and Ben
 """
 import numpy as np
 import pandas as pd
-from common import arguments, markdown, of_jobs, run_all, shrunk
+from common import arguments, conclude, interval, markdown, of_jobs, shown, shrunk
 from correlations import run
 
 VARIANTS = {'base': dict(decompose=False), 'whole': dict()}
@@ -36,33 +36,30 @@ def jobs_of(o):
     return [dict(key=key(r, f, v), method='lcc', arguments=VARIANTS[v]) for r in range(o.repeats) for f in o.folds for v in o.variants]
 
 
-def tables(o, frame):
-    "Mean and spread over the runs, and the paired differences to the base."
-    from cxr_workbench.metrics import paired_interval
-    lines = []
+def tables(o, frame, jobs=None):
+    "Mean and spread over the runs, and the paired differences to the base; every run holds out patients of its own."
+    if jobs is not None: frame = of_jobs(frame, jobs)
+    base, lines = o.variants[0], []
     for variant in o.variants:
         mine = frame[frame['variant'] == variant].set_index(['draw', 'fold']).sort_index()
+        other = frame[frame['variant'] == base].set_index(['draw', 'fold']).reindex(mine.index)
         line = dict(variant=variant, runs=len(mine), **{v: f'{mine[v].mean():.4f} ± {mine[v].std():.4f}' for v in ('auroc', 'f1', 'ap')})
-        base = frame[frame['variant'] == o.variants[0]].set_index(['draw', 'fold']).reindex(mine.index)
         for v in ('auroc', 'f1'):
-            line[f'{v} - {o.variants[0]}'] = '' if variant == o.variants[0] or len(mine) < 2 else '{:+.4f} [{:+.4f}, {:+.4f}]'.format(
-                *paired_interval(mine[v], base[v], test_to_train=1/(FOLDS-1)))
+            found = None if variant == base or len(mine) < 2 else interval(mine[v] - other[v], 1/(FOLDS - 1))._asdict()
+            line[f'{v} - {base}'] = shown(found)
         lines.append(line)
-    return markdown(pd.DataFrame(lines))
+    where = 'phantom' if o.data == 'phantom' else 'real images'
+    title = f'### {o.repeats} x {FOLDS} folds, {where}, {o.steps} steps, {o.size} px, {o.backbone}'
+    return title + '\n\n' + markdown(pd.DataFrame(lines))
 
 
-def main():
+def main(command=None):
     p = arguments(__doc__, 'lcc_folds')
     p.add_argument('--preset', default='maps', help="the method's setting: 'maps' or 'tiny'")
     p.add_argument('--repeats', type=int, default=3, help='times the patients are dealt to folds')
-    o = p.parse_args()
+    o = p.parse_args(command)
     o.folds, o.variants = o.folds if o.folds is not None else list(range(FOLDS)), o.variants or list(VARIANTS)
-    jobs = jobs_of(o)
-    frame = of_jobs(run_all(o, jobs, train_fold), jobs)
-    if not len(frame): return
-    text = f"### {o.repeats} x {FOLDS} folds, {'phantom' if o.data == 'phantom' else 'real images'}, {o.steps} steps, {o.size} px, {o.backbone}\n\n" + tables(o, frame)
-    print('\n' + text)
-    o.out.with_name(f"{o.out.stem}-{'phantom' if o.data == 'phantom' else 'real'}.md").write_text(text + '\n')
+    conclude(o, jobs_of, tables, train_fold)
 
 
 if __name__ == '__main__': main()

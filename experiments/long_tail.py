@@ -15,16 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from common import arguments, conclude, made, markdown, of_jobs, paired, parts, shown
+from common import arguments, cells, conclude, made, markdown, of_jobs, paired, parts, shown, test_to_train
 
 SCORES = ('auroc', 'ap', 'f1', 'tail_auroc', 'tail_ap', 'tail_f1')
+RIVALS = [
+    ('+ loss and sampler', '+ generated'), ('+ loss and sampler', 'tail repeated'), ('tail repeated', '+ generated')]
+LADDER = ('base', '+ channel gate', '+ class attention', '+ label graph', '+ loss and sampler')
+ONE_CELL = ('† The feature map of these runs is one cell, on which attention is all ones: this row says nothing about '
+            'attention, and the variants after it add a second score of the same features in its place.')
 
 
 def variants():
     "The ladder of the method's page, then the rivals of its last step."
-    from cxr_workbench.methods.trcgl import LADDER
-    ladder = {name: LADDER[name] for name in ('base', '+ channel gate', '+ class attention', '+ label graph', '+ loss and sampler')}
-    return {**ladder, '+ generated': {}, 'tail repeated': {}, 'base, sampler': {**LADDER['base'], 'resample': True}}
+    from cxr_workbench.methods import trcgl
+    ladder = {name: trcgl.LADDER[name] for name in LADDER}
+    return {**ladder, '+ generated': {}, 'tail repeated': {}, 'base, sampler': {**ladder['base'], 'resample': True}}
 
 
 def thinned(train, o, fold):
@@ -151,18 +156,35 @@ def train_one(o, job):
 
 def tables(o, frame, jobs):
     "Means, paired differences to the base, and one part at a time, as Markdown."
-    frame = of_jobs(frame, jobs)
+    frame, ratio = of_jobs(frame, jobs), test_to_train(o)
     order = [v for v in dict.fromkeys(job['key']['variant'] for job in jobs) if v in set(frame['variant'])]
-    means = pd.DataFrame([dict(variant=v, runs=len(mine := frame[frame['variant'] == v]), **{k: round(mine[k].mean(), 4) for k in SCORES}) for v in order])
-    against = lambda pairs: pd.DataFrame([dict(step=f'{b} against {a}', **{k: shown(paired(frame, b, a, k)) for k in SCORES}) for a, b in pairs])
-    rivals = [p for p in (('+ loss and sampler', '+ generated'), ('+ loss and sampler', 'tail repeated'), ('tail repeated', '+ generated')) if set(p) <= set(order)]
-    ladder = [v for v in order if v in ('base', '+ channel gate', '+ class attention', '+ label graph', '+ loss and sampler')]
-    one_by_one, drawn, seen = [*zip(ladder, ladder[1:]), *rivals], frame[frame['made'] > 0], []
-    if 'pairs' in drawn and drawn['pairs'].notna().any(): seen = [f"{drawn['made'].mean():.0f} generated images a run; with the tail label in the sentence the judge gives more than without it in {drawn['pairs'].mean():.0%} of the pairs"
-                                                                  + ('' if o.data == 'phantom' else f'; the generator was taught for {o.teach} steps')]
-    return '\n\n'.join([f"### {o.data if o.data == 'phantom' else 'real images'}, ratio {o.ratio:g}, {int(frame['tail'].median())} tail labels, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}",
-                        markdown(means), '**Against the base**', markdown(against([(order[0], v) for v in order[1:]])),
-                        *(['**One part at a time**', markdown(against(one_by_one))] if one_by_one else []), *seen])
+    blind = '+ class attention' in order and cells(o) < 2
+    mark = lambda v: ' †' if blind and v == '+ class attention' else ''
+    def means(v):
+        mine = frame[frame['variant'] == v]
+        scores = {k: round(mine[k].mean(), 4) for k in SCORES}
+        return dict(variant=v + mark(v), runs=len(mine), **scores)
+    def against(pairs):
+        difference = lambda a, b: {k: shown(paired(frame, b, a, k, ratio)) for k in SCORES}
+        return markdown(pd.DataFrame([dict(step=f'{b} against {a}{mark(b)}', **difference(a, b)) for a, b in pairs]))
+    ladder = [v for v in order if v in LADDER]
+    one_by_one = [*zip(ladder, ladder[1:]), *(pair for pair in RIVALS if set(pair) <= set(order))]
+    where, tail = o.data if o.data == 'phantom' else 'real images', int(frame['tail'].median())
+    data = f'### {where}, ratio {o.ratio:g}, {tail} tail labels, folds {o.folds}'
+    text = [f'{data}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(pd.DataFrame(map(means, order)))]
+    text += ['**Against the base**', against([(order[0], v) for v in order[1:]])]
+    if one_by_one: text += ['**One part at a time**', against(one_by_one)]
+    return '\n\n'.join([*text, *generated(o, frame), *([ONE_CELL] if blind else [])])
+
+
+def generated(o, frame):
+    "A sentence on the generated images of the runs, where there are any."
+    drawn = frame[frame['made'] > 0]
+    if 'pairs' not in drawn or not drawn['pairs'].notna().any(): return []
+    taught = '' if o.data == 'phantom' else f'; the generator was taught for {o.teach} steps'
+    return [
+        f"{drawn['made'].mean():.0f} generated images a run; with the tail label in the sentence "
+        f"the judge gives more than without it in {drawn['pairs'].mean():.0%} of the pairs{taught}"]
 
 
 def jobs_of(o):
@@ -175,14 +197,14 @@ def jobs_of(o):
     return [dict(key=key(fold, v), method='trcgl', arguments=table[v]) for fold in o.folds for v in chosen]
 
 
-def main():
+def main(command=None):
     p = arguments(__doc__, 'long_tail')
     p.add_argument('--ratio', type=float, default=50., help='positives of the most frequent label over those of the rarest, in training')
     p.add_argument('--tail', type=float, default=.03, help='labels on less than this share of the training images are the tail')
     p.add_argument('--rare', type=float, default=.1, help='threshold of the repeats; the 0.01 of the paper repeats nothing in so small a table')
     p.add_argument('--preset', default='tiny', help="the method's setting: 'tiny' or 'maps'")
     p.add_argument('--teach', type=int, default=3000, help='steps in which the generator is taught real images')
-    o = p.parse_args()
+    o = p.parse_args(command)
     conclude(o, jobs_of, tables, train_one, str(o.size))
 
 

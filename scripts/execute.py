@@ -14,20 +14,26 @@ PNG_WIDTH = 700
 root = Path(__file__).resolve().parent.parent
 
 
-def environment():
+def prepare_environment():
     "What the kernels see: the PNG renderer beside the plotly JSON where a Chromium is at hand, no progress-bar noise."
     browser = os.environ.get('BROWSER_PATH') or shutil.which('chromium') or shutil.which('google-chrome')
-    if not browser: sys.exit('execute.py needs Chromium to write the pictures: install Debian\'s package "chromium" or set BROWSER_PATH.')
-    os.environ.update(BROWSER_PATH=browser, PLOTLY_RENDERER='plotly_mimetype+png', TQDM_DISABLE='1', PYTHONWARNINGS='ignore', CXR_EXECUTING='1')
+    if not browser:
+        sys.exit('execute.py needs Chromium to write the pictures: '
+                 'install Debian\'s package "chromium" or set BROWSER_PATH.')
+    os.environ.update(BROWSER_PATH=browser, PLOTLY_RENDERER='plotly_mimetype+png',
+                      TQDM_DISABLE='1', PYTHONWARNINGS='ignore', CXR_EXECUTING='1')
 
 
-def palette_png(data):
+def shrink_png(data):
     "Base64 PNG -> base64 palette PNG at most PNG_WIDTH wide."
     from PIL import Image
     picture = Image.open(io.BytesIO(base64.b64decode(data))).convert('RGB')
-    if picture.width > PNG_WIDTH: picture = picture.resize((PNG_WIDTH, round(picture.height*PNG_WIDTH/picture.width)), Image.LANCZOS)
+    if picture.width > PNG_WIDTH:
+        height = round(picture.height*PNG_WIDTH/picture.width)
+        picture = picture.resize((PNG_WIDTH, height), Image.LANCZOS)
     out = io.BytesIO()
-    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    palette = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    palette.save(out, 'PNG', optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 
@@ -36,16 +42,24 @@ def clean_output(output):
     data = output.get('data', {})
     if WIDGET in data: return None
     if output.get('output_type') == 'stream' and output.get('name') == 'stderr': return None
-    if 'image/png' in data: data['image/png'] = palette_png(data['image/png'])
+    if 'image/png' in data: data['image/png'] = shrink_png(data['image/png'])
     if 'execution_count' in output: output['execution_count'] = None
     return output
+
+
+def clean_metadata(metadata):
+    "What a cell keeps: its tags, and whether its source is folded; timings and the rest go."
+    kept = {'tags': list(metadata['tags'])} if metadata.get('tags') else {}
+    folded = metadata.get('jupyter', {}).get('source_hidden')
+    if folded is not None: kept['jupyter'] = {'source_hidden': folded}
+    return kept
 
 
 def clean(nb):
     "Drop widget state, execution counts and timings; shrink the pictures."
     nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     for cell in nb.cells:
-        cell.metadata = {}
+        cell.metadata = clean_metadata(cell.metadata)
         if cell.cell_type != 'code': continue
         cell.execution_count = None
         cell.outputs = [o for o in map(clean_output, cell.outputs) if o is not None]
@@ -61,7 +75,8 @@ def run(path, timeout=600):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     nb, start = nbformat.read(path, as_version=4), time.time()
-    try: NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    place = {'metadata': {'path': str(path.parent)}}
+    try: NotebookClient(nb, timeout=timeout, kernel_name='python3', resources=place).execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         print(f'{path.name} failed:\n{error}', file=sys.stderr, flush=True)
         return False
@@ -76,6 +91,6 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('pages', nargs='*', type=Path, help='notebooks; all of nbs/ where none is named')
     pages = parser.parse_args().pages or sorted((root/'nbs').rglob('*.ipynb'))
-    environment()
+    prepare_environment()
     failed = [page.name for page in map(Path.resolve, pages) if is_page(page) and not run(page)]
     if failed: sys.exit(f'failed, left as they were: {", ".join(failed)}')

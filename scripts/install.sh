@@ -5,7 +5,8 @@
 #     sh scripts/install.sh dev,dicom,diffusion   what the tests need as well
 #
 # PYTHON=python3.13 chooses the Python (3.11 or newer). pip's own settings (index, mirror, proxy) are used as they are.
-# .venv/.ready-* is written last and holds a checksum of what was installed for, so a killed installation is never taken for a whole one.
+# .venv/.ready-* is written last and holds a checksum of what was installed for, so a killed installation is never taken
+# for a whole one.
 set -eu
 cd "$(dirname "$0")/.."
 extras=${1-}
@@ -51,9 +52,11 @@ if [ -f "$stamp" ] && new_enough $python && [ "$(cat "$stamp")" = "$(fingerprint
 
 if ! usable; then
     base=$(find_python)
-    if [ -d .venv ]; then say "1/3  the .venv here cannot be used as it is (incomplete, moved, or another Python): making it anew"
+    if [ -d .venv ]; then
+        say "1/3  the .venv here cannot be used as it is (incomplete, moved, or another Python): making it anew"
     else say "1/3  making .venv with $($base --version 2>&1), $(command -v "$base")"; fi
-    "$base" -m venv --clear .venv || stop "$base cannot make virtual environments. On Debian and Ubuntu: apt install python$(version "$base")-venv"
+    "$base" -m venv --clear .venv ||
+        stop "$base cannot make virtual environments. On Debian and Ubuntu: apt install python$(version "$base")-venv"
     pwd > .venv/.place
 else say "1/3  using the .venv that is here, $($python --version)"; fi
 

@@ -5,10 +5,12 @@
     python scripts/train_pages.py supervised --epochs 1 --rows 200 --out /tmp/try   # does it still run?
     python scripts/train_pages.py diffusion --steps 20 --rows 200 --out /tmp/try    # and this one?
 
-`diffusion` has five trainings, one after the other; what is finished lies in OUT/diffusion/unfinished until all is, and the same command goes on there.
+`diffusion` has five trainings, one after the other; what is finished lies in OUT/diffusion/unfinished until all is, and
+the same command goes on there.
 """
 import argparse, shutil, tempfile
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 import torch
 from cxr_workbench.core import create_method, seed_all
@@ -26,19 +28,23 @@ MODELS = {
     'can': dict(method='can', arguments=dict(preset='maps'), rows=3000, epochs=12),
     'lcc': dict(method='lcc', arguments=dict(preset='maps'), rows=3000, epochs=12),
     # a judge of single findings: none is rare and none tells of another
-    'referee': dict(method='supervised', arguments=dict(preset='maps', shift=.03, lr=4e-3), rows=12000, epochs=24, phantom=dict(seed=7, prevalence=np.full(13, .25), latent_corr=np.eye(13))),
+    'referee': dict(
+        method='supervised', arguments=dict(preset='maps', shift=.03, lr=4e-3), rows=12000, epochs=24,
+        phantom=dict(seed=7, prevalence=np.full(13, .25), latent_corr=np.eye(13))),
 }
 
 
 def train(name, out, rows=None, epochs=None, size=64):
     "Train one model on the phantom, a tenth of the patients held out, and keep what a page needs."
     wish = MODELS[name]
-    data = from_phantom(SyntheticCXR(rows or wish['rows'], size=size, **wish.get('phantom', dict(seed=0))))
+    phantom = SyntheticCXR(rows or wish['rows'], size=size, **wish.get('phantom', dict(seed=0)))
+    data = from_phantom(phantom)
     train_rows, valid_rows = patient_split(data.patient_id, data.y, fraction=.1, seed=0)
     seed_all(0)
     method = create_method(wish['method'], labels=data.label_names, size=size, **wish['arguments'])
     with tempfile.TemporaryDirectory() as folder:
-        history = fit(method, data.subset(train_rows), data.subset(valid_rows), out=folder, epochs=epochs or wish['epochs'], seed=0)
+        history = fit(method, data.subset(train_rows), data.subset(valid_rows), out=folder,
+                      epochs=epochs or wish['epochs'], seed=0)
         save(method, Path(out)/name, dtype=torch.float16, command=f'python scripts/train_pages.py {name}')
         shutil.copyfile(Path(folder)/'history.csv', Path(out)/name/'history.csv')
     print(f"{name}: {len(history)} epochs, held-out phantom AUROC {history['valid/auroc'].iloc[-1]:.3f}")
@@ -51,13 +57,14 @@ STEPS_OF_A_SAMPLE = 20
 OFTEN = dict(zip(FINDINGS, np.maximum(PREVALENCE, .12)))    # what the generator has seen: nothing is rare
 
 
-def sentences(data, without=None):
+def write_sentences(data, without=None):
     "One sentence for every row, a label left out where it is named."
     from cxr_workbench.methods.trcgl_diffusion import sentence
-    return [sentence([name for name, y in zip(data.label_names, row) if y and name != without]) for row in data.y.tolist()]
+    def name_present(row): return [name for name, y in zip(data.label_names, row) if y and name != without]
+    return [sentence(name_present(row)) for row in data.y.tolist()]
 
 
-def tail_table():
+def build_tail():
     "The long-tailed table of the page, and its tail."
     whole = from_phantom(SyntheticCXR(2000, size=64, seed=0))
     table = whole.with_labels(*long_tail(whole.y, ratio=50, seed=0))
@@ -66,69 +73,150 @@ def tail_table():
     return table, [name for name, group in groups.items() if group == 'tail']
 
 
-def train_diffusion(out, rows=None, steps=None):
-    "Autoencoder; denoiser with its text encoder, at all noise levels and then at the finer ones; decoder; prompt; then how often a referee sees what was asked for."
-    import pandas as pd
-    from cxr_workbench.methods import trcgl_diffusion as td
-    work, wanted = Path(out)/'diffusion'/'unfinished', {k: steps or n for k, n in STEPS.items()}
-    work.mkdir(parents=True, exist_ok=True)
-    phantoms = lambda n, seed, **more: from_phantom(SyntheticCXR(rows or n, size=64, seed=seed, prevalence=np.array([*{**OFTEN, **more}.values()])))
-    table, tail = tail_table()
-    data, mostly_tail = phantoms(8000, 61), phantoms(10000, 62, **dict.fromkeys(tail, .4))
-    model = td.PromptLatentDiffusion(**td.small_parts(data.label_names))
-    for net in (model.vae, model.unet): net.to(memory_format=torch.channels_last)
-    shown = table.subset((table.y[:, [table.label_names.index(n) for n in tail]] > 0).any(1).numpy())
-    pixels = lambda d: torch.from_numpy(d.images[d.rows])[:, None]
-    latents = lambda d: torch.cat([model.to_latents(x.float()/255) for x in pixels(d).split(200)])
-    def part(name, net, training):
-        "One training, from where it stood; its log is returned."
-        file, settings = work/f'{name}.pt', dict(rows=rows, steps=wanted[name])
-        held = torch.load(file, weights_only=False) if file.exists() else dict(step=0, log=[], state=net.state_dict(), config={}, settings=settings)
-        if held['settings'] != settings: raise SystemExit(f"{file} is of another training, {held['settings']}: delete it, or ask for the same")
+def read_pixels(data): return torch.from_numpy(np.asarray(data.images[data.rows]))[:, None]
+
+
+def encode(model, data):
+    "Latents of all images, 200 at a time."
+    return torch.cat([model.to_latents(x.float()/255) for x in read_pixels(data).split(200)])
+
+
+class Training(NamedTuple):
+    "One training of several: where it is kept, and what it was asked for."
+    name: str
+    folder: Path
+    rows: int | None    # of the phantom, where they were given
+    steps: int
+
+    @property
+    def file(self): return self.folder/f'{self.name}.pt'
+
+    @property
+    def settings(self): return dict(rows=self.rows, steps=self.steps)
+
+    def open(self, net):
+        "Where it stood, loaded into the net; SystemExit where what lies there was asked for otherwise."
+        fresh = dict(step=0, log=[], state=net.state_dict(), config={}, settings=self.settings)
+        held = torch.load(self.file, weights_only=False) if self.file.exists() else fresh
+        if held['settings'] != self.settings:
+            raise SystemExit(f"{self.file} is of another training, {held['settings']}: delete it, or ask for the same")
         net.load_state_dict(held['state'])
         if held['config']: net.register_to_config(**held['config'])
-        def keep(step, log, state=None, whole=False):
-            if step % 250 and not whole: return
-            config = dict(scaling_factor=net.config.scaling_factor) if name == 'autoencoder' and whole else {}
-            torch.save(dict(step=step, log=held['log'] + [dict(row, part=name) for row in log], state=(state or net).state_dict(), config=config, settings=settings), work/'part')
-            (work/'part').replace(file)
-            print(f'{name}: {step} of {wanted[name]} steps', flush=True)
-        if held['step'] < wanted[name]: keep(wanted[name], training(wanted[name], held['step'], keep).to_dict('records'), whole=True)
-        return torch.load(file, weights_only=False)['log']
+        return held
+
+    def keep(self, step, log, state, config):
+        "What goes on from here, written whole or not at all."
+        part = self.folder/'part'
+        torch.save(dict(step=step, log=log, state=state, config=config, settings=self.settings), part)
+        part.replace(self.file)
+        print(f'{self.name}: {step} of {self.steps} steps', flush=True)
+
+
+def run_training(training, net, train):
+    "One training from where it stood, and its whole log; `train` takes the first step and a callback, and gives a log."
+    held = training.open(net)
+    def extend(log): return held['log'] + [dict(row, part=training.name) for row in log]
+    def tell(step, log, state=None):
+        if step % 250 == 0: training.keep(step, extend(log), (state or net).state_dict(), {})
+    if held['step'] < training.steps:
+        log = extend(train(held['step'], tell).to_dict('records'))
+        config = dict(scaling_factor=net.config.scaling_factor) if training.name == 'autoencoder' else {}
+        training.keep(training.steps, log, net.state_dict(), config)
+    return torch.load(training.file, weights_only=False)['log']
+
+
+def train_parts(model, data, mostly_tail, shown, training):
+    "The five trainings, one after the other; gives the log of all."
+    from cxr_workbench.methods import trcgl_diffusion as td
     both = torch.nn.ModuleList([model.unet, model.text_encoder])
-    log = part('autoencoder', model.vae, lambda n, start, keep: td.train_autoencoder(model.vae, pixels(data), n, start=start, tell=keep))
-    log += part('base', both, lambda n, start, keep: td.train_base(model, latents(data), sentences(data), n, start=start, tell=keep))
-    log += part('fine', both, lambda n, start, keep: td.train_base(model, latents(mostly_tail), sentences(mostly_tail), n, lr=1e-3, last=500, start=start, tell=keep))
     back = torch.nn.ModuleList([model.vae.post_quant_conv, model.vae.decoder])
-    log += part('decoder', back, lambda n, start, keep: td.train_autoencoder(model.vae, pixels(data), n, batch=16, lr=2e-3, encoder=False, start=start, tell=keep))
-    log += part('prompt', torch.nn.ParameterDict({'prompt': model.prompt}), lambda n, start, keep: td.train_prompt(model, latents(shown), sentences(shown), steps=n, start=start, tell=keep))
-    home = work.parent
+    prompt = torch.nn.ParameterDict({'prompt': model.prompt})
+    def run(name, net, train):
+        wanted = training(name)
+        return run_training(wanted, net, lambda start, tell: train(steps=wanted.steps, start=start, tell=tell))
+    def run_base(name, data, **kw):
+        def train(**at): return td.train_base(model, encode(model, data), write_sentences(data), **kw, **at)
+        return run(name, both, train)
+    def run_autoencoder(name, net, **kw):
+        return run(name, net, lambda **at: td.train_autoencoder(model.vae, read_pixels(data), **kw, **at))
+    def train_prompt(**at): return td.train_prompt(model, encode(model, shown), write_sentences(shown), **at)
+    log = run_autoencoder('autoencoder', model.vae)
+    log += run_base('base', data)
+    log += run_base('fine', mostly_tail, lr=1e-3, last=500)
+    log += run_autoencoder('decoder', back, batch=16, lr=2e-3, encoder=False)
+    return log + run('prompt', prompt, train_prompt)
+
+
+def train_diffusion(out, rows=None, steps=None):
+    "Autoencoder; denoiser with its text encoder, at all noise levels and then at the finer ones; decoder; prompt."
+    import pandas as pd
+    from cxr_workbench.methods import trcgl_diffusion as td
+    home, wanted = Path(out)/'diffusion', {name: steps or n for name, n in STEPS.items()}
+    work = home/'unfinished'
+    work.mkdir(parents=True, exist_ok=True)
+    def paint(n, seed, **more):
+        prevalence = np.array([*{**OFTEN, **more}.values()])
+        return from_phantom(SyntheticCXR(rows or n, size=64, seed=seed, prevalence=prevalence))
+    table, tail = build_tail()
+    data, mostly_tail = paint(8000, 61), paint(10000, 62, **dict.fromkeys(tail, .4))
+    model = td.PromptLatentDiffusion(**td.small_parts(data.label_names))
+    for net in (model.vae, model.unet): net.to(memory_format=torch.channels_last)
+    columns = [table.label_names.index(name) for name in tail]
+    shown = table.subset((table.y[:, columns] > 0).any(1).numpy())
+    log = train_parts(model, data, mostly_tail, shown, lambda name: Training(name, work, rows, wanted[name]))
     model.save(home, torch.float16)
     pd.DataFrame(log)[['part', 'step', 'loss']].round(5).to_csv(home/'history.csv', index=False)
-    recognised(td.PromptLatentDiffusion.from_pretrained(home), tail, n=100 if wanted == STEPS else 4).to_csv(home/'recognised.csv', index=False)
+    kept = td.PromptLatentDiffusion.from_pretrained(home)
+    recognise(kept, tail, n=100 if wanted == STEPS else 4).to_csv(home/'recognised.csv', index=False)
     (home/'command.json').write_text('{"command": "python scripts/train_pages.py diffusion"}\n')
     shutil.rmtree(work)
 
 
-def recognised(model, tail, n=100):
-    "What the referee says of real, rebuilt and generated images in pairs: with the label, and the same image or sentence and noise without it."
+# ---- how often a referee sees what was asked for ----
+
+def sample_texts(model, texts, prompt):
+    "One image per sentence, 25 at a time; the i-th always from the same noise."
+    def sample(start):
+        some = texts[start:start + 25]
+        seeds = range(start, start + len(some))
+        return model.sample(some, steps=STEPS_OF_A_SAMPLE, seeds=seeds, prompt=prompt)
+    return torch.cat([sample(start) for start in range(0, len(texts), 25)])
+
+
+def build_pairs(model, phantom, data, name, rows):
+    "Kind of image -> images with a finding, and the same without it."
+    def render(change): return torch.from_numpy(np.stack([phantom.render(i, change)[0] for i in rows]))[:, None]
+    real, there = [render({}), render({name: 0})], data.subset(rows)
+    texts = write_sentences(there), write_sentences(there, without=name)
+    return {
+        'real': real,
+        'rebuilt': [model.to_images(model.to_latents(x)) for x in real],
+        'generated': [sample_texts(model, t, True) for t in texts],
+        'generated, no prompt': [sample_texts(model, t, False) for t in texts]}
+
+
+def compare_scores(s, t):
+    "What the referee's scores of images with (s) and without a finding (t) say, pair by pair and over all."
+    truth = np.r_[np.ones(len(s)), np.zeros(len(t))]
+    area = auroc(np.r_[s, t][:, None], truth[:, None])[0]
+    pairs = (s > t).mean() + (s == t).mean()/2
+    found = dict(auroc=area, pairs=pairs, seen_with=(s >= .5).mean(), seen_without=(t >= .5).mean())
+    return {key: round(float(value), 3) for key, value in found.items()}
+
+
+def recognise(model, tail, n=100):
+    "What the referee says of real, rebuilt and generated images in pairs: with the label, and the same without it."
     import pandas as pd
     from cxr_workbench.methods.trcgl_requests import even_odds
-    say, phantom, found = even_odds(load(home/'referee')), SyntheticCXR(3000, size=64, seed=99, prevalence=np.maximum(PREVALENCE, .06)), []
+    referee, found = even_odds(load(home/'referee')), []
+    phantom = SyntheticCXR(3000, size=64, seed=99, prevalence=np.maximum(PREVALENCE, .06))
     data = from_phantom(phantom)
     for name in tail:
-        c = data.label_names.index(name)
-        rows = np.flatnonzero(data.y[:, c].numpy() == 1)[:n]
-        there = data.subset(rows)
-        x = [torch.from_numpy(np.stack([phantom.render(i, change)[0] for i in rows]))[:, None] for change in ({}, {name: 0})]
-        made = lambda texts, prompt: torch.cat([model.sample(texts[i:i + 25], steps=STEPS_OF_A_SAMPLE, seeds=range(i, i + len(texts[i:i + 25])), prompt=prompt) for i in range(0, len(texts), 25)])
-        texts = sentences(there), sentences(there, without=name)
-        kinds = {'real': x, 'rebuilt': [model.to_images(model.to_latents(a)) for a in x], 'generated': [made(t, True) for t in texts], 'generated, no prompt': [made(t, False) for t in texts]}
-        for kind, (a, b) in kinds.items():
-            s, t = say(a)[:, c].numpy(), say(b)[:, c].numpy()
-            score = auroc(np.r_[s, t][:, None], np.r_[np.ones(len(s)), np.zeros(len(t))][:, None])[0]
-            found.append(dict(label=name, images=kind, n=len(s), auroc=round(float(score), 3), pairs=round(float((s > t).mean() + (s == t).mean()/2), 3),
-                              seen_with=round(float((s >= .5).mean()), 3), seen_without=round(float((t >= .5).mean()), 3)))
+        column = data.label_names.index(name)
+        rows = np.flatnonzero(data.y[:, column].numpy() == 1)[:n]
+        for kind, images in build_pairs(model, phantom, data, name, rows).items():
+            s, t = (referee(x)[:, column].numpy() for x in images)
+            found.append(dict(label=name, images=kind, n=len(s), **compare_scores(s, t)))
             print(found[-1], flush=True)
     return pd.DataFrame(found)
 

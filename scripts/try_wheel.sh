@@ -1,9 +1,9 @@
 #!/bin/sh
-# Tries what is released: installs the wheel in an empty environment, away from the checkout, and uses it as a stranger would.
+# Tries what is released: the wheel in an empty environment, away from the checkout, used as a stranger would.
 #
 #     sh scripts/try_wheel.sh python3.12                       the newest wheel in dist/
 #     sh scripts/try_wheel.sh python3.12 dist/NAME.tar.gz      another file: the sdist, an older wheel
-#     EXTRAS=diffusion sh scripts/try_wheel.sh python3.12      with an extra; with diffusion, the generator's page runs as well
+#     EXTRAS=diffusion sh scripts/try_wheel.sh python3.12      with an extra; diffusion adds the page of the generator
 #
 # KEEP=1 keeps the environment and says where it lies.
 set -eu
@@ -52,10 +52,12 @@ rm pages/00_core.ipynb
 
 case ",${EXTRAS-}," in *,diffusion,*)
     say "the generator's pages run"
-    (cd pages && "$bin/jupyter" execute --kernel_name=python3 --timeout=600 61_trcgl_diffusion.ipynb 62_trcgl_requests.ipynb) ;;
+    (cd pages && "$bin/jupyter" execute --kernel_name=python3 --timeout=600 \
+        61_trcgl_diffusion.ipynb 62_trcgl_requests.ipynb) ;;
 *)
     say "without the extra, the generator says what to install"
-    "$bin/python" -c 'from cxr_workbench.methods.trcgl_diffusion import libraries; libraries()' 2>&1 | grep -F 'pip install cxr-workbench[diffusion]' || fail "no word about the extra" ;;
+    "$bin/python" -c 'from cxr_workbench.methods.trcgl_diffusion import libraries; libraries()' 2>&1 |
+        grep -F 'pip install cxr-workbench[diffusion]' || fail "no word about the extra" ;;
 esac
 
 say "the first pages run"

@@ -130,3 +130,17 @@ def test_the_real_subset_opens_by_its_fold_column(cxr_data, tmp_path):
     data = open_data(str(cxr_data/'nih14'/'images_64.npz'), table=str(cxr_data/'nih14'/'subset.csv'))
     train, held = hold_out(data, 2, 'cv_fold')
     assert len(data) == 2520 and len(held) == (data.meta['cv_fold'] == 2).sum() and not set(data.patient_id[train]) & set(data.patient_id[held])
+
+
+def test_a_report_offers_no_upload(tmp_path):
+    import plotly.graph_objects as go
+    from cxr_workbench.cli import write_html
+    write_html(tmp_path/'report.html', ('heading', 'sentence', go.Figure(go.Bar(y=[1, 2]))))
+    text = (tmp_path/'report.html').read_text(encoding='utf-8')
+    assert '"remove":["sendChartToCloud"]' in text and '"showSendToCloud": false' in text
+
+
+def test_both_ways_to_jupyterlab_ask_for_no_news():
+    from cxr_workbench.cli import QUIET
+    makefile = (Path(__file__).resolve().parent.parent/'Makefile').read_text()
+    assert len(QUIET) == 2 and all(option in makefile for option in QUIET)

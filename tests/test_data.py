@@ -74,7 +74,7 @@ def test_the_fingerprint_sees_labels_masks_names_and_patients_and_nothing_else()
               small(patient_id=np.arange(10) + 1, label_names=['a', 'b', 'c']), small(label_names=['a', 'b', 'c'])]
     prints = {d.fingerprint() for d in (data, *others)}
     assert len(prints) == 6
-    assert from_arrays(255 - data.images, data.y, patient_id=np.arange(10).astype(str), label_names=['a', 'b', 'c']).fingerprint() == data.fingerprint()
+    assert from_arrays(255 - data.images.array, data.y, patient_id=np.arange(10).astype(str), label_names=['a', 'b', 'c']).fingerprint() == data.fingerprint()
 
 
 @pytest.mark.parametrize('images, message', [
@@ -114,10 +114,10 @@ def test_memory_maps_stay_on_disk_and_are_checked_when_read(tmp_path):
     images[4, 0, 0] = np.nan
     np.save(tmp_path/'images.npy', images)
     data = from_arrays(tmp_path/'images.npy', np.zeros((6, 1))).subset([1, 4, 5])
-    assert isinstance(data.images, np.memmap) and torch.equal(data[0].x[0, 0], torch.from_numpy(images[1]))
+    assert isinstance(data.images.array, np.memmap) and torch.equal(data[0].x[0, 0], torch.from_numpy(images[1]))
     with pytest.raises(ValueError, match='rows 1:'): data.__getitems__([0, 1, 2])
     sent = pickle.dumps(data)
-    assert len(sent) < 5000 and isinstance(pickle.loads(sent).images, np.memmap) and torch.equal(pickle.loads(sent)[2].x, data[2].x)
+    assert len(sent) < 5000 and isinstance(pickle.loads(sent).images.array, np.memmap) and torch.equal(pickle.loads(sent)[2].x, data[2].x)
 
 
 def test_a_part_of_a_memory_map_is_pickled_with_its_own_pixels(tmp_path):

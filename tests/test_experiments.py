@@ -1,5 +1,5 @@
 "The arithmetic under the tables of experiments/: pairs, intervals, shares, which runs belong to a command, whole patients."
-import sys
+import re, shutil, sys
 from argparse import Namespace
 import numpy as np
 import pandas as pd
@@ -7,14 +7,15 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT/'experiments'))
-import common, correlations, few_labels, lcc_folds, long_tail
+import all_tables, common, confident_entries, correlations, few_labels, lcc_folds, long_tail
 sys.path.pop(0)
 
 
 def asked(**kw):
     "What a command is told."
     return Namespace(**{**dict(data='phantom', table=None, folds=[0, 1], draws=2, steps=10, variants=None, size=32, backbone='test_resnet', batch_size=8, unlabelled=8, preset='tiny',
-                               device='cpu', jobs=1, tune=[], fractions=[.1], ema=None, regime='fraction', method='lcc', repeats=3, ratio=20., tail=.05, rare=.1), **kw})
+                               device='cpu', jobs=1, tune=[], fractions=[.1], ema=None, regime='fraction', method='lcc', repeats=3, ratio=20., tail=.05, rare=.1,
+                               fold_count=5, fold_column='cv_fold'), **kw})
 
 
 def rows(values, **kw):
@@ -22,20 +23,67 @@ def rows(values, **kw):
     return pd.DataFrame([dict(fold=f, draw=d, variant=v, auroc=a, ap=a/2, valid_auroc=a, valid_ap=a/2, steps_done=10, **kw) for f, d, v, a in values])
 
 
-def test_interval_is_students():
+def test_interval_is_students_where_nothing_is_shared():
     from scipy import stats
     x = [.1, .3, .2, .25]
-    mean, low, high = common.t_interval(x)
+    mean, low, high = common.interval(x, 0)
     assert (low, high) == pytest.approx(stats.t.interval(.95, 3, loc=np.mean(x), scale=stats.sem(x)))
-    assert common.t_interval([.5]) == (.5, -np.inf, np.inf)
+    assert common.interval([.5], 0) == (.5, -np.inf, np.inf)
+
+
+def test_folds_share_training_rows_and_phantoms_do_not():
+    assert common.test_to_train(asked(data='phantom')) == 0
+    assert common.test_to_train(asked(data='images.npz')) == 1/4
+    assert common.test_to_train(asked(data='images.npz', fold_count=3)) == 1/2
+    x = [.1, .3, .2, .25, .15]
+    plain, wide = common.interval(x, 0), common.interval(x, 1/4)
+    assert (wide.high - wide.mean)/(plain.high - plain.mean) == pytest.approx(1.5)
+    with pytest.raises(TypeError, match='ratio'): common.interval(x)                # nobody forgets it
+    with pytest.raises(TypeError, match='ratio'): common.paired(rows([(0, 0, 'a', .5)]), 'a', 'a', 'auroc')
+
+
+SCORES = ('valid_auroc', 'valid_ap', *long_tail.SCORES)
+SHARES = (*confident_entries.MEASURES, 'hits', 'cam_hits', 'chance', 'counted', 'declared')
+
+
+@pytest.mark.parametrize('module', [few_labels, correlations, long_tail, confident_entries])
+def test_every_experiment_widens_what_folds_give(module):
+    "The same rows as phantoms and as folds: the tables differ by the width of their intervals only, a factor of 1.5."
+    widths, texts = [], []
+    for data in ('phantom', 'images.npz'):
+        o = asked(data=data, folds=list(range(5)), draws=1, size=64, fraction=.1)
+        jobs, rng, frame = module.jobs_of(o), np.random.default_rng(0), []
+        for job in jobs:
+            scores = {k: .5 + .1*rng.random() for k in SCORES} | {k: rng.random() for k in SHARES}
+            frame.append(dict(job['key'], steps_done=10, made=0, tail=3, **scores))
+        found = module.tables(o, pd.DataFrame(frame), jobs)
+        ends = [tuple(map(float, m)) for m in re.findall(r'\[([+-]?[\d.]+), ([+-]?[\d.]+)\]', found)]
+        widths.append(np.array([high - low for low, high in ends]))
+        texts.append(re.sub(r'\[[^\[\]]*\]|phantom|real images', '', found))
+    assert len(widths[0]) > 2 and np.allclose(widths[1], 1.5*widths[0], atol=.004)
+    without_shares = [re.sub(r'-?\d+%', '', text) for text in texts]
+    assert module is few_labels or without_shares[0] == without_shares[1]
 
 
 def test_pairs_average_draws_inside_a_fold():
     frame = rows([(0, 0, 'a', .5), (0, 0, 'b', .6), (0, 1, 'a', .5), (0, 1, 'b', .8), (1, 0, 'a', .4), (1, 0, 'b', .5), (1, 1, 'b', .9)])   # the last has no partner
-    found = common.paired(frame, 'b', 'a', 'auroc')
-    assert found['folds'] == 2 and found['mean'] == pytest.approx(np.mean([.2, .1]))
-    assert (found['low'], found['high']) == pytest.approx(common.t_interval([.2, .1])[1:])
-    assert common.paired(frame, 'c', 'a', 'auroc') is None
+    for ratio in (0, 1/4):
+        found = common.paired(frame, 'b', 'a', 'auroc', ratio)
+        assert found['folds'] == 2 and found['mean'] == pytest.approx(np.mean([.2, .1]))
+        assert (found['low'], found['high']) == pytest.approx(common.interval([.2, .1], ratio)[1:])
+    assert common.paired(frame, 'c', 'a', 'auroc', 0) is None
+
+
+def test_a_table_with_other_folds_is_refused(tmp_path):
+    images = np.zeros((30, 32, 32), np.uint8)
+    table = pd.DataFrame(dict.fromkeys(['image_id', 'patient_id', 'npz_row'], range(30)))
+    table = table.assign(Edema=[0, 1]*15, Mass=[1, 0, 0]*10, cv_fold=np.arange(30) % 3)
+    np.savez(tmp_path/'images.npz', images=images)
+    table.to_csv(tmp_path/'table.csv', index=False)
+    o = asked(data=str(tmp_path/'images.npz'), table=str(tmp_path/'table.csv'))
+    with pytest.raises(ValueError, match=r'has 3 folds, \[0, 1, 2\], and --fold-count says 5'): common.parts(o, 0)
+    o.fold_count = 3
+    assert len(common.parts(o, 0)[2]) == 10
 
 
 def test_share_of_the_gap_over_common_runs_only():
@@ -107,7 +155,70 @@ def test_the_interval_of_the_folds_knows_of_their_overlap():
     frame = rows(values).assign(f1=.1)
     text = lcc_folds.tables(asked(variants=['base', 'whole']), frame)
     wide = frame.pivot_table(index=['draw', 'fold'], columns='variant', values='auroc')
-    low, high = common.t_interval(wide['whole'] - wide['base'])[1:]
+    low, high = common.interval(wide['whole'] - wide['base'], 0)[1:]
     shown = text.splitlines()[-1].split('|')[6]
     told_low, told_high = (float(v) for v in shown[shown.index('[') + 1:shown.index(']')].split(','))
     assert told_high - told_low > 1.5*(high - low) and told_low > 0
+
+
+# the committed tables, and the sentences that quote them
+
+def test_the_committed_tables_are_what_the_rows_give():
+    differ = all_tables.differing()
+    assert not differ, f'{differ} are not what the rows give: run python experiments/all_tables.py'
+
+
+def test_a_changed_row_or_table_is_noticed(tmp_path):
+    for path in all_tables.RESULTS.glob('*.*'): shutil.copy(path, tmp_path)
+    table = tmp_path/'lcc_folds-real.md'
+    table.write_text(table.read_text().replace('-0.0216', '-0.0016'))
+    (tmp_path/'of_no_command.md').write_text('a table')
+    rows_ = pd.read_csv(tmp_path/'long_tail.csv')
+    rows_.loc[(rows_['size'] == 64) & (rows_['data'] == 'phantom'), 'auroc'] += np.linspace(0, .1, 48)
+    rows_.to_csv(tmp_path/'long_tail.csv', index=False)
+    assert all_tables.differing(tmp_path) == ['lcc_folds-real.md', 'long_tail-64-phantom.md', 'of_no_command.md']
+
+
+def test_one_cell_is_marked():
+    real, phantom = ((all_tables.RESULTS/f'long_tail-{name}.md').read_text() for name in ('32-real', '64-phantom'))
+    assert 'says nothing about attention' in real and real.count('+ class attention †') == 1 and real.count('†') == 4
+    assert '†' not in phantom
+    for size, preset, cells in ((32, 'tiny', 1), (64, 'tiny', 2), (32, 'maps', 8)):
+        assert common.cells(asked(size=size, preset=preset)) == cells
+
+
+INTERVAL = re.compile(r'([+-]?\d*\.\d+) \[([+-]?\d*\.\d+), ([+-]?\d*\.\d+)\]')
+
+
+def without_table():
+    "What the sentences quote of a part of the rows that has no table of its own."
+    runs = pd.read_csv(all_tables.RESULTS/'few_labels.csv')
+    runs = runs.query("data == 'phantom' and regime == 'single-positive' and draw == 0")
+    an = runs[(runs['variant'] == 'AN at 1600') | (runs['variant'] == 'AN') & (runs['steps'] == 800)]
+    trusted = pd.read_csv(all_tables.RESULTS/'confident_entries.csv')
+    trusted = trusted.query("data == 'images_64' and variant == 'ACAA'")
+    return [
+        tuple(common.paired(an, 'AN at 1600', 'AN', 'ap', 0).values())[:3],
+        tuple(common.paired(runs[runs['steps'] == 800], 'MPC, tau_neg .2', 'AN', 'ap', 0).values())[:3],
+        tuple(100*v for v in common.interval(trusted['information'], 1/4))]                     # in percent
+
+
+def quoted():
+    "Every value with an interval in the sentences on experiments over folds or phantoms."
+    import nbformat
+    yield from ((m.groups(), 'README') for m in INTERVAL.finditer((ROOT/'experiments/README.md').read_text()))
+    for name in ('20_can', '30_lcc', '40_mpc', '50_acaa', '60_trcgl', '62_trcgl_requests'):
+        for cell in nbformat.read(ROOT/f'nbs/{name}.ipynb', as_version=4).cells:
+            if cell.cell_type == 'markdown': yield from ((m.groups(), name) for m in INTERVAL.finditer(cell.source))
+
+
+def test_every_quoted_interval_stands_in_a_table():
+    tables = '\n'.join(path.read_text() for path in sorted(all_tables.RESULTS.glob('*.md')))
+    there = np.array([*(list(map(float, m.groups())) for m in INTERVAL.finditer(tables)), *without_table()])
+    strange, found = [], list(quoted())
+    for numbers, where in found:
+        digits = max(len(n.split('.')[1]) for n in numbers)
+        rounding = .5*10.**-digits + (6e-5 if digits > 2 else 6e-4)                 # the tables are rounded as well
+        apart = np.abs(there - np.array(numbers, float)).max(1)
+        if apart.min() > rounding: strange.append(f'{where}: {numbers[0]} [{numbers[1]}, {numbers[2]}]')
+    assert len(found) > 100 and not strange, '\n'.join(strange)

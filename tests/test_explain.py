@@ -293,3 +293,85 @@ def test_boxes_of_the_real_images_fit(cxr_data):
     boxes = pd.read_csv(cxr_data/'nih14'/'bbox_subset_1024px.csv')
     shares = [E.boxes_to_mask(b[None], 1024, 256).mean() for b in boxes[['x', 'y', 'w', 'h']].to_numpy()]
     assert len(shares) == 158 and np.allclose(shares, boxes.w*boxes.h/1024**2, atol=.004)
+
+
+# ---- sources ----
+
+@pytest.fixture
+def scans(tmp_path):
+    "Four oblong files, as paths."
+    from PIL import Image
+    g = np.random.default_rng(1)
+    for i in range(4): Image.fromarray(g.integers(0, 256, (70, 90)).astype(np.uint8)).save(tmp_path/f'{i}.png')
+    return sorted(tmp_path.glob('*.png'))
+
+
+def test_files_are_read_as_in_training(scans, tmp_path):
+    from cxr_workbench.data import from_arrays
+    from cxr_workbench.files import Reading, pack
+    method, crop = make('supervised'), Reading(SIZE, 'crop')
+    with pytest.raises(ValueError, match='does not say how its training images were read'): E.attribute(method, scans, 0)
+    method.reading = crop
+    x = torch.from_numpy(np.stack([crop(path) for path in scans]))[:, None]
+    wanted = E.attribute(method, x, 'Mass')
+    assert torch.equal(E.attribute(method, scans, 'Mass'), wanted)
+    assert torch.equal(E.attribute(method, scans[2], 'Mass')[0], E.attribute(method, x[2:3], 'Mass')[0])
+    images = pack(scans, tmp_path/'crop', SIZE, 'crop')
+    for source in (images, from_arrays(images, np.eye(4, 3), label_names=NAMES)):
+        assert (E.images_for(method, source) - x).abs().max() < .003
+        assert torch.allclose(E.attribute(method, source, 'Mass'), wanted, atol=.05*float(wanted.abs().max()))
+    for other in (pack(scans, tmp_path/'pad', SIZE), from_arrays(pack(scans, tmp_path/'stretch', SIZE, 'stretch'), np.eye(4, 3), label_names=NAMES)):
+        with pytest.raises(ValueError, match="training images of the model were read as.*fit 'crop' against"): E.attribute(method, other, 'Mass')
+    with pytest.raises(ValueError, match='64 px.*32 px'): E.attribute(method, pack(scans, tmp_path/'small', 32, 'crop'), 'Mass')
+    with pytest.raises(ValueError, match='no such file'): E.attribute(method, [tmp_path/'none.png'], 'Mass')
+
+
+def test_what_is_no_grey_image_is_refused():
+    method, x = make('supervised'), images()
+    for bad in ((x*255).byte(), x.long()):
+        with pytest.raises(ValueError, match='floats in'): E.attribute(method, bad, 0)
+    for bad, match in (((x - .45)/.22, 'must lie in'), (x*255, 'run from'), (x.masked_fill(x > .99, float('nan')), 'must lie in')):
+        with pytest.raises(ValueError, match=match): E.attribute(method, bad, 0)
+    assert torch.allclose(E.attribute(method, x.double(), 0), E.attribute(method, x, 0))
+
+
+# ---- devices and cells ----
+
+class NoDoubles(torch.utils._python_dispatch.TorchDispatchMode):
+    "An accelerator without float64: what is made on it from a tensor there may not be one."
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        device = str((kwargs or {}).get('device', ''))
+        for made in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(made, torch.Tensor) and made.dtype == torch.float64 and device != 'cpu': raise TypeError(f'{function} makes float64')
+        return out
+
+
+@pytest.mark.parametrize('name', ['supervised', 'can'])
+def test_nothing_is_float64_where_the_method_is(name):
+    method, x = make(name), images(2)
+    with NoDoubles():
+        for how in E.ways(method, x): assert E.attribute(method, x, 'Mass', how, **fast(how)).dtype == torch.float32
+        for how in ('integrated_gradients', 'occlusion'): E.attribute(method, x, 'Mass', how, baseline=.5, **fast(how))
+        E.shift_maps(E.normalise_map(E.attribute(method, x, 0), cells=8), .5, -1)
+        E.cell_response(method, x, 0, 0)
+        E.shuffle_weights(method)
+    with NoDoubles(), pytest.raises(TypeError, match='float64'): x.double()   # it does look
+
+
+@pytest.mark.parametrize('name, how', [('lcc', 'attention'), ('can', 'attention_a'), ('supervised', 'grad_cam')])
+def test_a_map_of_one_cell_says_that_it_says_nothing(name, how):
+    method = create_method(name, labels=NAMES, size=32, preset='tiny').eval()
+    x = images()[..., :32, :32]
+    with pytest.warns(UserWarning, match=f"how='{how}'.*a single cell at 32 px.*min_cells"): maps = E.attribute(method, x, 0, how)
+    assert torch.allclose(maps.amin((1, 2)), maps.amax((1, 2)))
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        E.attribute(method, x, 0, 'occlusion', window=16, stride=16)
+        E.attribute(make(name), images(), 0, how)
+    with pytest.raises(ValueError, match='one cell'): E.displacement(method, x)
+
+
+def test_a_label_called_all_is_refused():
+    with pytest.raises(ValueError, match="called 'all'"): E.score_maps(dict(a=np.ones((2, 4, 4))), np.ones((2, 4, 4)), ['all', 'b'])

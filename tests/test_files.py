@@ -577,8 +577,8 @@ def test_too_little_room_is_seen_before_the_first_file(table, tmp_path, monkeypa
 def test_a_folder_belongs_to_one_table(table, tmp_path):
     out = pack(table, tmp_path/'p', 16, workers=0).folder
     before = contents(out)
-    for other, options, message in [(table, dict(size=24), 'size 16, not 24'), (table, dict(size=16, fit='crop'), "fit 'pad', not 'crop'"),
-                                    (table, dict(size=16, bits=12), 'reading'), (pd.read_csv(table)[:300], dict(size=16, root=table.parent), 'another table')]:
+    for other, options, message in [(table, dict(size=24), 'size 16 against 24'), (table, dict(size=16, fit='crop'), "fit 'pad' against 'crop'"),
+                                    (table, dict(size=16, bits=12), 'bits None against 12'), (pd.read_csv(table)[:300], dict(size=16, root=table.parent), 'another table')]:
         with pytest.raises(ValueError, match=message): pack(other, out, workers=0, **options)
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.txt').write_text('years of work')
     with pytest.raises(ValueError, match='thesis.txt'): pack(table, tmp_path/'mine', 16)
@@ -601,8 +601,68 @@ def test_bad_tables(table, tmp_path):
 def test_reading_arguments_reach_the_files(tmp_path):
     Image.fromarray(picture().astype(np.uint16)*16).save(tmp_path/'x.png')
     packed = pack([tmp_path/'x.png'], tmp_path/'p', 32, bits=12, invert=True)
-    assert packed.config['reading'] == {'bits': 12, 'invert': True}
+    assert packed.reading == Reading(32, bits=12, invert=True)
     assert np.abs(packed[0]/255. - fit_image(read_image(tmp_path/'x.png', bits=12, invert=True), 32)).max() < .5/255 + 1e-6
+
+
+def test_a_reading_is_a_value():
+    import json
+    reading = Reading(np.int64(32), 'crop', bits=np.int32(12), window=np.bool_(False))
+    assert Reading.from_dict(json.loads(json.dumps(reading.to_dict()))) == reading == Reading(32, 'crop', 12, window=False)
+    assert reading.differences(reading) == '' and hash(reading) == hash(Reading(32, 'crop', 12, window=False))
+    words = reading.differences(Reading(32, frame=1))
+    for part in ("fit 'crop' against 'pad'", 'bits 12 against None', 'window False against True', 'frame None against 1'):
+        assert part in words
+    with pytest.raises(ValueError, match='newer version'): Reading.from_dict({'size': 32, 'gamma': 2})
+    for wrong in (dict(size=0), dict(size=32.), dict(fit='squeeze'), dict(bits=0), dict(bits=True), dict(frame=-1),
+                  dict(stretch='no'), dict(invert=1), dict(window=None)):
+        with pytest.raises(ValueError): Reading(**wrong)
+    with pytest.raises(Exception, match='assign'): reading.size = 64
+
+
+def test_files_as_a_source_of_images(tmp_path):
+    from cxr_workbench.files import FileImages
+    paths = []
+    for i in range(3):
+        paths.append(tmp_path/f'{i}.png')
+        Image.fromarray(picture(seed=i)).save(paths[-1])
+    source = FileImages(paths, Reading(16, invert=True))
+    assert len(source) == 3 and source.size == 16 and source.reading == Reading(16, invert=True)
+    assert source[np.array([2, 0])].shape == (2, 16, 16) and source[1].shape == (16, 16)
+    assert np.array_equal(source[[2]][0], fit_image(read_image(paths[2], invert=True), 16))
+    assert source[np.array([], int)].shape == (0, 16, 16) and np.array_equal(pickle.loads(pickle.dumps(source))[1], source[1])
+    with pytest.raises(IndexError): source[3]
+    paths[1].unlink()
+    with pytest.raises(UnreadableImage, match='1.png'): source[:]
+
+
+def test_packs_of_an_earlier_and_of_a_later_version(tmp_path):
+    import json
+    Image.fromarray(picture().astype(np.uint16)*16).save(tmp_path/'x.png')
+    out = pack([tmp_path/'x.png'], tmp_path/'p', 32, bits=12).folder
+    plan = json.loads((out/'pack.json').read_text())
+    (out/'pack.json').write_text(json.dumps({**plan, 'reading': {'bits': 12}}))       # only what was given
+    assert PackedImages(out).reading == Reading(32, bits=12)
+    assert np.array_equal(pack([tmp_path/'x.png'], out, 32, bits=12)[:], PackedImages(out)[:])
+    with pytest.raises(ValueError, match='bits 12 against None'): pack([tmp_path/'x.png'], out, 32)
+    for change in ({'format': 2}, {'reading': {'gamma': 2}}):
+        (out/'pack.json').write_text(json.dumps({**plan, **change}))
+        with pytest.raises(ValueError, match='newer version'): PackedImages(out)
+
+
+@pytest.mark.parametrize('text, words', [('path,Edema\na.png,1,5\nb.png,0,6\n', 'more entries'), ('path,path\na.png,b.png\n', 'more than once')])
+def test_tables_that_pandas_would_shift(tmp_path, text, words):
+    (tmp_path/'t.csv').write_text(text)
+    with pytest.raises(ValueError, match=words): pack(tmp_path/'t.csv', tmp_path/'p', 16)
+
+
+def test_a_comma_at_the_end_of_each_row(tmp_path):
+    Image.fromarray(picture()).save(tmp_path/'a.png')
+    (tmp_path/'t.csv').write_text('path,Edema\na.png,1,\n')
+    try: assert pack(tmp_path/'t.csv', tmp_path/'p', 16).paths == ['a.png']
+    except ValueError as error: assert 'more entries' in str(error)
+    (tmp_path/'u.csv').write_text('path,Edema,\na.png,1,\n')
+    assert pack(tmp_path/'u.csv', tmp_path/'q', 16).paths == ['a.png']
 
 
 @pytest.mark.parametrize('name', ['NA', 'Röntgen, "1".png', os.fsdecode(b'caf\xe9.png')])

@@ -1,13 +1,14 @@
 """Training, resuming, saving and predicting: what must hold when things go wrong."""
-import json, os, pickle, resource, signal, subprocess, sys, textwrap, time
+import importlib.util, json, os, pickle, re, resource, signal, subprocess, sys, textwrap, time, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from hypothesis import given, strategies as st
 from cxr_workbench import learner
 from cxr_workbench.backbone import Backbone
-from cxr_workbench.core import Method, Stage, Step, create_method, register_method
+from cxr_workbench.core import Method, Stage, Step, _factories, create_method, list_methods, register_method
 from cxr_workbench.data import from_arrays
+from cxr_workbench.files import Reading, pack
 from cxr_workbench.losses import masked_bce
 
 NAMES = ['Edema', 'Fracture', 'Hernia']
@@ -297,3 +298,493 @@ def test_two_processes_end_with_equal_parameters(tmp_path):
     names = dict(make().named_parameters())
     assert all(torch.equal(a[k], b[k]) for k in names)
     assert not all(torch.equal(a[k], v) for k, v in names.items())
+
+
+# ---- averaged weights ----
+
+class Counting(Method):
+    "Has one of each kind of buffer."
+    def __init__(self, labels):
+        super().__init__(labels)
+        self.head, self.norm = nn.Linear(4, self.labels), nn.BatchNorm1d(4)
+        self.register_buffer('seen', torch.zeros((), dtype=torch.long))
+        self.register_buffer('queue', torch.zeros(3))
+
+
+def test_a_warmed_average_follows_its_formula():
+    "min(d, (1+n)/(10+n)) with n updates so far; the first update copies."
+    method = Counting(2)
+    average, expected = learner.average_of(method, .5, warmup=True), None
+    for n in range(30):
+        with torch.no_grad(): method.head.weight.fill_(float(n*n))
+        average.update_parameters(method)
+        decay = min(.5, (1 + n)/(10 + n))
+        expected = float(n*n) if n == 0 else decay*expected + (1 - decay)*n*n
+        assert torch.allclose(average.module.head.weight, torch.tensor(expected)), n
+    assert int(average.n_averaged) == 30
+
+
+def test_an_average_copies_counters_and_memories():
+    method = Counting(2)
+    average = learner.average_of(method, .999, warmup=True)
+    for n in range(7):
+        method.seen.fill_(10*n + 3)
+        method.norm.num_batches_tracked.fill_(n)
+        method.queue.fill_(float(n))
+        method.norm.running_mean.fill_(float(n))
+        average.update_parameters(method)
+    copied, moved = average.module, average.module.norm.running_mean[0]
+    assert int(copied.seen) == 63 and int(copied.norm.num_batches_tracked) == 6 and copied.queue.tolist() == [6.]*3
+    assert 4 < float(moved) < 6, 'running statistics move with the weights'
+
+
+def averaged(ema, epochs=12):
+    "A method of one stage whose average has this decay."
+    method = make()
+    method.recipe = lambda: [Stage(epochs, groups=(('', 1e-2, 0.),), schedule='constant', ema=ema)]
+    return method
+
+
+@pytest.mark.parametrize('ema', [.999, .9999])
+def test_a_short_run_keeps_what_it_learned(data, ema):
+    with pytest.warns(UserWarning, match=f'its average reaches the decay {ema} after') as said:
+        method, history = train(data, method=averaged(ema))
+    last = history.iloc[-1]
+    assert abs(last['valid/auroc'] - last['valid/auroc_raw']) < .1 and last['valid/auroc'] > .6
+    text = str([w for w in said if 'decay' in str(w.message)][0].message)
+    assert ('8,990' if ema == .999 else '89,990') in text and '36 steps' in text
+    held = data.subset(range(28, 40))
+    from cxr_workbench.metrics import auroc
+    scores = learner.predict(method, held)[NAMES].to_numpy()
+    assert np.nanmean(auroc(scores, held.y.numpy(), held.known.numpy())) == pytest.approx(last['valid/auroc'], abs=1e-6)
+
+
+def test_both_scores_are_logged_only_beside_an_average(data):
+    history = train(data)[1]
+    first, second = history[history.stage == 0], history[history.stage == 1]
+    for name in ('valid/auroc_raw', 'valid/ap_raw'):
+        assert first[name].isna().all() and second[name].between(0, 1).all()
+    assert not [name for name in train(data, method=averaged(None, 1))[1] if name.endswith('_raw')]
+
+
+def test_a_long_run_is_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learner.warn_short(Stage(1, ema=.9), 0, 80)
+        learner.warn_short(Stage(1, ema=.999), 0, 8990)
+        learner.warn_short(Stage(1), 0, 1)
+    for ema, steps in ((.9, 79), (.999, 8989)):
+        with pytest.warns(UserWarning, match=f'{steps:,} steps'): learner.warn_short(Stage(1, ema=ema), 0, steps)
+
+
+def cut(data, tmp_path, monkeypatch, epochs=1):
+    "A run that ended after some epochs; its last.ckpt as torch reads it."
+    write, saved = learner.write_history, []
+    def write_then_die(history, folder):
+        write(history, folder); saved.append(1)
+        if len(saved) == epochs: raise MemoryError('killed')
+    monkeypatch.setattr(learner, 'write_history', write_then_die)
+    with pytest.raises(MemoryError): train(data, out=tmp_path)
+    monkeypatch.setattr(learner, 'write_history', write)
+    return torch.load(tmp_path/'last.ckpt', weights_only=True)
+
+
+def test_a_checkpoint_of_before_goes_on(data, tmp_path, monkeypatch):
+    "Without the new keys: no reading, no held-out part, no number of processes, an average without a warm-up."
+    stored = cut(data, tmp_path, monkeypatch, epochs=3)
+    assert int(stored['state_dict']['average.n_averaged']) == 3
+    for key in ('warmed', 'world'): del stored['cxr'][key]
+    for key in ('reading', 'valid'): del stored['cxr']['record'][key]
+    torch.save(stored, tmp_path/'last.ckpt')
+    with pytest.warns(UserWarning, match='began without a warm-up'): method, history = train(data, out=tmp_path)
+    assert len(history) == 5 and learner.load(tmp_path).reading is None
+    assert same_state(method, train(data)[0]), 'nothing but the words were missing'
+
+
+def test_another_number_of_processes_is_refused(data, tmp_path, monkeypatch):
+    stored = cut(data, tmp_path, monkeypatch)
+    stored['cxr']['world'] = 4
+    torch.save(stored, tmp_path/'last.ckpt')
+    with pytest.raises(ValueError, match='began with 4 processes.*devices=4'): train(data, out=tmp_path)
+
+
+def test_another_held_out_part_is_another_run(data, tmp_path):
+    learner.fit(make(), data.subset(range(28)), data.subset(range(28, 40)), out=tmp_path, batch_size=8, progress=False, device='cpu')
+    with pytest.raises(ValueError, match='another run: valid was'):
+        learner.fit(make(), data.subset(range(28)), data.subset(range(30, 40)), out=tmp_path, batch_size=8, progress=False, device='cpu')
+
+
+def test_weights_of_zero_learn_nothing(data):
+    with pytest.raises(ValueError, match='every loss term has the weight 0'): train(data, method=make(weights={'bce': 0.}))
+
+
+# ---- one reading ----
+
+@pytest.fixture(scope='module')
+def scans(tmp_path_factory):
+    "40 oblong files of 16 bits of which 12 are in use, as paths."
+    from PIL import Image
+    folder, g = tmp_path_factory.mktemp('scans'), np.random.default_rng(1)
+    for i in range(40):
+        pixels = g.integers(0, 4096, (40, 56)).astype(np.uint16)
+        Image.fromarray(pixels).save(folder/f'{i:02d}.png')
+    return sorted(folder.glob('*.png'))
+
+
+def packed(scans, folder, rows=slice(None), **how):
+    "A data set over a pack of the files."
+    g, files = np.random.default_rng(2), scans[rows]
+    y = (g.random((len(scans), 3)) < .5).astype(np.float32)[rows]
+    images = pack(files, folder, 32, **how)
+    return from_arrays(images, y, patient_id=np.arange(len(scans))[rows], label_names=NAMES)
+
+
+@pytest.mark.parametrize('how', [dict(bits=12), dict(fit='crop', bits=12), dict(fit='stretch', bits=12, stretch=True), dict(bits=12, invert=True)])
+def test_what_is_read_is_what_was_trained_on(scans, tmp_path, how):
+    data = packed(scans, tmp_path/'pack', **how)
+    train(data, out=tmp_path/'run')
+    saved = json.loads((tmp_path/'run'/'model.json').read_text())
+    assert saved['reading'] == Reading(32, **how).to_dict()
+    model = learner.load(tmp_path/'run')
+    assert model.reading == Reading(32, **how)
+    from_files = learner.predict(model, scans)[NAMES].to_numpy()
+    from_pack = learner.predict(model, data)[NAMES].to_numpy()
+    assert np.abs(from_files - from_pack).max() < 2e-3, 'a pack rounds to bytes'
+    again = learner.load(learner.save(model, tmp_path/'copy'))
+    assert again.reading == model.reading
+    other = packed(scans, tmp_path/'other', fit='pad' if how.get('fit') else 'crop', bits=13)
+    with pytest.raises(ValueError, match=r"training images of the model were read as.*are read as.*fit '.*' against '.*', bits 12 against 13"): learner.predict(model, other)
+    with pytest.raises(ValueError, match='against'): learner.predict(model, scans[:2], reading=Reading(32, 'crop', bits=14))
+
+
+def test_a_held_out_part_of_another_reading_is_refused(scans, tmp_path):
+    mine, other = packed(scans, tmp_path/'a', slice(0, 28), bits=12), packed(scans, tmp_path/'b', slice(28, 40), fit='crop', bits=12)
+    with pytest.raises(ValueError, match="training images were read.*held-out images are read.*fit 'pad' against 'crop'"):
+        learner.fit(make(), mine, other, progress=False, device='cpu')
+
+
+def test_a_run_goes_on_only_with_its_reading(scans, tmp_path, monkeypatch):
+    cut(packed(scans, tmp_path/'a', bits=12), tmp_path/'run', monkeypatch)
+    other = packed(scans, tmp_path/'b', bits=12, fit='crop')
+    with pytest.raises(ValueError, match='another run: reading was .*pad.* now .*crop'): train(other, out=tmp_path/'run')
+
+
+def test_a_model_of_before_keeps_the_reading_of_before(scans, tmp_path):
+    train(packed(scans, tmp_path/'pack', bits=12), out=tmp_path/'run')
+    file = tmp_path/'run'/'model.json'
+    saved = json.loads(file.read_text())
+    del saved['reading']
+    file.write_text(json.dumps(saved))
+    model = learner.load(tmp_path/'run')
+    assert model.reading == Reading(32)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learner.predict(model, scans[:3])
+    with pytest.raises(ValueError, match='assumed.*write "reading" into it'): learner.predict(model, packed(scans, tmp_path/'crop', fit='crop', bits=12))
+    assert learner.predict(model, scans[:2], reading=Reading(32, 'crop', bits=12))['error'].eq('').all(), 'what is assumed may be said otherwise'
+    assert 'reading' not in json.loads((learner.save(model, tmp_path/'copy')/'model.json').read_text())
+
+
+def test_arrays_do_not_say_how_they_were_read(data, scans, tmp_path):
+    method, _ = train(data, out=tmp_path)
+    assert method.reading is None and json.loads((tmp_path/'model.json').read_text())['reading'] is None
+    with pytest.warns(UserWarning, match='do not say how they were read.*Reading'): guessed = learner.predict(learner.load(tmp_path), scans[:3])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        said = learner.predict(method, scans[:3], reading=Reading(32))
+        method.reading = Reading(32)
+        kept = learner.predict(method, scans[:3])
+    assert guessed.equals(said) and said.equals(kept)
+    with pytest.raises(ValueError, match='size 32 against 64'): learner.predict(method, scans, reading=Reading(64))
+    with pytest.raises(ValueError, match='reading= is for files'): learner.predict(method, data, reading=Reading(32))
+
+
+def test_another_size_is_refused_with_both_numbers(data, scans, tmp_path):
+    large = create_method('two_stages', labels=NAMES, size=64)
+    for attempt in (lambda: train(data, method=large), lambda: learner.predict(large, data)):
+        with pytest.raises(ValueError, match='64 px.*32 px'): attempt()
+    wide = from_arrays(np.zeros((4, 48, 48), np.uint8), np.eye(4, 3), label_names=NAMES)
+    with pytest.raises(ValueError, match='held-out part have 48 px'): learner.fit(make(), data, wide, progress=False)
+
+
+@pytest.mark.parametrize('change, match', [
+    (lambda d: d.update(reading=dict(size=32, fit='fill')), "model.json holds a reading that cannot be used .*'fill'"),
+    (lambda d: d.update(reading=dict(size=32, zoom=2)), 'model.json holds a reading.*zoom'),
+    (lambda d: d.update(reading='pad'), 'model.json holds a reading'),
+    (lambda d: d.update(reading=dict(size=64)), 'contradicts itself.*32 px.*64 px'),
+    (lambda d: d.pop('config'), 'model.json describes no saved model, it has no "config"'),
+    (lambda d: d.update(config=[1]), 'model.json describes no saved model'),
+    (lambda d: d['config'].pop('labels'), 'model.json is incomplete.*labels'),
+    (lambda d: d['config'].update(size='32', arguments=None), 'model.json is incomplete.*size, arguments'),
+    (lambda d: d['config'].update(method='nowhere'), 'model.json describes a method that cannot be made.*nowhere.*import the module'),
+    (lambda d: d['config'].update(arguments=dict(depth=3)), 'model.json describes a method that cannot be made.*depth'),
+    (lambda d: d['config'].update(labels=['a', 'a', 'b']), 'model.json describes a method that cannot be made.*twice')])
+def test_a_wrong_record_is_named(tmp_path, change, match):
+    file = learner.save(make(), tmp_path)/'model.json'
+    saved = json.loads(file.read_text())
+    change(saved)
+    file.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match=match): learner.load(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['model.json', 'model.safetensors'])
+@pytest.mark.parametrize('share', [0, .01, .5, .99])
+def test_a_cut_model_is_named(tmp_path, name, share):
+    file = learner.save(make(), tmp_path)/name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:int(share*len(whole))])
+    with pytest.raises(ValueError, match=f'{name} is cut off or damaged.*copy the folder again'): learner.load(tmp_path)
+
+
+def test_a_model_that_is_no_text_is_named(tmp_path):
+    (learner.save(make(), tmp_path)/'model.json').write_bytes(b'\xff\xfe\x00{}')
+    with pytest.raises(ValueError, match='model.json is cut off or damaged'): learner.load(tmp_path)
+    method = make()
+    with torch.no_grad(): method.head.weight[0, 0] = float('nan')
+    with pytest.raises(ValueError, match=r'holds NaN.*head\.weight'): learner.load(learner.save(method, tmp_path))
+    with pytest.raises(ValueError, match=r'gives NaN for 1 of 1.*head\.weight'): learner.probabilities(method, torch.rand(1, 1, 32, 32))
+
+
+def test_a_damaged_checkpoint_is_named(data, tmp_path):
+    train(data, out=tmp_path)
+    file = tmp_path/'last.ckpt'
+    whole, g = file.read_bytes(), np.random.default_rng(0)
+    for share in (.1, .6, .999):
+        file.write_bytes(whole[:int(share*len(whole))])
+        with pytest.raises(ValueError, match='last.ckpt is not a checkpoint.*cut off or damaged.*move it away'): train(data, out=tmp_path)
+    stored = torch.load(io_of(whole), weights_only=True)['state_dict']['method.head.weight'].numpy().tobytes()
+    at = whole.index(stored) + 40
+    file.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at+1:])   # one bit of one weight
+    with pytest.raises(ValueError, match='check sum'): train(data, out=tmp_path)
+    for strange in ({'cxr': 3}, {'cxr': dict(record=1, history=[], stage=0)}, {'state_dict': {}}):
+        torch.save(strange, file)
+        with pytest.raises(ValueError, match='last.ckpt is not a checkpoint'): train(data, out=tmp_path)
+
+
+def io_of(block):
+    import io
+    return io.BytesIO(block)
+
+
+def test_a_folder_with_a_model_is_not_written_over(data, tmp_path):
+    learner.save(make(), tmp_path)
+    before = (tmp_path/'model.safetensors').read_bytes()
+    with pytest.raises(FileExistsError, match='saved model and no last.ckpt'): train(data, out=tmp_path)
+    with pytest.raises(FileExistsError, match='holds a run .model.json'): train(data, out=tmp_path, resume=False)
+    assert (tmp_path/'model.safetensors').read_bytes() == before
+    with pytest.raises(NotADirectoryError, match='is a file'): train(data, out=tmp_path/'model.json')
+
+
+# ---- numbers that cannot be ----
+
+class NormedHead(TwoStages):
+    "Its head has a batch norm over single numbers."
+    def __init__(self, labels, size=32):
+        super().__init__(labels, size)
+        self.head = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, self.labels))
+
+
+def test_a_batch_of_one_row_names_the_module(data, tmp_path):
+    with pytest.raises(ValueError, match=r'head\.1 \(BatchNorm1d\) needs two or more.*batch_size=2'):
+        learner.fit(NormedHead(NAMES), data, out=tmp_path/'run', batch_size=1, progress=False, device='cpu')
+    assert not (tmp_path/'run').exists()
+    one = data.subset([0]).with_labels(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match='two rows to each'): learner.fit(NormedHead(NAMES), one, progress=False, device='cpu')
+
+
+def test_what_is_left_over_waits_for_the_next_epoch(data):
+    "28 rows in batches of 9 or 27: three batches and one, none of them with a single row."
+    for batch_size, steps in ((9, 3), (27, 1), (64, 1)):
+        method = averaged(None, 2)
+        history = learner.fit(method, data.subset(range(28)), batch_size=batch_size, progress=False, device='cpu')
+        assert history['step'].tolist() == [steps, 2*steps]
+
+
+def test_a_method_that_can_trains_on_single_rows(data):
+    method = averaged(None, 1)
+    history = learner.fit(method, data.subset(range(6)), batch_size=1, progress=False, device='cpu')
+    assert history['step'].tolist() == [6] and np.isfinite(history['loss']).all()
+
+
+METHODS = [name for name in list_methods() if _factories[name].__module__.startswith('cxr_workbench.')]
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_every_method_trains_on_one_row_or_says_why_not(data, name):
+    method = create_method(name, labels=NAMES, size=32, preset='tiny')
+    method.prepare(data.y, data.known)
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    for number, stage in enumerate(method.recipe()):
+        try: learner.check_batches(method, stage, number, data, 1, None)
+        except ValueError as error: assert 'batch_size=2' in str(error) or 'mixed' in str(error)
+        learner.check_batches(method, stage, number, data, 4, None)
+    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items()), 'the trial is made on a copy'
+
+
+@pytest.mark.parametrize('bad', [dict(batch_size=0), dict(batch_size=-4), dict(batch_size=2.5), dict(batch_size=True), dict(batch_size='8'),
+                                 dict(epochs=0), dict(epochs=-1), dict(epochs=2.5), dict(epochs=1), dict(workers=-1), dict(workers=.5),
+                                 dict(seed=-1), dict(seed='a'), dict(labelled=0), dict(labelled=1.5), dict(devices=0), dict(devices=-2)])
+def test_numbers_that_cannot_be_are_refused_before_anything(data, tmp_path, bad):
+    name, = bad
+    with pytest.raises(ValueError, match=name):
+        learner.fit(make(), data, out=tmp_path/'run', **{**dict(batch_size=8, progress=False, device='cpu'), **bad})
+    assert not (tmp_path/'run').exists()
+
+
+@pytest.mark.parametrize('bad', [dict(batch_size=0), dict(batch_size=-1), dict(batch_size=1.5), dict(workers=-1), dict(workers=None)])
+def test_predict_refuses_such_numbers_too(data, scans, bad):
+    name, = bad
+    for what in (data, scans[:2]):
+        with pytest.raises(ValueError, match=name): learner.predict(make(), what, **bad)
+
+
+@pytest.mark.parametrize('device', ['gpuu', 'cuda', 'mps', 'cuda:1'])
+def test_a_device_that_is_not_there_is_named(data, tmp_path, device):
+    if device.startswith('cuda') and torch.cuda.is_available() or device == 'mps' and torch.backends.mps.is_available(): pytest.skip('this machine has it')
+    for attempt in (lambda: learner.predict(make(), data, device=device), lambda: learner.fit(make(), data, device=device),
+                    lambda: learner.load(learner.save(make(), tmp_path), device=device)):
+        with pytest.raises(ValueError, match=f"device='{device}'"): attempt()
+
+
+def test_parts_that_share_images_are_refused(data):
+    nobody = from_arrays(data.images, data.y, label_names=NAMES)
+    with pytest.raises(ValueError, match='2 images are in both parts'):
+        learner.fit(make(), nobody.subset(range(30)), nobody.subset(range(28, 40)), progress=False)
+    with pytest.raises(ValueError, match='training part has patient ids and the held-out part has none'):
+        learner.fit(make(), data.subset(range(28)), nobody.subset(range(28, 40)), progress=False)
+
+
+def test_labels_in_another_order_are_refused(data):
+    other = from_arrays(data.images, data.y, label_names=NAMES[::-1])
+    with pytest.raises(ValueError, match='another order'): learner.predict(make(), other)
+
+
+def test_what_is_no_data_set_is_refused(data):
+    for what in (torch.rand(2, 1, 32, 32), np.zeros((2, 32, 32)), [1, 2], 5):
+        with pytest.raises(ValueError, match='from_arrays'): learner.predict(make(), what)
+    with pytest.raises(ValueError, match=r"\['path'\]"): learner.predict(create_method('two_stages', labels=['path', 'a'], size=32), data)
+
+
+# ---- predict outlives its files ----
+
+class Panic(BaseException):
+    "What a decoder in another language may raise."
+
+
+def failing(monkeypatch, at):
+    "The reading of some files raises; name -> what."
+    read = Reading.__call__
+    def call(self, path):
+        error = at.get(Path(path).name)
+        if error is not None: raise error
+        return read(self, path)
+    monkeypatch.setattr(Reading, '__call__', call)
+
+
+def test_no_file_ends_predict(scans, monkeypatch):
+    failing(monkeypatch, {'01.png': Panic('overflow'), '04.png': MemoryError(), '06.png': RuntimeError('odd'), '07.png': ZeroDivisionError()})
+    method = make()
+    method.reading = Reading(32)
+    table = learner.predict(method, scans[:12], batch_size=5)
+    bad = table['error'] != ''
+    assert np.flatnonzero(bad).tolist() == [1, 4, 6, 7] and table.loc[~bad, NAMES].notna().all(axis=None)
+    for row, words in ((1, 'decoder broke off .Panic'), (4, 'more memory'), (6, 'odd')): assert re.search(words, table['error'][row])
+    assert table['error'].str.len()[bad].gt(0).all()
+
+
+def test_a_stop_by_the_user_hands_over_the_rows(scans, monkeypatch):
+    failing(monkeypatch, {'09.png': KeyboardInterrupt()})
+    method = make()
+    method.reading = Reading(32)
+    with pytest.raises(KeyboardInterrupt, match='after 8 of 12 files') as stop: learner.predict(method, scans[:12], batch_size=4, workers=0)
+    assert stop.value.scores['row'].tolist() == list(range(8)) and stop.value.scores[NAMES].notna().all(axis=None)
+
+
+def test_every_module_gets_its_mode_back(data):
+    method = make().train()
+    method.backbone.eval()
+    modes = [m.training for m in method.modules()]
+    learner.predict(method, data)
+    assert [m.training for m in method.modules()] == modes
+
+
+# ---- export ----
+
+onnx_there = pytest.mark.skipif(not all(importlib.util.find_spec(name) for name in ('onnx', 'onnxscript', 'onnxruntime')), reason='needs onnx, onnxscript, onnxruntime')
+
+
+def trained_a_little(name):
+    "Label statistics filled, running statistics moved, a reading."
+    torch.manual_seed(0)
+    method = create_method(name, labels=NAMES, size=64, preset='tiny')
+    g = torch.Generator().manual_seed(0)
+    y = (torch.rand(12, 3, generator=g) < .5).float()
+    method.prepare(y, torch.ones(12, 3, dtype=torch.bool))
+    for module in method.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm): module.running_mean.uniform_(-.2, .2)
+    method.reading = Reading(64, 'crop', bits=12)
+    return method.train()
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_every_method_becomes_a_program(name, tmp_path):
+    method, file = trained_a_little(name), tmp_path/'model.pt2'
+    assert learner.export(method, file) <= 1e-6 and method.training
+    texts = dict.fromkeys(('label_names', 'size', 'reading', 'method'), '')
+    program = torch.export.load(file, extra_files=texts).module()
+    texts = {k: v if isinstance(v, str) else v.decode() for k, v in texts.items()}
+    assert json.loads(texts['label_names']) == NAMES and texts['size'] == '64' and texts['method'] == name
+    assert Reading.from_dict(json.loads(texts['reading'])) == method.reading
+    for rows in (1, 3, 8):
+        x = torch.rand(rows, 1, 64, 64, generator=torch.Generator().manual_seed(rows))
+        with torch.no_grad(): assert torch.allclose(program(x), method.eval()(x), atol=1e-5)
+
+
+@onnx_there
+@pytest.mark.parametrize('name', METHODS)
+def test_every_method_becomes_onnx(name, tmp_path):
+    import onnx, onnxruntime
+    method, file = trained_a_little(name), tmp_path/'model.onnx'
+    assert learner.export(method, file) <= 1e-5
+    texts = {p.key: p.value for p in onnx.load(file).metadata_props}
+    assert json.loads(texts['label_names']) == NAMES and texts['size'] == '64'
+    assert Reading.from_dict(json.loads(texts['reading'])) == method.reading
+    session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
+    for rows in (1, 3, 8):
+        x = torch.rand(rows, 1, 64, 64, generator=torch.Generator().manual_seed(rows))
+        with torch.no_grad(): wanted = method.eval()(x).numpy()
+        assert np.allclose(session.run(None, {'image': x.numpy()})[0], wanted, atol=1e-4)
+
+
+def test_a_folder_is_exported_without_its_rows(data, tmp_path):
+    "ROLE's table of training rows stays at home, and the formats come from the names."
+    few = one_positive(data)
+    method, _ = train(few, out=tmp_path/'run', method=make('mpc', preset='tiny', base='role', epochs=1))
+    assert learner.export(tmp_path/'run', tmp_path/'model.bin', format='pt2') <= 1e-6
+    assert learner.export(method, tmp_path/'again.pt2') <= 1e-6
+    program = torch.export.load(tmp_path/'again.pt2')
+    assert len(method.table.rows) == 28 and not [k for k, v in program.state_dict.items() if len(v.shape) and v.shape[0] == 28]
+
+
+def test_exports_that_cannot_be_say_so(data, tmp_path, monkeypatch):
+    method = make()
+    for path, kw, match in (('m.bin', {}, 'ends in .onnx or .pt2'), ('m.pt2', dict(format='onnx'), 'ends in .pt2, but'), ('m.onnx', dict(format='tflite'), "'onnx' or 'pt2'")):
+        with pytest.raises(ValueError, match=match): learner.export(method, tmp_path/path, **kw)
+    with pytest.raises(FileNotFoundError, match='no folder'): learner.export(method, tmp_path/'no'/'m.pt2')
+    with pytest.raises(ValueError, match='create_method'): learner.export(TwoStages(NAMES), tmp_path/'m.pt2')
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'onnxscript' else find(name, *a))
+    with pytest.raises(ModuleNotFoundError, match=r'onnxscript: pip install "cxr-workbench\[export\]"'): learner.export(method, tmp_path/'m.onnx')
+    class Twisted(TwoStages):
+        def look(self, x): return super().look(x)[0] + (x.mean() if self.training or torch.compiler.is_exporting() else 0), {}
+    twisted = Twisted(NAMES)
+    twisted.config = method.config
+    with pytest.raises(ValueError, match='is not written: its probabilities differ'): learner.export(twisted, tmp_path/'m.pt2')
+    assert not list(tmp_path.iterdir())
+
+
+@onnx_there
+def test_onnx_without_its_runtime_is_written_unseen(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'onnxruntime' else find(name, *a))
+    assert learner.export(make(), tmp_path/'m.onnx') is None and (tmp_path/'m.onnx').stat().st_size > 1000

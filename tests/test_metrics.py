@@ -133,7 +133,7 @@ def test_weighted_areas_equal_sklearn_with_sample_weight(seed, digits):
         w = weights[patient, r]; used = w > 0
         t, s, w = y[used, 0], scores[used, 0], w[used]
         if 0 < t.sum() < len(t): assert np.isclose(auc[r], roc_auc_score(t, s, sample_weight=w)) and np.isclose(ap[r], average_precision_score(t, s, sample_weight=w))
-        elif not t.sum(): assert np.isnan(auc[r]) and np.isnan(ap[r])
+        else: assert np.isnan(auc[r]) and np.isnan(ap[r])                          # one rule for both areas
 
 
 def test_bootstrap_draws_are_those_of_copied_rows():
@@ -240,6 +240,7 @@ def test_report_warns_without_patients_and_not_without_intervals():
         warnings.simplefilter('error')
         assert M.report(scores, y, patient_id=patient, n_boot=10).attrs['seed'] == 0
         plain = M.report(scores, y, n_boot=0)
+    assert plain.attrs['groups'] is None and M.report(scores, y, groups='auto', n_boot=0).attrs['groups'] == 'auto'
     assert plain.attrs['resampled'] is None and plain[['auroc_low', 'ap_high']].isna().all().all() and plain.auroc.notna().all()
 
 
@@ -254,6 +255,319 @@ def test_report_names():
         with pytest.raises(ValueError, match=words): M.report(frame, y, groups=groups, n_boot=0)
     auto = M.report(frame, y, groups='auto', n_boot=0)
     assert list(auto.index)[4:] == ['macro'] + [g for g in ('head', 'medium', 'tail') if g in L.frequency_groups(y).values()]
+
+
+# one set of labels for a row
+
+ENDS = ['auroc', 'auroc_low', 'auroc_high', 'ap', 'ap_low', 'ap_high']
+
+
+def with_unmeasurable(kind, n=300, seed=1):
+    "One label that can be measured and one that cannot, as in a CheXpert table with blanks left unknown."
+    rng = np.random.default_rng(seed)
+    y = np.c_[rng.random(n) < .3, np.ones(n)].astype(int)
+    measured = np.clip(rng.normal(.3 + .2*y[:, 0], .2), 0, 1)
+    scores = np.c_[measured, rng.random(n)]
+    known = np.ones((n, 2), bool)
+    if kind == 'known where present': y[:, 1] = known[:, 1] = rng.random(n) < .2
+    if kind == 'absent': y[:, 1] = 0
+    if kind == 'unknown': known[:, 1] = False
+    return scores, y, known
+
+
+@pytest.mark.parametrize('kind', ['present', 'known where present', 'absent', 'unknown'])
+def test_a_label_that_cannot_be_measured_moves_no_mean(kind):
+    scores, y, known = with_unmeasurable(kind)
+    table = M.report(scores, y, known, np.arange(300), ['a', 'b'], {'a': 'head', 'b': 'tail'}, n_boot=500)
+    assert np.allclose(table.loc['macro', ENDS].astype(float), table.loc['a', ENDS].astype(float))
+    assert np.allclose(table.loc['head', ENDS].astype(float), table.loc['a', ENDS].astype(float))
+    assert table.loc[['b', 'tail'], ENDS].isna().all().all()
+    assert table.skipped.tolist() == [0, 1, 1, 0, 1]
+    assert table.prevalence['macro'] == table.prevalence['a'] and table.n['macro'] == known.sum()
+    if kind == 'present': assert table.loc['macro', ['ap', 'ap_low', 'ap_high']].round(3).tolist() == [.612, .515, .709]
+
+
+def test_the_field_case_of_the_macro_interval(cxr_data):
+    script = cxr_data/'field_cases/02_macro_ap_interval/repro.py'
+    if not script.exists(): pytest.skip(f'no {script}')
+    found = {}
+    exec(script.read_text(), found)
+    assert found['r'].loc['macro', ['ap', 'ap_low', 'ap_high']].round(3).tolist() == [.612, .515, .709]
+
+
+def messy(seed, n=150, C=5):
+    "Labels of all kinds: absent, always present, known where present, nearly absent, ordinary."
+    rng = np.random.default_rng(seed)
+    scores, y, known, patient = random_scores(n, C, seed, 2, rng.choice([1., .7]))
+    for c in range(C):
+        kind = rng.integers(6)
+        if kind == 0: y[:, c] = 0
+        if kind == 1: y[:, c] = 1
+        if kind == 2: known[:, c] &= y[:, c] == 1
+        if kind == 3: y[:, c] = np.isin(patient, rng.choice(patient, 2))
+    return scores, y, known, patient
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+@pytest.mark.filterwarnings('ignore:.*resamples hold')
+def test_every_mean_is_over_the_labels_that_can_be_measured(seed):
+    scores, y, known, patient = messy(seed)
+    names, there = list('abcde'), ~M.absent_labels(y, known)
+    groups = dict(zip(names, np.random.default_rng(seed).choice(['head', 'medium', 'tail'], 5).tolist()))
+    table = M.report(scores, y, known, patient, names, groups, n_boot=60)
+    for row in table.index[5:]:
+        mine = np.array([there[c] and row in ('macro', groups[name]) for c, name in enumerate(names)])
+        if not mine.any():
+            assert table.loc[row, [*ENDS, 'f1', 'ece']].isna().all()
+            continue
+        alone = M.report(scores[:, mine], y[:, mine], known[:, mine], patient, n_boot=60)
+        columns = [*ENDS, 'f1', 'prevalence', 'ece']
+        np.testing.assert_allclose(table.loc[row, columns].astype(float), alone.loc['macro', columns].astype(float))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+@pytest.mark.filterwarnings('ignore:.*resamples hold')
+def test_every_interval_holds_its_value(seed):
+    "At a level of .999: whatever is missing, the value is one that its own resamples give."
+    scores, y, known, patient = messy(seed)
+    table = M.report(scores, y, known, patient, groups=dict(enumerate('aabbc')), n_boot=300, level=.999)
+    for name in ('auroc', 'ap'):
+        some = table[f'{name}_low'].notna()
+        assert (table[f'{name}_low'] <= table[name] + 1e-12)[some].all(), table
+        assert (table[name] <= table[f'{name}_high'] + 1e-12)[some].all(), table
+
+
+def test_resamples_without_a_label_are_dropped_for_its_means_only():
+    scores, y, _, patient = random_scores()
+    y[:, 3] = patient == patient[0]                                                  # one patient
+    groups = dict(zip(NAMES, ['head']*3 + ['tail']))
+    table = M.report(scores, y, patient_id=patient, label_names=NAMES, groups=groups, n_boot=200)
+    draws = M.bootstrap(scores, y, patient_id=patient, n_boot=200)
+    there = ~np.isnan(draws['auroc'][:, 3])
+    assert 90 < there.sum() < 160 and np.array_equal(np.isnan(draws['ap']), np.isnan(draws['auroc']))
+    assert all(table.attrs['draws'][row] == 200 for row in ('a', 'b', 'c', 'head'))
+    assert all(table.attrs['draws'][row] == there.sum() for row in ('d', 'macro', 'tail'))
+    for name, low in (('auroc', table.auroc_low), ('ap', table.ap_low)):
+        assert np.isclose(low['macro'], np.percentile(draws[name][there].mean(1), 2.5))
+        assert np.isclose(low['head'], np.percentile(draws[name][:, :3].mean(1), 2.5))
+
+
+def test_a_mean_that_few_resamples_hold_is_named():
+    scores, y, _, patient = random_scores()
+    for c in (1, 2, 3): y[:, c] = patient == patient[7*c]
+    with pytest.warns(UserWarning, match=r"macro: \d+ of 200 resamples hold .* fewest of '[bcd]'"):
+        M.report(scores, y, patient_id=patient, label_names=NAMES, n_boot=200)
+
+
+def test_the_other_convention_holds_in_every_resample():
+    scores, y, known, patient = random_scores()
+    y[:, 0], y[:, 1], known[:, 1] = 0, 1, True
+    y[:, 2] = patient == patient[0]
+    draws = M.bootstrap(scores, y, patient_id=patient, n_boot=100, convention='trcgl')
+    plain = M.bootstrap(scores, y, patient_id=patient, n_boot=100)
+    assert (draws['auroc'][:, :2] == .5).all()
+    assert (draws['ap'][:, :2] == [0, 1]).all()
+    gone = np.isnan(plain['ap'][:, 2])
+    assert gone.any() and (draws['ap'][gone, 2] == 0).all()
+    assert (draws['auroc'][gone, 2] == .5).all()
+    assert all(np.array_equal(draws[k][~gone, 2], plain[k][~gone, 2]) for k in draws)
+    table = M.report(scores, y, patient_id=patient, label_names=NAMES, n_boot=100, convention='trcgl')
+    assert table.loc['b', ENDS].tolist() == [.5, .5, .5, 1, 1, 1] and table.attrs['draws']['macro'] == 100
+    assert table.ap_low['macro'] < table.ap['macro'] < table.ap_high['macro']
+
+
+def test_macro_over_given_labels():
+    draws = np.array([[.2, .4, np.nan], [.6, np.nan, np.nan]])
+    assert np.allclose(M.macro(draws, [True, True, False]), [.3, np.nan], equal_nan=True)
+    assert np.allclose(M.macro(draws, [0]), [.2, .6])
+    assert np.isnan(M.macro(draws, [])).all()
+    assert np.allclose(M.macro(draws), [.3, .6])
+
+
+# tables that say what they are
+
+def test_rows_and_columns_in_another_order_are_refused():
+    scores, y, known, patient = random_scores(40)
+    names = [f'{i}.png' for i in range(40)]
+    s, t = pd.DataFrame(scores, names, NAMES), pd.DataFrame(y, names, NAMES)
+    assert np.array_equal(M.auroc(s, t), M.auroc(scores, y))
+    mixed = t.iloc[np.r_[1, 0, 2:40]]
+    report = lambda a, b: M.report(a, b, n_boot=0)
+    said = r"row 0 is '0.png' in the scores and '1.png' in the labels.*\.loc"
+    for call in (M.auroc, M.average_precision, M.f1, M.calibration_error, M.tune_thresholds, M.bootstrap, report):
+        with pytest.raises(ValueError, match=said): call(s, mixed)
+        with pytest.raises(ValueError, match='scores have columns'): call(s, t[NAMES[::-1]])
+    with pytest.raises(ValueError, match='in the mask'): M.auroc(s, t, pd.DataFrame(known, names[::-1], NAMES))
+    people = pd.Series(patient, names[::-1])
+    with pytest.raises(ValueError, match='in the patients'): M.report(s, t, patient_id=people, n_boot=10)
+    with pytest.raises(ValueError, match='label_names are'): M.report(s, t, label_names=NAMES[::-1], n_boot=0)
+    renamed = M.report(s, t, label_names=list('wxyz'), n_boot=0)                    # other names are new names
+    assert list(renamed.index) == [*'wxyz', 'macro']
+
+
+def test_rows_that_say_nothing_are_taken_as_they_are():
+    scores, y, _, _ = random_scores(40)
+    t = pd.DataFrame(y, columns=NAMES).sample(frac=1, random_state=0)              # shuffled, its numbers with it
+    named = pd.DataFrame(scores, [f'{i}.png' for i in range(40)], NAMES)
+    for s in (pd.DataFrame(scores), scores, torch.tensor(scores), named):
+        assert np.array_equal(M.auroc(s, t), M.auroc(scores, t.to_numpy()))
+
+
+# two models on the same images
+
+def two_models(seed=0, n=240, C=3, effect=.3):
+    "Scores of two models whose errors are related, labels and patients."
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(n//4), 4)
+    y = (rng.random((n//4, C)) < .35)[patient].astype(float)
+    def noise(person, image):
+        own = rng.normal(size=(n, C))
+        return image*own + person*rng.normal(size=(n//4, C))[patient]
+    shared = noise(.7, .7)
+    logits = [k*y + shared + noise(.6, .4) for k in (1 + effect, 1)]
+    return [1/(1 + np.exp(-z)) for z in logits], y, patient
+
+
+def test_paired_bootstrap_is_that_of_copied_rows():
+    (a, b), y, patient = two_models()
+    known = np.random.default_rng(1).random(y.shape) < .8
+    groups = dict(x='head', y='head', z='tail')
+    table = M.paired_bootstrap(a, b, y, known, patient, list('xyz'), groups, n_boot=50, seed=3)
+    drawn = np.random.default_rng(3).integers(60, size=(50, 60))
+    codes = L.patient_codes(patient, 240)
+    rows = [np.concatenate([np.flatnonzero(codes == p) for p in people]) for people in drawn]
+    for name, metric in (('auroc', M.auroc), ('ap', M.average_precision)):
+        ahead = lambda r: np.subtract(*(metric(s[r], y[r], known[r]) for s in (a, b)))
+        draws, point = np.array([ahead(r) for r in rows]), ahead(slice(None))
+        for row, of in zip(table.index, ([0], [1], [2], [0, 1, 2], [0, 1], [2])):
+            want = [point[of].mean(), *np.percentile(draws[:, of].mean(1), [2.5, 97.5])]
+            np.testing.assert_allclose(table.loc[row, [name, f'{name}_low', f'{name}_high']].astype(float), want)
+    assert table.attrs['resampled'] == 'patients' and list(table.index) == ['x', 'y', 'z', 'macro', 'head', 'tail']
+
+
+def test_paired_bootstrap_leaves_out_what_cannot_be_measured():
+    (a, b), y, patient = two_models()
+    full = M.paired_bootstrap(a[:, :2], b[:, :2], y[:, :2], patient_id=patient, n_boot=50)
+    y[:, 2] = 1
+    table = M.paired_bootstrap(a, b, y, patient_id=patient, n_boot=50)
+    assert table.loc['label 2', ENDS].isna().all() and table.skipped['macro'] == 1
+    assert np.allclose(table.loc['macro', ENDS].astype(float), full.loc['macro', ENDS].astype(float))
+
+
+def test_paired_bootstrap_refuses_and_warns():
+    (a, b), y, patient = two_models()
+    names = [f'{i}.png' for i in range(len(y))]
+    with pytest.raises(ValueError, match='scores of a.*scores of b'):
+        M.paired_bootstrap(pd.DataFrame(a, names), pd.DataFrame(b, names[::-1]), y, patient_id=patient)
+    with pytest.raises(ValueError, match='scores have shape'): M.paired_bootstrap(a, b[1:], y, patient_id=patient)
+    nothing = np.full_like(b, np.nan)
+    with pytest.raises(ValueError, match='in 240 of 240 rows'): M.paired_bootstrap(a, nothing, y, patient_id=patient)
+    with pytest.raises(ValueError, match='n_boot=0'): M.paired_bootstrap(a, b, y, patient_id=patient, n_boot=0)
+    with pytest.warns(UserWarning, match='no patient_id'): M.paired_bootstrap(a, b, y, n_boot=5)
+    with pytest.warns(UserWarning, match='no patient_id'): M.delong_test(a, b, y)
+
+
+def brute_force_placements(scores, positive):
+    "Over all pairs."
+    psi = (scores[:, None] > scores).astype(float) + (scores[:, None] == scores)/2
+    return np.where(positive, psi[:, ~positive].mean(1), psi[positive].mean(0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 8]))
+def test_delong_equals_its_formula(seed, digits):
+    "Ties, unknown entries; every row its own patient: DeLong, DeLong and Clarke-Pearson (1988), from all pairs."
+    from scipy.stats import norm
+    rng = np.random.default_rng(seed)
+    a, y, known, _ = random_scores(50, 2, seed, digits, .9)
+    b = (a + rng.normal(size=a.shape).round(digits))
+    table = M.delong_test(a, b, y, known, np.arange(50))
+    for c in range(2):
+        k = known[:, c]
+        positive = y[k, c] == 1
+        if positive.sum() < 2 or (~positive).sum() < 2: continue
+        va, vb = (brute_force_placements(s[k, c], positive) for s in (a, b))
+        S10, S01 = np.cov(va[positive], vb[positive]), np.cov(va[~positive], vb[~positive])
+        S = S10/positive.sum() + S01/(~positive).sum()
+        variance = S[0, 0] + S[1, 1] - 2*S[0, 1]
+        d = roc_auc_score(y[k, c], a[k, c]) - roc_auc_score(y[k, c], b[k, c])
+        if variance < 1e-12: continue
+        row = table.iloc[c]
+        assert np.isclose(row.difference, d) and np.isclose(row.z, d/np.sqrt(variance))
+        assert np.isclose(row.p, 2*norm.sf(abs(row.z)))
+        assert np.isclose(row.high - row.low, 2*norm.ppf(.975)*np.sqrt(variance))
+        assert np.isclose(row.auroc_a - row.auroc_b, row.difference)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_clustered_variance_equals_obuchowskis_sums(seed):
+    "S10, S01 and S11 of the paper, patient by patient."
+    rng = np.random.default_rng(seed)
+    scores, y, _, patient = random_scores(60, 1, seed, 1)
+    positive, v = y[:, 0] == 1, brute_force_placements(scores[:, 0], y[:, 0] == 1)
+    people, theta = np.unique(patient), roc_auc_score(positive, scores[:, 0])
+    M_, N_ = positive.sum(), (~positive).sum()
+    sums = [[((v - theta)*which)[patient == p].sum() for p in people] for which in (positive, ~positive)]
+    counts = [len(set(patient[which])) for which in (positive, ~positive)]
+    if min(counts) < 2: return
+    S10 = counts[0]/(counts[0] - 1)*np.square(sums[0]).sum()/M_
+    S01 = counts[1]/(counts[1] - 1)*np.square(sums[1]).sum()/N_
+    S11 = len(people)/(len(people) - 1)*np.dot(*sums)
+    want = max(0, S10/M_ + S01/N_ + 2*S11/(M_*N_))
+    assert np.isclose(M.clustered_variance(M.placements(scores[:, 0], positive), positive, patient), want)
+
+
+def test_copies_of_an_image_bring_nothing():
+    (a, b), y, patient = two_models()
+    once = M.delong_test(a, b, y, patient_id=patient)
+    copies = [np.tile(part, (5, 1)) for part in (a, b, y)]
+    many = M.delong_test(*copies, patient_id=np.tile(patient, 5))
+    pd.testing.assert_frame_equal(once, many)
+    alone = M.delong_test(*copies, patient_id=np.arange(5*len(y)))
+    assert (alone.p < once.p).all()
+
+
+def test_delong_at_its_edges():
+    (a, b), y, patient = two_models()
+    same = M.delong_test(a, a**3, y, patient_id=patient)
+    assert (same[['difference', 'low', 'high', 'z']] == 0).all().all() and (same.p == 1).all()
+    y[:, 0], y[:, 1], y[:, 2] = 0, 1, patient == 0                          # absent, always present, one patient
+    table = M.delong_test(a, b, y, patient_id=patient, label_names=list('xyz'))
+    assert table.loc[['x', 'y']].isna().all().all()
+    assert table.loc['z', ['low', 'high', 'z', 'p']].isna().all()
+    assert np.isclose(table.difference['z'], table.auroc_a['z'] - table.auroc_b['z'])
+    right = np.array([[.9], [.8], [.2], [.1]])
+    table = M.delong_test(right, 1 - right, [[1], [1], [0], [0]], patient_id=range(4))    # no spread to judge by
+    assert table.difference.item() == 1 and np.isnan(table.p.item())
+
+
+def test_coverage_of_the_comparisons():
+    "300 test sets of 60 patients with four images: the true difference is that of a large sample."
+    (a, b), y, _ = two_models(seed=10**6, n=400_000, C=1)
+    truth = float((M.auroc(a, y) - M.auroc(b, y))[0])
+    inside = dict.fromkeys(['bootstrap', 'clustered', 'images'], 0)
+    for seed in range(300):
+        (a, b), y, patient = two_models(seed, C=1)
+        boot = M.paired_bootstrap(a, b, y, patient_id=patient, n_boot=200, seed=seed).loc['macro']
+        formula = M.delong_test(a, b, y, patient_id=patient).iloc[0]
+        images = M.delong_test(a, b, y, patient_id=np.arange(len(y))).iloc[0]
+        inside['bootstrap'] += boot.auroc_low <= truth <= boot.auroc_high
+        inside['clustered'] += formula.low <= truth <= formula.high
+        inside['images'] += images.low <= truth <= images.high
+    assert 273 <= inside['bootstrap'] <= 297 and 273 <= inside['clustered'] <= 297, inside     # 95 % of 300 is 285
+    assert inside['images'] < 265, inside                                          # images taken for independent
+
+
+def test_delong_under_no_difference():
+    "Two equally good models with a patient's images alike: one test in twenty says otherwise."
+    found = 0
+    for seed in range(1000, 1400):
+        (a, b), y, patient = two_models(seed, C=1, effect=0)
+        found += M.delong_test(a, b, y, patient_id=patient).p.iloc[0] < .05
+    assert 8 <= found <= 36, found                                                  # of 400
 
 
 # pointing game
@@ -309,12 +623,58 @@ def test_paired_interval_against_scipy():
     from scipy.stats import ttest_rel
     rng = np.random.default_rng(0)
     a, b = rng.random(6), rng.random(6)
-    ours, theirs = M.paired_interval(a, b), ttest_rel(a, b).confidence_interval(.95)
+    ours, theirs = M.paired_interval(a, b, test_to_train=0), ttest_rel(a, b).confidence_interval(.95)
     assert np.allclose([ours.low, ours.high], [theirs.low, theirs.high]) and np.isclose(ours.mean, (a - b).mean())
     wide = M.paired_interval(a, b, test_to_train=1/5)
     assert np.isclose((wide.high - wide.mean)/(ours.high - ours.mean), np.sqrt(1 + 6/5))
     for x, z, words in (([1], [1], 'two folds'), ([1, 2], [1, 2, 3], 'one score per fold'), ([1, np.nan], [1, 2], 'fold 1')):
-        with pytest.raises(ValueError, match=words): M.paired_interval(x, z)
+        with pytest.raises(ValueError, match=words): M.paired_interval(x, z, test_to_train=0)
+
+
+def test_folds_in_another_order_are_refused():
+    a, b = pd.Series([.5, .6, .7], list('abc')), pd.Series([.4, .3, .2], list('cba'))
+    with pytest.raises(ValueError, match="row 0 is 'a' in the scores of a and 'c' in the scores of b"):
+        M.paired_interval(a, b, test_to_train=0)
+    assert M.paired_interval(a, b[::-1], test_to_train=0).mean == pytest.approx(.3)
+
+
+def test_nobody_forgets_what_the_folds_share():
+    for call in (lambda: M.paired_interval([1, 2], [2, 4]), lambda: M.corrected_interval([1, 2])):
+        with pytest.raises(TypeError, match='test_to_train'): call()
+    for wrong in (-.1, np.nan, np.inf, None, [.25]):
+        with pytest.raises(ValueError, match='ratio of test to training rows'): M.corrected_interval([1, 2], wrong)
+    with pytest.raises(ValueError, match='level'): M.corrected_interval([1, 2], 0, level=95)
+
+
+def test_corrected_interval_by_hand():
+    from scipy.stats import t
+    d = np.array([.012, .004, -.003, .021, .009])
+    half = t.ppf(.975, 4)*d.std(ddof=1)*np.sqrt(1/5 + 1/4)
+    assert np.allclose(M.corrected_interval(d, 1/4), d.mean() + half*np.array([0, -1, 1]))
+    narrow = M.corrected_interval(torch.tensor(d), 1/4, .9)
+    assert np.isclose((narrow.high - narrow.mean)/half, t.ppf(.95, 4)/t.ppf(.975, 4))
+
+
+def test_draws_are_averaged_inside_a_fold():
+    rng = np.random.default_rng(1)
+    runs, fold = rng.normal(size=15), np.tile(['a', 'b', 'c', 'd', 'e'], 3)
+    means = [runs[fold == f].mean() for f in 'abcde']
+    assert np.allclose(M.corrected_interval(runs, 1/4, fold=fold), M.corrected_interval(means, 1/4))
+    zero = np.zeros(15)
+    assert np.allclose(M.paired_interval(runs, zero, test_to_train=1/4, fold=fold), M.corrected_interval(means, 1/4))
+    with pytest.raises(ValueError, match='two folds'): M.corrected_interval(runs, 1/4, fold=np.zeros(15))
+    with pytest.raises(ValueError, match='15 rows need 15'): M.corrected_interval(runs, 1/4, fold=[1, 2])
+
+
+def test_coverage_of_the_corrected_interval():
+    "Differences with a correlation of .2 = rho/(1 + rho), as rho = 1/4 supposes: the plain interval is too narrow."
+    rng, inside = np.random.default_rng(0), {0: 0, 1/4: 0}
+    for _ in range(1000):
+        d = np.sqrt(.2)*rng.normal() + np.sqrt(.8)*rng.normal(size=5)
+        for ratio in inside:
+            found = M.corrected_interval(d, ratio)
+            inside[ratio] += found.low <= 0 <= found.high
+    assert 930 <= inside[1/4] <= 970 and inside[0] < 880, inside
 
 
 # real predictions

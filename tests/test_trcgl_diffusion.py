@@ -2,6 +2,7 @@
 import copy, json, sys
 import numpy as np, pandas as pd, pytest, torch
 from cxr_workbench.data import from_arrays, from_csv
+from cxr_workbench.files import FileImages
 from cxr_workbench.labels import LabelPolicy
 from cxr_workbench.methods import trcgl_diffusion as td, trcgl_requests as tr
 from cxr_workbench.methods.trcgl import real_split
@@ -362,7 +363,7 @@ def test_generated_files_go_behind_files(small, tmp_path):
         Image.fromarray(np.full((16, 16), i, np.uint8)).save(paths[-1])
     real = table()
     both = tr.with_generated(from_arrays(paths, real.y, patient_id=real.patient_id, label_names=NAMES, size=16), tmp_path/'out')
-    assert isinstance(both.images, list) and both.__getitems__([0, 41]).x.shape == (2, 1, 16, 16) and set(both.patient_id[40:]) <= set(both.patient_id[:40])
+    assert isinstance(both.images, FileImages) and both.__getitems__([0, 41]).x.shape == (2, 1, 16, 16) and set(both.patient_id[40:]) <= set(both.patient_id[:40])
 
 
 @pytest.mark.parametrize('killed_at', [1, 2])

@@ -1,8 +1,9 @@
 "Views: figures are checked by their traces, controls without a browser."
 import base64, io, json, subprocess, sys
+from collections import Counter
 import numpy as np, pandas as pd, pytest, torch
 import plotly.graph_objects as go
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from cxr_workbench import views
@@ -12,12 +13,31 @@ rng = np.random.default_rng(0)
 few = settings(max_examples=20)   # a figure costs milliseconds
 
 
-def pixels(trace): return np.asarray(Image.open(io.BytesIO(base64.b64decode(trace.source.split(',')[1]))))
+def pixels(trace):
+    "The image that a trace holds."
+    png = base64.b64decode(trace.source.split(',')[1])
+    return np.asarray(Image.open(io.BytesIO(png)))
 
 
 def test_import_is_light():
-    code = "import sys, cxr_workbench.views; print([m for m in ('torch', 'lightning', 'timm', 'sklearn', 'pandas', 'ipywidgets') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    heavy = {'torch', 'lightning', 'timm', 'sklearn', 'pandas', 'ipywidgets'}
+    code = f'import sys, cxr_workbench.views; print(sorted({heavy} & set(sys.modules)))'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
+
+
+PUBLIC = """
+UPLOAD COLOURS DASHES STATES DIVERGING SEQUENTIAL HEAT HEAT_SIGNED HOUSE keep_private house as_array
+as_control frame_of picture_widget explore as_uint8 image_trace image_grid show_images map_trace outline_trace
+box_trace as_layers show_overlay matrix_axes show_matrix entry_states label_table epoch_means training_curves
+line_look label_axis score_bars label_columns thin curve_figure roc_curve pr_curve calibration_bins wilson
+reliability report_bars histogram show_probes
+""".split()
+
+
+def test_views_gives_every_picture():
+    assert sorted(views.__all__) == sorted(PUBLIC)
+    assert all(hasattr(views, name) for name in PUBLIC)
 
 
 # ---- what comes in ----
@@ -28,13 +48,15 @@ def test_import_is_light():
 ])
 def test_shape_errors_name_the_letters(x, shapes, letters):
     with pytest.raises(ValueError) as error: views.as_array('x', x, *shapes)
-    assert all(word in str(error.value) for word in letters)
+    message = str(error.value)
+    assert all(word in message for word in letters)
 
 
 def test_letters_agree_over_arguments():
     sizes = {}
     views.as_array('y', np.zeros((4, 3)), 'B C', sizes=sizes)
-    with pytest.raises(ValueError, match='C=2.*C=3'): views.as_array('known', np.zeros((4, 2)), 'B C', sizes=sizes)
+    with pytest.raises(ValueError, match='C=2.*C=3'):
+        views.as_array('known', np.zeros((4, 2)), 'B C', sizes=sizes)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.uint8])
@@ -51,24 +73,28 @@ def test_nan_is_refused_and_counted():
 # ---- images ----
 
 @few
-@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12))))
+@given(arrays(np.uint8, st.tuples(*(st.integers(1, most) for most in (9, 12, 12)))))
 def test_images_survive_the_journey(x):
     fig = views.show_images(x)
-    assert len(fig.data) == len(x) and all(np.array_equal(pixels(t), image) for t, image in zip(fig.data, x))
+    assert len(fig.data) == len(x)
+    for trace, image in zip(fig.data, x): assert np.array_equal(pixels(trace), image)
 
 
 @pytest.mark.parametrize('shape', [(3, 1, 5, 4), (3, 5, 4), (5, 4)])
 def test_images_of_three_shapes_float_or_uint8(shape):
     x = rng.integers(0, 256, shape, dtype=np.uint8)
-    for a, b in zip(views.show_images(x).data, views.show_images(torch.as_tensor(x).float()/255).data, strict=True): assert a.source == b.source
+    floats = torch.as_tensor(x).float()/255
+    for a, b in zip(views.show_images(x).data, views.show_images(floats).data, strict=True):
+        assert a.source == b.source
 
 
 def test_images_out_of_range_or_nan_are_refused():
-    for bad in (np.full((4, 4), 1.5), np.full((4, 4), -.2), np.full((4, 4), 200.)):
-        with pytest.raises(ValueError, match=r'\[0, 1\]'): views.show_images(bad)
+    for bad in (1.5, -.2, 200.):
+        with pytest.raises(ValueError, match=r'\[0, 1\]'): views.show_images(np.full((4, 4), bad))
     with pytest.raises(ValueError, match='NaN'): views.show_images(np.full((4, 4), np.nan))
     with pytest.raises(ValueError, match='B=0'): views.show_images(np.zeros((0, 4, 4), np.uint8))
-    with pytest.raises(ValueError, match='2 titles'): views.show_images(np.zeros((3, 4, 4), np.uint8), titles=['a', 'b'])
+    three = np.zeros((3, 4, 4), np.uint8)
+    with pytest.raises(ValueError, match='2 titles'): views.show_images(three, titles=['a', 'b'])
 
 
 def test_every_image_keeps_square_pixels():
@@ -81,33 +107,49 @@ def test_every_image_keeps_square_pixels():
 def test_overlay_lays_cells_where_they_belong():
     fig = views.show_overlay(np.zeros((60, 40), np.uint8), map=np.ones((6, 8)))
     m = fig.data[1]
-    assert (m.y0 - m.dy/2, m.x0 - m.dx/2) == (-.5, -.5) and (m.dy*6, m.dx*8) == (60, 40)
+    assert (m.y0 - m.dy/2, m.x0 - m.dx/2) == (-.5, -.5)
+    assert (m.dy*6, m.dx*8) == (60, 40)
 
 
 @pytest.mark.parametrize('images, maps, pictures', [(1, 4, 4), (4, 1, 4), (3, 3, 3)])
 def test_overlay_repeats_what_is_given_once(images, maps, pictures):
-    fig = views.show_overlay(np.zeros((images, 1, 8, 8), np.uint8), map=rng.random((maps, 2, 2)), mask=np.eye(8, dtype=bool))
-    assert [sum(t.type == kind for t in fig.data) for kind in ('image', 'heatmap', 'contour')] == [pictures]*3
-    assert len({t.zmax for t in fig.data if t.type == 'heatmap'}) == 1
+    x, m = np.zeros((images, 1, 8, 8), np.uint8), rng.random((maps, 2, 2))
+    fig = views.show_overlay(x, m, mask=np.eye(8, dtype=bool))
+    kinds = Counter(trace.type for trace in fig.data)
+    assert kinds == {'image': pictures, 'heatmap': pictures, 'contour': pictures}
+    assert len({trace.zmax for trace in fig.data if trace.type == 'heatmap'}) == 1
 
 
 def test_overlay_refuses_what_does_not_fit():
-    image = np.zeros((8, 8), np.uint8)
+    image, two = np.zeros((8, 8), np.uint8), np.zeros((2, 1, 8, 8), np.uint8)
     with pytest.raises(ValueError, match='signed'): views.show_overlay(image, map=-np.ones((2, 2)))
-    with pytest.raises(ValueError, match='2 of image for 3'): views.show_overlay(np.zeros((2, 1, 8, 8), np.uint8), map=np.ones((3, 2, 2)))
+    with pytest.raises(ValueError, match='2 of image for 3'): views.show_overlay(two, map=np.ones((3, 2, 2)))
     with pytest.raises(ValueError, match='H=4'): views.show_overlay(image, mask=np.zeros((4, 4)))
     with pytest.raises(ValueError, match='K, 4'): views.show_overlay(image, boxes=[[1, 2, 3]])
 
 
 def test_boxes_are_pixels():
-    box = views.show_overlay(np.zeros((8, 8), np.uint8), boxes=[[2, 1, 3, 4]]).data[-1]
-    assert (min(box.x[:5]), max(box.x[:5]), min(box.y[:5]), max(box.y[:5])) == (1.5, 4.5, .5, 4.5)
+    boxes = [[2, 1, 3, 4], [0, 0, 8, 8]]
+    box = views.show_overlay(np.zeros((8, 8), np.uint8), boxes=boxes).data[-1]
+    x, y = box.x[:5], box.y[:5]
+    assert (min(x), max(x)) == (1.5, 4.5)
+    assert (min(y), max(y)) == (.5, 4.5)
+    assert set(box.x[6:11]) == set(box.y[6:11]) == {-.5, 7.5}       # the whole image
+
+
+@pytest.mark.parametrize('dtype', [bool, np.uint8, np.int64, np.float32])
+def test_a_mask_is_true_wherever_it_is_not_zero(dtype):
+    inside = np.eye(2, dtype=bool)
+    mask = inside*np.array(.7 if dtype is np.float32 else 3)
+    fig = views.show_overlay(np.zeros((2, 2), np.uint8), mask=mask.astype(dtype))
+    assert np.array_equal(fig.data[-1].z, inside)
 
 
 # ---- tables and matrices ----
 
 def test_label_table_counts_states():
-    y, known = np.array([[1, 0, 0], [0, 1, 0]]), np.array([[True, True, False], [False, True, True]])
+    y = np.array([[1, 0, 0], [0, 1, 0]])
+    known = np.array([[True, True, False], [False, True, True]])
     z = views.label_table(y, known, names).data[0].z
     assert np.array_equal(z, [[1, 0, -1], [-1, 1, 0]])
 
@@ -125,14 +167,16 @@ def test_label_table_forgives_nan_only_where_unknown():
 def test_matrix_colours_are_symmetric_around_zero(m):
     cells = views.show_matrix(m, names, of='correlation').data[0]
     off = np.abs(m[~np.eye(3, dtype=bool)]).max()
-    assert cells.zmin == -cells.zmax and cells.zmax == (off or 1)
+    assert cells.zmin == -cells.zmax
+    assert cells.zmax == (off or 1)
 
 
 def test_matrix_crosses_undefined_cells_and_reads_row_then_column():
     m = np.array([[0, 5, np.nan], [1, 0, 2]])
     fig = views.show_matrix(m, ['a', 'b'], columns=names, of='count')
     cells, crosses = fig.data
-    assert (cells.zmin, cells.zmax) == (0, 5) and list(cells.y) == ['a', 'b'] and list(cells.x) == names
+    assert (cells.zmin, cells.zmax) == (0, 5)
+    assert (list(cells.y), list(cells.x)) == (['a', 'b'], names)
     assert (list(crosses.x), list(crosses.y)) == (['Hernia'], ['a'])
     assert len(views.show_matrix(np.full((3, 3), np.nan), names).data) == 2
     with pytest.raises(ValueError, match='names for'): views.show_matrix(m, names)
@@ -141,18 +185,31 @@ def test_matrix_crosses_undefined_cells_and_reads_row_then_column():
 # ---- curves ----
 
 def test_training_curves_average_epochs_and_mark_stages():
-    history = pd.DataFrame({'epoch': [0, 0, 1, 0, 1], 'stage': [0, 0, 0, 1, 1], 'loss': [4., 2, 1, 5, 6], 'term/bce': 1., 'valid/mAUC': [np.nan, .5, .6, .7, np.nan]})
+    history = pd.DataFrame({'epoch': [0, 0, 1, 0, 1], 'stage': [0, 0, 0, 1, 1]})
+    history['loss'] = [4., 2, 1, 5, 6]
+    history['term/bce'] = 1.
+    history['valid/mAUC'] = [np.nan, .5, .6, .7, np.nan]
     fig = views.training_curves(history)
     lines = {t.name: t for t in fig.data}
-    assert list(lines['loss'].y) == [3, 1, 5, 6] and list(lines['loss'].x) == [0, 1, 2, 3]
-    assert list(lines['mAUC'].x) == [0, 1, 2] and {s.x0 for s in fig.layout.shapes} == {1.5}
+    assert list(lines['loss'].y) == [3, 1, 5, 6]
+    assert list(lines['loss'].x) == [0, 1, 2, 3]
+    assert list(lines['mAUC'].x) == [0, 1, 2]
+    assert {shape.x0 for shape in fig.layout.shapes} == {1.5}
     with pytest.raises(ValueError, match='epoch'): views.training_curves(history.drop(columns='epoch'))
     with pytest.raises(ValueError, match='term/'): views.training_curves(history[['epoch', 'stage']])
 
 
+def test_a_term_that_stands_alone_has_the_colour_of_a_first_line():
+    history = pd.DataFrame({'epoch': [0, 1], 'term/bce': [2., 1.], 'term/other': [1., 2.]})
+    colours = [trace.line.color for trace in views.training_curves(history).data]
+    assert colours == views.COLOURS[:2]
+
+
 def test_score_bars_mark_truth_and_keep_order():
-    fig = views.score_bars([.2, .9, .4], names, y=[0, 1, 0], known=[True, True, False], sort=True)
-    assert {t.name: list(t.y) for t in fig.data} == {'absent': ['Edema'], 'present': ['Fracture'], 'unknown': ['Hernia']}
+    truth = dict(y=[0, 1, 0], known=[True, True, False])
+    fig = views.score_bars([.2, .9, .4], names, **truth, sort=True)
+    bars = {trace.name: list(trace.y) for trace in fig.data}
+    assert bars == {'absent': ['Edema'], 'present': ['Fracture'], 'unknown': ['Hernia']}
     assert list(fig.layout.yaxis.categoryarray) == ['Fracture', 'Hernia', 'Edema']
     with pytest.raises(ValueError, match='sigmoid'): views.score_bars([3., .1, .2], names)
 
@@ -162,17 +219,23 @@ def test_score_bars_mark_truth_and_keep_order():
 def test_curves_agree_with_scikit_learn(seed):
     from sklearn.metrics import average_precision_score, roc_auc_score
     rng = np.random.default_rng(seed)
-    s, t, known = rng.random((60, 2)).round(1), rng.random((60, 2)) < .4, rng.random((60, 2)) < .8
+    s, t, known = rng.random((3, 60, 2))
+    s, t, known = s.round(1), t < .4, known < .8
+    columns = [(t[known[:, c], c], s[known[:, c], c]) for c in range(2)]
     for view, metric in [(views.roc_curve, roc_auc_score), (views.pr_curve, average_precision_score)]:
-        shown = [float(t.name.split()[-1]) for t in view(s, t, known=known).data if t.name]
-        wanted = [metric(t[k, c], s[k, c]) for c in range(2) for k in [known[:, c]]]
-        assert np.allclose(shown, wanted, atol=6e-4)
+        traces = view(s, t, known=known).data
+        shown = [float(trace.name.split()[-1]) for trace in traces if trace.name]
+        assert np.allclose(shown, [metric(*column) for column in columns], atol=6e-4)
 
 
-@pytest.mark.parametrize('y, known, reason', [([1, 1], None, 'no negatives'), ([0, 0], None, 'no positives'), ([0, 1], [False, False], 'nothing known'),
-                                              ([0, 1], [True, False], 'no positives')])
+@pytest.mark.parametrize('y, known, reason', [
+    ([1, 1], None, 'no negatives'), ([0, 0], None, 'no positives'),
+    ([0, 1], [False, False], 'nothing known'), ([0, 1], [True, False], 'no positives'),
+])
 def test_a_label_without_a_curve_stays_in_the_legend(y, known, reason):
-    for view in (views.roc_curve, views.pr_curve): assert view([.1, .2], y, 'Hernia', known=known).data[-1].name == f'Hernia: {reason}'
+    for view in (views.roc_curve, views.pr_curve):
+        line = view([.1, .2], y, 'Hernia', known=known).data[-1]
+        assert line.name == f'Hernia: {reason}'
 
 
 @few
@@ -181,7 +244,9 @@ def test_thinning_keeps_ends_order_and_area(n, seed):
     steps = np.random.default_rng(seed).random((2, n))
     x, y = np.cumsum(steps, 1)/steps.sum(1, keepdims=True)
     a, b = views.thin(x, y)
-    assert len(a) <= 200 and (a[0], b[0], a[-1], b[-1]) == (x[0], y[0], x[-1], y[-1]) and np.all(np.diff(a) >= 0)
+    assert len(a) <= 200 and np.all(np.diff(a) >= 0)
+    ends = [0, -1]
+    assert np.array_equal(a[ends], x[ends]) and np.array_equal(b[ends], y[ends])
     assert abs(np.trapezoid(y, x) - np.trapezoid(b, a)) < .01
 
 
@@ -190,7 +255,9 @@ def test_thinning_keeps_ends_order_and_area(n, seed):
 def test_bins_hold_every_entry(scores, bins):
     truth = (np.arange(50) % 3 == 0).astype(float)
     p, f, n = views.calibration_bins(scores, truth, bins=bins)
-    assert n.sum() == 50 and np.nansum(n*f) == pytest.approx(truth.sum()) and np.nansum(n*p) == pytest.approx(scores.sum())
+    assert n.sum() == 50
+    assert np.nansum(n*f) == pytest.approx(truth.sum())
+    assert np.nansum(n*p) == pytest.approx(scores.sum())
 
 
 @few
@@ -198,7 +265,9 @@ def test_bins_hold_every_entry(scores, bins):
 def test_wilson_lies_around_the_share_and_in_the_unit_interval(case):
     n, k = case
     low, high = views.wilson(k/n, n)
-    assert -1e-12 <= low <= k/n + 1e-12 and k/n - 1e-12 <= high <= 1 + 1e-12 and high - low < 1
+    assert -1e-12 <= low <= k/n + 1e-12
+    assert k/n - 1e-12 <= high <= 1 + 1e-12
+    assert high - low < 1
 
 
 def test_reliability_counts_only_what_is_known():
@@ -210,9 +279,12 @@ def test_reliability_counts_only_what_is_known():
 
 
 def test_report_bars_draw_intervals_and_say_undefined():
-    report = pd.DataFrame({'auroc': [.8, np.nan], 'auroc_low': [.7, np.nan], 'auroc_high': [.85, np.nan]}, index=['Edema', 'Hernia'])
+    values = {'auroc': .8, 'auroc_low': .7, 'auroc_high': .85}
+    report = pd.DataFrame([values, dict.fromkeys(values, np.nan)], index=['Edema', 'Hernia'])
     fig = views.report_bars(report)
-    assert fig.data[0].error_x.array[0] == pytest.approx(.05) and fig.data[0].error_x.arrayminus[0] == pytest.approx(.1)
+    bars = fig.data[0].error_x
+    assert bars.array[0] == pytest.approx(.05)
+    assert bars.arrayminus[0] == pytest.approx(.1)
     assert list(fig.data[1].y) == ['Hernia']
     assert len(views.report_bars(report[['auroc']].dropna()).data) == 1
     with pytest.raises(ValueError, match="'ap'"): views.report_bars(report, 'ap')
@@ -220,18 +292,20 @@ def test_report_bars_draw_intervals_and_say_undefined():
 
 @few
 @given(arrays(float, st.integers(1, 80), elements=st.floats(-5, 5)))
+@example(np.array([np.nextafter(2., 3.)]))
 def test_histogram_loses_nothing(values):
     fig = views.histogram({'a': values, 'b': torch.as_tensor(values[:3])})
-    assert [sum(t.y) for t in fig.data] == [len(values), len(values[:3])]
+    assert [sum(trace.y) for trace in fig.data] == [len(values), len(values[:3])]
     with pytest.raises(ValueError, match='no value'): views.histogram([])
 
 
 # ---- controls ----
 
-def bars(n=2, height=.5, kind='bar', tick=False):
+def draw_bars(n=2, height=.5, kind='bar', tick=False):
     if n == 4: raise ValueError('four <is> wrong')
     trace = go.Bar if kind == 'bar' else go.Scatter
-    return go.Figure([trace(y=[height, i], name=str(i)) for i in range(n)], dict(title_text='ticked', shapes=[dict(type='line')]) if tick else {})
+    layout = dict(title_text='ticked', shapes=[dict(type='line')]) if tick else {}
+    return go.Figure([trace(y=[height, i], name=str(i)) for i in range(n)], layout)
 
 
 def plain(fig):
@@ -241,32 +315,41 @@ def plain(fig):
     return drawn['data'], {k: v for k, v in drawn['layout'].items() if k != 'template' and v}
 
 
+VALUES = {'n': [1, 2, 3, 5], 'height': [0., .25, 1.]}
+VALUES |= {'kind': ['bar', 'line'], 'tick': [False, True]}
+moves = [st.tuples(st.just(name), st.sampled_from(values)) for name, values in VALUES.items()]
+
+
 @few
-@given(st.lists(st.one_of(st.tuples(st.just('n'), st.sampled_from([1, 2, 3, 5])), st.tuples(st.just('height'), st.sampled_from([0., .25, 1.])),
-                          st.tuples(st.just('kind'), st.sampled_from(['bar', 'line'])), st.tuples(st.just('tick'), st.booleans())), min_size=1, max_size=6))
+@given(st.lists(st.one_of(moves), min_size=1, max_size=6))
 def test_a_standing_figure_equals_a_fresh_one_after_any_moves(steps):
-    box = views.explore(bars, n=(1, 5, 1), height=(0., 1., .25), kind=['bar', 'line'], tick=False)
+    controls = dict(n=(1, 5, 1), height=(0., 1., .25), kind=['bar', 'line'], tick=False)
+    box = views.explore(draw_bars, **controls)
     figure = box.figure
     for name, value in steps: box.controls[name].value = value
-    fresh = bars(**{k: c.value for k, c in box.controls.items()})
+    values = {name: control.value for name, control in box.controls.items()}
+    fresh = views.keep_private(draw_bars(**values))
     assert plain(figure) == plain(fresh) and box.figure is figure
-    sent = json.loads(box.children[-1].spec)
-    assert sent['data'] == json.loads(fresh.to_json())['data'] and sent['layout'].get('shapes') == json.loads(fresh.to_json())['layout'].get('shapes')
+    sent, wanted = json.loads(box.children[-1].spec), json.loads(fresh.to_json())
+    assert sent['data'] == wanted['data']
+    assert sent['layout'].get('shapes') == wanted['layout'].get('shapes')
 
 
 def test_a_zoom_is_kept_while_the_traces_stay_and_plotly_is_sent_once():
-    box, other = views.explore(bars, n=(1, 5, 1), height=(0., 1., .25)), views.explore(bars, n=(1, 5, 1))
-    revision = lambda: json.loads(box.children[-1].spec)['layout']['uirevision']
+    box = views.explore(draw_bars, n=(1, 5, 1), height=(0., 1., .25))
+    other = views.explore(draw_bars, n=(1, 5, 1))
+    def revision(): return json.loads(box.children[-1].spec)['layout']['uirevision']
     first = revision()
     box.controls['height'].value = .25
     assert revision() == first
     box.controls['n'].value = 3
     assert revision() != first
-    assert box.children[-1].library is other.children[-1].library and len(box.children[-1].spec) < 20_000
+    assert box.children[-1].library is other.children[-1].library
+    assert len(box.children[-1].spec) < 20_000
 
 
 def test_an_error_is_shown_and_the_next_move_has_another_chance():
-    box = views.explore(bars, n=(1, 5, 1))
+    box = views.explore(draw_bars, n=(1, 5, 1))
     message = next(child for child in box.children if 'cxr-explorer-error' in child._dom_classes)
     box.controls['n'].value = 3
     box.controls['n'].value = 4
@@ -276,22 +359,93 @@ def test_an_error_is_shown_and_the_next_move_has_another_chance():
 
 
 def test_the_first_picture_fails_where_it_is_made():
-    with pytest.raises(ValueError, match='four'): views.explore(bars, n=(1, 5, 1, 4))
-    with pytest.raises(TypeError, match='colour'): views.explore(bars, colour=['red'])
+    with pytest.raises(ValueError, match='four'): views.explore(draw_bars, n=(1, 5, 1, 4))
+    with pytest.raises(TypeError, match='colour'): views.explore(draw_bars, colour=['red'])
 
 
 def test_controls_by_their_specification():
     import ipywidgets as w
     own = w.IntText(3)
-    specs = dict(a_b=(0, 4, 2), b=(0, 1, .25), c=(0, 10, 1, 7), d=['x', 'y'], e=[('one', 1), ('two', 2)], f=True, g=own)
+    cases = {  # argument -> specification, widget, starting value
+        'a_b': ((0, 4, 2), w.IntSlider, 2),
+        'b': ((0, 1, .25), w.FloatSlider, .5),
+        'c': ((0, 10, 1, 7), w.IntSlider, 7),
+        'd': (['x', 'y'], w.Dropdown, 'y'),
+        'e': ([('one', 1), ('two', 2)], w.Dropdown, 2),
+        'f': (True, w.Checkbox, True),
+        'g': (own, w.IntText, 3)}
     def draw(a_b, b, c, d='y', e=2, f=False, g=0): return go.Figure()
-    box = views.explore(draw, **specs)
-    kinds = [w.IntSlider, w.FloatSlider, w.IntSlider, w.Dropdown, w.Dropdown, w.Checkbox, w.IntText]
-    assert [type(c) for c in box.controls.values()] == kinds and box.controls['g'] is own
-    assert [c.value for c in box.controls.values()] == [2, .5, 7, 'y', 2, True, 3]
-    assert box.controls['a_b'].description == 'a b' and 'cxr-explorer' in box._dom_classes and not box.controls['b'].continuous_update
+    box = views.explore(draw, **{name: spec for name, (spec, _, _) in cases.items()})
+    for name, (_, kind, value) in cases.items():
+        assert type(box.controls[name]) is kind and box.controls[name].value == value
+    assert box.controls['g'] is own and box.controls['a_b'].description == 'a b'
+    assert 'cxr-explorer' in box._dom_classes and not box.controls['b'].continuous_update
 
 
-@pytest.mark.parametrize('spec, error', [('fast', TypeError), ((0, 1), TypeError), ([], TypeError), ((1, 0, .1), ValueError), ((0, 1, 0), ValueError)])
+@pytest.mark.parametrize('spec, error', [
+    ('fast', TypeError), ((0, 1), TypeError), ([], TypeError),
+    ((1, 0, .1), ValueError), ((0, 1, 0), ValueError)])
 def test_a_bad_specification_is_named(spec, error):
-    with pytest.raises(error, match="'n'"): views.explore(bars, n=spec)
+    with pytest.raises(error, match="'n'"): views.explore(draw_bars, n=spec)
+
+
+# ---- nothing is sent away ----
+
+HISTORY = pd.DataFrame({'epoch': [1, 2], 'loss': [2., 1.], 'valid/auroc': [.5, .6]})
+VIEWS = {
+    'show_images': lambda: views.show_images(rng.random((2, 4, 4))),
+    'show_overlay': lambda: views.show_overlay(np.zeros((4, 4)), np.eye(2)),
+    'show_matrix': lambda: views.show_matrix(np.eye(3), names),
+    'show_probes': lambda: views.show_probes(np.zeros((1, 1, 4, 4)), {'correlation': np.eye(3)}, names),
+    'label_table': lambda: views.label_table(np.eye(3), None, names),
+    'training_curves': lambda: views.training_curves(HISTORY),
+    'score_bars': lambda: views.score_bars([.1, .5, .9], names),
+    'roc_curve': lambda: views.roc_curve([.1, .9], [0, 1]),
+    'pr_curve': lambda: views.pr_curve([.1, .9], [0, 1]),
+    'reliability': lambda: views.reliability([.1, .9], [0, 1]),
+    'report_bars': lambda: views.report_bars(pd.DataFrame({'auroc': [.6, .7, .8]}, index=names)),
+    'histogram': lambda: views.histogram([1., 2.])}
+view = pytest.mark.parametrize('make', VIEWS.values(), ids=VIEWS)
+
+
+def is_private(figure): return views.UPLOAD in (figure.layout.modebar.remove or ())
+
+
+@view
+def test_no_view_has_the_button_that_uploads(make):
+    figure = make()
+    assert is_private(figure) and is_private(go.FigureWidget(figure))
+    for theme in ('plotly', 'plotly_dark', 'none'):
+        assert is_private(make().update_layout(template=theme))
+
+
+@view
+def test_a_redrawn_widget_stays_private(make):
+    figure, widget = make(), go.FigureWidget()
+    for _ in range(2):
+        widget.update(dict(data=figure.data, layout=figure.layout), overwrite=True)
+        assert is_private(widget)
+
+
+@view
+def test_html_of_a_view_names_no_upload(make, tmp_path):
+    figure = make()
+    figure.write_html(tmp_path/'figure.html', include_plotlyjs=False)
+    written = (tmp_path/'figure.html').read_text()
+    for text in (figure.to_html(include_plotlyjs=False), written):
+        assert '"remove":["sendChartToCloud"]' in text
+
+
+def test_keep_private_keeps_what_was_removed():
+    for removed in ('zoom', ['zoom'], ('zoom', views.UPLOAD)):
+        figure = views.keep_private(views.keep_private(go.Figure(layout_modebar_remove=removed)))
+        assert sorted(figure.layout.modebar.remove) == [views.UPLOAD, 'zoom']
+
+
+def test_explore_keeps_foreign_figures_private():
+    box = views.explore(lambda n: go.Figure(go.Bar(y=[n])), n=(1, 5, 1))
+    box.controls['n'].value = 2
+    shown = json.loads(box.children[-1].spec)
+    assert is_private(box.figure)
+    assert shown['layout']['modebar']['remove'] == [views.UPLOAD]
+    assert list(box.figure.data[0].y) == [2]

@@ -193,7 +193,7 @@ class LCC(Method):
         pool = 'mean' if decompose else 'timm'       # queries read the map
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained, pool=pool)
         relation = dict(heads=heads, head_dim=head_dim, expansion=expansion, propagate=propagate)
-        self.asks = dict(relation, dim=dim, global_attention=global_attention) if decompose else None
+        self.reader_settings = dict(relation, dim=dim, global_attention=global_attention) if decompose else None
         stand_on_pool(self)
         if decompose: warn_of_few_cells(self.backbone.cells, size, 'label attention')
         self.project = nn.Sequential(nn.Linear(dim, projection[0]), nn.ReLU(), nn.Linear(*projection)) if self.weights['sc'] else None
@@ -203,10 +203,11 @@ class LCC(Method):
 
     def default_weights(self): return dict(cls=1., con=1.*self.parts['con'], sc=.1*self.parts['sc'])
     def attach(self, width):
-        self.reader = LabelReader(self.labels, width, **self.asks) if self.asks else PooledReader(self.labels, width)
+        how = self.reader_settings
+        self.reader = LabelReader(self.labels, width, **how) if how else PooledReader(self.labels, width)
     def look(self, x):
         maps = self.backbone.feature_map(x)
-        return self.reader(maps) if self.asks else self.reader(maps, self.backbone.pool(maps))
+        return self.reader(maps) if self.reader_settings else self.reader(maps, self.backbone.pool(maps))
 
     def step(self, batch, progress=1., stage=0):
         y, known = self.targets(batch)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..data import CXRDataset, from_arrays, from_csv, read_pixels
-from ..files import write_whole
+from ..files import FileImages, write_whole
 from ..labels import LabelPolicy, frequency_groups
 from .trcgl_diffusion import PromptLatentDiffusion, sentence, token_ids
 
@@ -229,11 +229,12 @@ def with_generated(
     source = made.meta.source.to_numpy()
     if data.patient_id is None or source.max() >= len(data) or [str(p) for p in data.patient_id[source]] != [str(p) for p in made.patient_id]:
         raise ValueError(f'the patients of {folder} are not those of this table: give the table that the requests were made of')
-    if isinstance(data.images, list): images = [data.images[row] for row in data.rows] + made.images
+    plain = data.reading == made.reading   # generated files need no bits, inversion or stretch of their own
+    if isinstance(data.images, FileImages) and plain: images = [data.images.paths[row] for row in data.rows] + made.images.paths
     else:
         real, new = read_pixels(data, np.arange(len(data))), read_pixels(made, np.arange(len(made)))
         images = np.concatenate([real, np.rint(new*255).astype(np.uint8) if real.dtype == np.uint8 else new])
     synthetic = [torch.zeros(len(data), dtype=torch.bool) if data.synthetic is None else data.synthetic, torch.ones(len(made), dtype=torch.bool)]
     meta = None if data.meta is None else pd.concat([data.meta, pd.DataFrame(index=range(len(made)), columns=data.meta.columns)], ignore_index=True)
-    return from_arrays(images, torch.cat([data.y, made.y]), torch.cat([data.known, made.known]), label_names=data.label_names, size=data.size, fit=data.fit, meta=meta,
+    return from_arrays(images, torch.cat([data.y, made.y]), torch.cat([data.known, made.known]), label_names=data.label_names, reading=data.reading, meta=meta,
                        patient_id=np.concatenate([data.patient_id, data.patient_id[source]]), synthetic=torch.cat(synthetic).numpy())

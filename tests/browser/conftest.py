@@ -16,7 +16,8 @@ def pytest_sessionstart(session):
     if not any('browser' in str(argument) for argument in session.config.invocation_params.args): return
     path = harness.chromium()
     if not path or not os.access(path, os.X_OK):
-        pytest.exit('The browser tests need Chromium. Install Debian\'s package "chromium" (apt-get install chromium) or set BROWSER_PATH.', returncode=3)
+        pytest.exit('The browser tests need Chromium. Install Debian\'s package "chromium" '
+                    '(apt-get install chromium) or set BROWSER_PATH.', returncode=3)
 
 
 @pytest.fixture(scope='session')

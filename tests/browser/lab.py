@@ -4,10 +4,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 repo = Path(__file__).resolve().parents[2]
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run', '--disable-dev-shm-usage']
+FLAGS = [
+    '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run', '--disable-dev-shm-usage',
+    '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',   # no other host has an address
+]
 SETTINGS = {
-    '@jupyterlab/notebook-extension/tracker': {'windowingMode': 'none'},   # every cell is in the page, also those out of sight
-    '@jupyterlab/apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True},
+    # every cell is in the page, also those out of sight
+    '@jupyterlab/notebook-extension/tracker': {'windowingMode': 'none'},
+    '@jupyterlab/apputils-extension/notification': {
+        'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True},
 }
 ALLOWED = {  # console errors that say nothing about a page -> why
     'favicon': 'the icon of the tab is not there before the server knows the kernel state',
@@ -18,7 +23,8 @@ SETTLE, CHANGE = .1, 8   # seconds between two looks at a picture; seconds withi
 
 def chromium():
     "Path of the browser, or None."
-    return os.environ.get('BROWSER_PATH') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    installed = map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))
+    return os.environ.get('BROWSER_PATH') or next(filter(None, installed), None)
 
 
 def notebooks():
@@ -27,9 +33,10 @@ def notebooks():
     return [str(p) for p in found if not any(part.startswith(('_', '.')) for part in p.parts)]
 
 
-def no_page(folder, names):
+def leave_out(folder, names):
     "What is not copied beside the pages: checkpoints, runs, sockets of kernels."
-    return [n for n in names if n in ('.ipynb_checkpoints', 'runs') or not (Path(folder, n).is_file() or Path(folder, n).is_dir())]
+    def is_socket(path): return not (path.is_file() or path.is_dir())
+    return [name for name in names if name in ('.ipynb_checkpoints', 'runs') or is_socket(Path(folder, name))]
 
 
 def free_port():
@@ -43,29 +50,38 @@ class Lab:
     def __init__(self, folder):
         self.folder, self.port, self.token = Path(folder), free_port(), secrets.token_hex(16)
         self.root = self.folder/'nbs'
-        shutil.copytree(repo/'nbs', self.root, ignore=no_page)
+        shutil.copytree(repo/'nbs', self.root, ignore=leave_out)
         for name, values in SETTINGS.items():
             path = self.folder/'settings'/f'{name}.jupyterlab-settings'
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(values))
         self.log = open(self.folder/'server.log', 'w')
-        self.process = subprocess.Popen(self.command(), cwd=self.root, env=self.environment(), stdout=self.log, stderr=subprocess.STDOUT)
+        place = dict(cwd=self.root, env=self.environment(), stdout=self.log, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(self.command(), **place)
         self.wait()
 
     def command(self):
-        options = {'ServerApp.ip': '127.0.0.1', 'ServerApp.port': self.port, 'ServerApp.port_retries': 0, 'ServerApp.root_dir': self.root, 'ServerApp.allow_root': True,
-                   'IdentityProvider.token': self.token, 'ServerApp.open_browser': False, 'LabApp.expose_app_in_browser': True, 'ServerApp.terminals_enabled': False,
-                   'ServerApp.shutdown_no_activity_timeout': 900}   # nothing stays behind where the tests are killed
+        options = {
+            'ServerApp.ip': '127.0.0.1', 'ServerApp.port': self.port, 'ServerApp.port_retries': 0,
+            'ServerApp.root_dir': self.root, 'ServerApp.allow_root': True, 'ServerApp.open_browser': False,
+            'ServerApp.terminals_enabled': False, 'IdentityProvider.token': self.token,
+            'LabApp.expose_app_in_browser': True,
+            'ServerApp.shutdown_no_activity_timeout': 900}   # nothing stays behind where the tests are killed
         return [sys.executable, '-m', 'jupyterlab', *(f'--{k}={v}' for k, v in options.items())]
 
     def environment(self):
-        own = {name: str(self.folder/folder) for name, folder in {'JUPYTERLAB_SETTINGS_DIR': 'settings', 'JUPYTERLAB_WORKSPACES_DIR': 'workspaces',
-               'JUPYTER_CONFIG_DIR': 'config', 'JUPYTER_RUNTIME_DIR': 'runtime', 'IPYTHONDIR': 'ipython'}.items()}
-        return {**os.environ, **own, 'PYTHONPATH': os.pathsep.join(filter(None, [str(repo), os.environ.get('PYTHONPATH')])),
-                'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])}
+        folders = {
+            'JUPYTERLAB_SETTINGS_DIR': 'settings', 'JUPYTERLAB_WORKSPACES_DIR': 'workspaces',
+            'JUPYTER_CONFIG_DIR': 'config', 'JUPYTER_RUNTIME_DIR': 'runtime', 'IPYTHONDIR': 'ipython'}
+        own = {name: str(self.folder/folder) for name, folder in folders.items()}
+        modules = filter(None, [str(repo), os.environ.get('PYTHONPATH')])
+        programs = [str(Path(sys.executable).parent), os.environ['PATH']]
+        paths = {'PYTHONPATH': os.pathsep.join(modules), 'PATH': os.pathsep.join(programs)}
+        return {**os.environ, **own, **paths}
 
     def request(self, path, method='GET'):
-        call = urllib.request.Request(f'http://127.0.0.1:{self.port}/{path}', method=method, headers={'Authorization': f'token {self.token}'})
+        url, headers = f'http://127.0.0.1:{self.port}/{path}', {'Authorization': f'token {self.token}'}
+        call = urllib.request.Request(url, method=method, headers=headers)
         with urllib.request.urlopen(call, timeout=20) as answer: return answer.read()
 
     def wait(self, seconds=90):
@@ -75,7 +91,8 @@ class Lab:
             try: return self.request('api/status')
             except OSError: time.sleep(.2)
         self.close()
-        raise RuntimeError(f'JupyterLab did not answer within {seconds} s; its log ends with\n' + (self.folder/'server.log').read_text()[-2000:])
+        end = (self.folder/'server.log').read_text()[-2000:]
+        raise RuntimeError(f'JupyterLab did not answer within {seconds} s; its log ends with\n{end}')
 
     def url(self, notebook): return f'http://127.0.0.1:{self.port}/doc/tree/{notebook}?token={self.token}'
 
@@ -100,7 +117,8 @@ class Visit:
 
     def __str__(self):
         phases = ', '.join(f'{name} {seconds:.0f}' for name, seconds in self.phases.items())
-        return f'{self.notebook:24s} {sum(self.phases.values()):4.0f} s ({phases})  {self.explorers} explorers, {self.controls} controls, {len(self.findings)} findings'
+        counts = f'{self.explorers} explorers, {self.controls} controls, {len(self.findings)} findings'
+        return f'{self.notebook:24s} {sum(self.phases.values()):4.0f} s ({phases})  {counts}'
 
 
 def visit(lab, context, notebook, shots=None, timeout=360):
@@ -117,8 +135,10 @@ def visit(lab, context, notebook, shots=None, timeout=360):
         phase('run', run_all, page, timeout)
         found.findings += failed_cells(page)
         phase('move', move_everything, page, found)
+        found.findings += uploads(page)
         if shots: phase('shots', photograph, page, Path(shots), notebook)
-    except Exception as error: found.findings.append(f'the visit ended early: {type(error).__name__}: {str(error)[:600]}')
+    except Exception as error:
+        found.findings.append(f'the visit ended early: {type(error).__name__}: {str(error)[:600]}')
     finally:
         page.close()
         lab.stop_kernels()
@@ -128,12 +148,27 @@ def visit(lab, context, notebook, shots=None, timeout=360):
 def listen(page, lab, findings):
     "Errors of the page and of the console, and requests that leave the machine, become findings."
     def console(message):
-        if message.type == 'error' and not any(word in message.text for word in ALLOWED): findings.append(f'console error: {message.text[:400]}')
+        is_allowed = any(word in message.text for word in ALLOWED)
+        if message.type == 'error' and not is_allowed: findings.append(f'console error: {message.text[:400]}')
     def request(request):
-        if request.url.startswith('http') and f'//127.0.0.1:{lab.port}/' not in request.url: findings.append(f'the page asks the network for {request.url[:200]}')
+        is_ours = f'//127.0.0.1:{lab.port}/' in request.url
+        if request.url.startswith('http') and not is_ours:
+            findings.append(f'the page asks the network for {request.url[:200]}')
     page.on('pageerror', lambda error: findings.append(f'page error: {str(error)[:400]}'))
     page.on('console', console)
     page.on('request', request)
+
+
+UPLOADS = """() => [...document.querySelectorAll('.modebar-btn, .modebar-group a, [class*="plotly-cloud"]')]
+    .map(e => [e.dataset.title, e.title, e.ariaLabel, e.dataset.attr, e.className.baseVal ?? e.className])
+    .map(names => names.filter(Boolean).join(' '))
+    .filter(text => /share|cloud|upload/i.test(text))"""
+
+
+def uploads(page):
+    "Buttons, by what they are called, that offer to send a figure away; one sentence for all of them."
+    found = page.evaluate(UPLOADS)
+    return [f'{len(found)} buttons offer to send a figure away, the first: {found[0]!r}'] if found else []
 
 
 def open_notebook(page, url):
@@ -146,66 +181,107 @@ def run_all(page, timeout):
     "Run All Cells; returns when every cell ran and the kernel is idle."
     page.evaluate('''async () => {
         const panel = jupyterapp.shell.currentWidget, session = panel.context.sessionContext;
-        const late = new Promise((_, no) => setTimeout(() => no(new Error('the kernel was not ready within 90 s: does the notebook name one?')), 90000));
+        const message = 'the kernel was not ready within 90 s: does the notebook name one?';
+        const late = new Promise((_, no) => setTimeout(() => no(new Error(message)), 90000));
         await Promise.race([late, Promise.all([panel.revealed, session.ready])]);
         panel.content.activeCellIndex = 0;
         window.cxrRun = {done: false};
-        jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.cxrRun.done = true; }, e => { window.cxrRun = {done: true, error: String(e)}; });
+        jupyterapp.commands.execute('notebook:run-all-cells').then(
+            () => { window.cxrRun.done = true; },
+            e => { window.cxrRun = {done: true, error: String(e)}; });
     }''')
-    page.wait_for_function('''window.cxrRun.done && jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'
-        ''', timeout=timeout*1000, polling=200)
+    page.wait_for_function('''() => {
+        const session = jupyterapp.shell.currentWidget.context.sessionContext.session;
+        return window.cxrRun.done && session.kernel.status === 'idle';
+    }''', timeout=timeout*1000, polling=200)
 
 
 def failed_cells(page):
     "Cells that raised and cells that did not run."
-    cells = page.evaluate('''() => jupyterapp.shell.currentWidget.content.widgets.map((w, i) => [i, w.model.toJSON()]).filter(([i, c]) => c.cell_type === 'code')
-        .map(([i, c]) => [i, String(c.source), c.execution_count, (c.outputs || []).filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue)])''')
+    cells = page.evaluate('''() => {
+        const errors = c => (c.outputs || [])
+            .filter(o => o.output_type === 'error')
+            .map(o => o.ename + ': ' + o.evalue);
+        return jupyterapp.shell.currentWidget.content.widgets
+            .map((w, i) => [i, w.model.toJSON()])
+            .filter(([i, c]) => c.cell_type === 'code')
+            .map(([i, c]) => [i, String(c.source), c.execution_count, errors(c)]);
+    }''')
     raised = [f'cell {i} raised {error[:300]}' for i, source, count, errors in cells for error in errors]
-    return raised + [f'cell {i} did not run: {source[:60]!r}' for i, source, count, errors in cells if source.strip() and count is None and not raised]
+    if raised: return raised
+    waiting = [(i, source) for i, source, count, _ in cells if source.strip() and count is None]
+    return [f'cell {i} did not run: {source[:60]!r}' for i, source in waiting]
 
 
 def expected_explorers(page):
     "How many explorers the outputs announce; a widget manager that draws none of them must not pass."
-    return page.evaluate('''() => jupyterapp.shell.currentWidget.content.widgets.flatMap(w => w.model.toJSON().outputs || [])
+    return page.evaluate('''() => jupyterapp.shell.currentWidget.content.widgets
+        .flatMap(w => w.model.toJSON().outputs || [])
         .filter(o => String((o.data || {})['text/plain'] || '').includes('cxr-explorer')).length''')
+
+
+KINDS = 'slider hslider vslider dropdown checkbox toggle-button radio select text'.split()
+CONTROLS = ', '.join(f'.widget-{kind}' for kind in KINDS)
+DRAWN = "document.querySelectorAll('.cxr-explorer .js-plotly-plot .main-svg').length >= %d"
 
 
 def move_everything(page, found):
     "Each control of each explorer is moved once, and its picture must change."
     expected = expected_explorers(page)
-    page.wait_for_function(f"document.querySelectorAll('.cxr-explorer .js-plotly-plot .main-svg').length >= {expected}", timeout=30_000) if expected else None
+    if expected: page.wait_for_function(DRAWN % expected, timeout=30_000)
     boxes = page.locator('.cxr-explorer')
     found.explorers = boxes.count()
-    if found.explorers < expected: found.findings.append(f'{expected} explorers were made but {found.explorers} are on the page')
+    if found.explorers < expected:
+        found.findings.append(f'{expected} explorers were made but {found.explorers} are on the page')
     for i in range(found.explorers):
-        box, plot = boxes.nth(i), boxes.nth(i).locator('.js-plotly-plot').first
-        controls = box.locator('.widget-slider, .widget-hslider, .widget-vslider, .widget-dropdown, .widget-checkbox, .widget-toggle-button, .widget-radio, .widget-select, .widget-text')
+        controls = boxes.nth(i).locator(CONTROLS)
         if not controls.count(): found.findings.append(f'explorer {i} has no control')
         for j in range(controls.count()):
             found.controls += 1
-            name = f'explorer {i}, control {controls.nth(j).inner_text().split(chr(10))[0].strip()!r}'
-            message = lambda: ' '.join(box.locator('.cxr-explorer-error').all_inner_texts()).strip()
-            for move, back in moves(controls.nth(j)):
-                changed = changes(plot, move)
-                if message(): found.findings.append(f'{name}: {message()[:300]}')
-                if back: changes(plot, back, CHANGE if changed else 1)   # the next control meets the picture as the page shows it
-                if changed: break
-            else: found.findings.append(f'{name}: moving it did not change the picture')
+            said = controls.nth(j).inner_text().splitlines() or ['']
+            name = f'explorer {i}, control {said[0].strip()!r}'
+            found.findings += [f'{name}: {finding}' for finding in move_control(boxes.nth(i), controls.nth(j))]
 
 
-def moves(control):
-    "Ways to move a control and to take that back, the gentlest first; a later one is tried where the one before left the picture as it was."
+def move_control(box, control):
+    "What is wrong with a control of an explorer, found by moving it until the picture changes."
+    plot, findings = box.locator('.js-plotly-plot').first, []
+    for move, back in find_moves(control):
+        changed = changes(plot, move)
+        message = ' '.join(box.locator('.cxr-explorer-error').all_inner_texts()).strip()
+        if message: findings.append(message[:300])
+        if back: changes(plot, back, CHANGE if changed else 1)   # the next control meets the picture of the page
+        if changed: return findings
+    return [*findings, 'moving it did not change the picture']
+
+
+def find_moves(control):
+    "Ways to move a control and to take that back, the gentlest first; the next is for a picture that stayed."
     kind = control.get_attribute('class')
-    handle, select, tick = control.locator('.noUi-handle').first, control.locator('select'), control.locator('input[type=checkbox]')
-    if 'slider' in kind:
-        for key, back in [('ArrowRight', 'ArrowLeft'), ('End', None), ('Home', None)]: yield lambda: handle.press(key), back and (lambda: handle.press(back))
-    elif select.count():
-        chosen, others = select.evaluate('s => [s.selectedIndex, [...s.options].map(o => o.index).filter(i => i !== s.selectedIndex)]')
-        for index in others[:4]: yield lambda: select.select_option(index=index), lambda: select.select_option(index=chosen)
+    select, tick = control.locator('select'), control.locator('input[type=checkbox]')
+    if 'slider' in kind: yield from move_slider(control.locator('.noUi-handle').first)
+    elif select.count(): yield from move_menu(select)
     elif tick.count(): yield tick.click, tick.click
     elif 'toggle-button' in kind: yield control.click, control.click
-    elif 'radio' in kind: yield lambda: control.locator('input:not(:checked)').first.click(), None
-    elif 'text' in kind: yield lambda: (control.locator('input').first.fill('1'), control.locator('input').first.press('Enter')), None
+    elif 'radio' in kind: yield control.locator('input:not(:checked)').first.click, None
+    elif 'text' in kind:
+        field = control.locator('input').first
+        yield lambda: (field.fill('1'), field.press('Enter')), None
+
+
+def move_slider(handle):
+    "One step and back, then to either end."
+    yield lambda: handle.press('ArrowRight'), lambda: handle.press('ArrowLeft')
+    yield lambda: handle.press('End'), None
+    yield lambda: handle.press('Home'), None
+
+
+def move_menu(select):
+    "At most four other options, and back to the chosen one."
+    chosen, count = select.evaluate('s => [s.selectedIndex, s.options.length]')
+    def choose(index): return lambda: select.select_option(index=index)
+    others = [index for index in range(count) if index != chosen]
+    for index in others[:4]: yield choose(index), choose(chosen)
 
 
 def digest(plot):
@@ -241,7 +317,8 @@ def changes(plot, move, seconds=CHANGE):
 
 
 LAST_CELL = '''e => {
-    const bottoms = [...e.querySelectorAll('.jp-Cell')].map(cell => cell.getBoundingClientRect().bottom - e.getBoundingClientRect().top + e.scrollTop);
+    const top = e.getBoundingClientRect().top - e.scrollTop;
+    const bottoms = [...e.querySelectorAll('.jp-Cell')].map(cell => cell.getBoundingClientRect().bottom - top);
     return [Math.ceil(Math.max(...bottoms)), e.clientHeight];
 }'''
 

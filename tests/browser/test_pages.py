@@ -20,6 +20,13 @@ def draw(n=2, name='a', tick=False):
 explore(draw, n=(1, 5, 1), name=['a', 'b'], tick=False)'''
 
 
+NOISY = '''from IPython.display import Javascript, display
+display(Javascript("""
+    console.error('logged on purpose');
+    setTimeout(() => { throw new Error('thrown on purpose') }, 0);
+"""))'''
+
+
 def write(lab, name, *sources):
     "A page for the tests of the harness itself."
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (*sources, '1 + 1')])
@@ -40,7 +47,9 @@ def test_a_control_that_is_ignored_is_found(visit, lab):
 
 def test_an_error_under_a_control_is_found(visit, lab):
     seen = visit(write(lab, 'fragile', EXPLORER.format(body='if name == "b": raise ValueError("no b")')))
-    assert len(seen.findings) == 2 and "'name': ValueError: no b" in seen.findings[0] and 'did not change' in seen.findings[1]
+    assert len(seen.findings) == 2
+    assert "'name': ValueError: no b" in seen.findings[0]
+    assert 'did not change' in seen.findings[1]
 
 
 def test_a_cell_that_raises_is_found(visit, lab):
@@ -49,6 +58,5 @@ def test_a_cell_that_raises_is_found(visit, lab):
 
 
 def test_errors_of_the_page_are_found(visit, lab):
-    seen = visit(write(lab, 'script', 'from IPython.display import HTML, Javascript, display\n'
-                       'display(Javascript("console.error(\'logged on purpose\'); setTimeout(() => { throw new Error(\'thrown on purpose\') }, 0)"))'))
+    seen = visit(write(lab, 'script', NOISY))
     assert any('logged on purpose' in f for f in seen.findings) and any('thrown on purpose' in f for f in seen.findings)

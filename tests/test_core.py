@@ -1,0 +1,81 @@
+"The contract's own promises: counts, names, sizes and readings that are compared, modes that come back."
+from types import SimpleNamespace
+import numpy as np, pytest, torch
+from torch import nn
+from hypothesis import given, strategies as st
+from cxr_workbench import core
+from cxr_workbench.core import Method, Stage, create_method
+from cxr_workbench.files import Reading
+
+
+@pytest.mark.parametrize('bad, match', [('Edema', "one text.*\\['Edema'\\]"), ('', 'one text'), (True, 'give a list of names'), (None, 'give a list of names'),
+                                        (0, 'at least one'), (-2, 'at least one'), ([], 'at least one'), (['a', 'b', 'a'], "occur twice: \\['a'\\]"), ([1, '1'], 'twice')])
+def test_labels_that_cannot_be(bad, match):
+    with pytest.raises(ValueError, match=match): create_method('supervised', labels=bad, size=32, preset='tiny')
+
+
+def test_labels_are_named():
+    assert core.names_of(np.int64(2)) == ['label 0', 'label 1'] == Method(2).label_names
+    assert core.names_of(np.array(['Edema', 'Mass'])) == ['Edema', 'Mass'] == core.names_of(('Edema', 'Mass')) == core.names_of({'Edema': 1, 'Mass': 2})
+    assert all(type(name) is str for name in core.names_of(np.array(['Edema'])))
+
+
+@pytest.mark.parametrize('bad', [0, -64, 64.5, '64', None, True])
+def test_sizes_that_cannot_be(bad):
+    with pytest.raises(ValueError, match='size='): create_method('supervised', labels=2, size=bad, preset='tiny')
+
+
+@pytest.mark.parametrize('bad', [dict(epochs=0), dict(epochs=-1), dict(epochs=1.5), dict(epochs=True), dict(epochs=None), dict(epochs='3'), dict(epochs=1, steps=0),
+                                 dict(epochs=1, steps=2.), dict(epochs=1, ema=1), dict(epochs=1, ema=-.1), dict(epochs=1, ema=1.001), dict(epochs=1, ema=float('nan'))])
+def test_stages_that_cannot_be(bad):
+    with pytest.raises(ValueError, match=list(bad)[-1]): Stage(**bad)
+
+
+@given(st.integers(1, 10**6), st.one_of(st.none(), st.floats(0, 1, exclude_max=True)), st.one_of(st.none(), st.integers(1, 100)))
+def test_stages_that_can(epochs, ema, steps):
+    stage = Stage(epochs, ema=ema, steps=steps)
+    assert (stage.epochs, stage.ema, stage.steps) == (epochs, ema, steps)
+
+
+def test_numbers_of_numpy_count():
+    assert core.is_count(np.int32(3)) and core.is_count(0) and not core.is_count(3.) and not core.is_count(True) and not core.is_count(np.bool_(True))
+    assert Stage(np.int64(3)).epochs == 3
+
+
+def method_of(size=64, reading=None):
+    method = create_method('supervised', labels=2, size=size, preset='tiny')
+    method.reading = reading
+    return method
+
+
+def test_sizes_are_compared():
+    method = method_of()
+    core.check_source(method, SimpleNamespace(size=64))
+    with pytest.raises(ValueError, match='made for images of 64 px, and the pack have 128 px.*size=64.*size=128'): core.check_source(method, SimpleNamespace(size=128), 'the pack')
+    free = Method(2)
+    core.check_source(free, SimpleNamespace(size=128))   # of no declared size
+
+
+READINGS = [Reading(64), Reading(64, 'crop'), Reading(64, bits=12), Reading(64, stretch=True), Reading(64, invert=True), Reading(64, window=False), Reading(64, frame=0)]
+
+
+@pytest.mark.parametrize('mine', READINGS)
+@pytest.mark.parametrize('theirs', [None, *READINGS])
+def test_readings_are_compared(mine, theirs):
+    for source in (SimpleNamespace(size=64, reading=theirs), SimpleNamespace(size=64, images=SimpleNamespace(reading=theirs))):
+        assert core.reading_of(source) == theirs
+        core.check_source(method_of(), source)                       # the method does not say
+        if theirs in (None, mine): core.check_source(method_of(reading=mine), source)
+        else:
+            with pytest.raises(ValueError) as said: core.check_source(method_of(reading=mine), source)
+            assert str(mine) in str(said.value) and str(theirs) in str(said.value) and mine.differences(theirs) in str(said.value)
+
+
+def test_modes_come_back_one_by_one():
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.Sequential(nn.Dropout(), nn.ReLU()))
+    net[1][0].eval()
+    modes = [m.training for m in net.modules()]
+    with pytest.raises(RuntimeError), core.evaluation_mode(net) as inside:
+        assert inside is net and not any(m.training for m in net.modules())
+        raise RuntimeError
+    assert [m.training for m in net.modules()] == modes
