@@ -216,7 +216,6 @@ class LCC(Method):
         losses = dict(cls=lambda: classification_loss(self, logits, y, known), con=lambda: consistency_term(self, probes, y, known),
                       sc=lambda: contrast_term(self, probes, y, known))
         return Step(logits, self.terms(**losses), self.weights, {**probes, 'x_weak': x})
-
     def recipe(self): return [lcc_stage(**self.schedule)]
     def ablations(self): return dict(LADDER)
     def cam_targets(self): return {'feature_map': self.backbone.tap}
