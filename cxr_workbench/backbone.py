@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WITH_MAP', 'no_map', 'reach', 'MeanPool', 'as_left', 'TimmPool', 'average_tokens', 'in_evaluation', 'find_layout',
            'head_weights', 'find_pool', 'Backbone', 'last_map', 'choose_pool', 'prune_head', 'pool_by_mean',
-           'pool_of_file', 'attach_as_saved']
+           'pool_of_file', 'attach_as_saved', 'stand_on_pool']
 
 # %% ../nbs/03_backbone.ipynb #6c7f00fe
 import contextlib
@@ -313,3 +313,11 @@ def attach_as_saved(method, state, prefix, *rest):
     if backbone.pool.dim == was: return
     method.attach(backbone.pool.dim)
     method.to(backbone.mean.device)
+
+# %% ../nbs/03_backbone.ipynb #67ea566b
+def stand_on_pool(
+    method,   # has `backbone` and attach(width)
+):
+    "Build what stands on the pool, now and whenever weights of another width are loaded."
+    method.attach(method.backbone.pool.dim)
+    method.register_load_state_dict_pre_hook(attach_as_saved)

@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import Method, Step, Stage, at_least_float32, register_method
-from ..backbone import Backbone, MeanPool, attach_as_saved
+from ..backbone import Backbone, MeanPool, stand_on_pool
 from ..losses import check_targets, masked_bce
 from ..consistency import WeakView, StrongView, pseudo_label, consistency_targets, consistency_loss, agreement_loss, ramp_up, check_finite, has_unknown
 
@@ -353,8 +353,7 @@ class ACAANet(Method):
         ssl = supervision == 'ssl'
         super().__init__(labels, unknown or ('ignore' if ssl else 'negative'), weights, WeakView(flip, shift), strong)
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
-        self.attach(self.backbone.pool.dim)
-        self.register_load_state_dict_pre_hook(attach_as_saved)
+        stand_on_pool(self)
         self.stage = Stage(epochs, groups=(('', lr, weight_decay),), optimizer=optimizer, schedule=schedule,
                            sampler=sampler or ('mixed' if ssl else 'known'), ema=ema)
 
@@ -394,7 +393,6 @@ class ACAA(ACAANet):
         self.agree, self.relation, self.ramp, self.reject = agree, relation, ramp, reject
         if level == 'map' and not isinstance(self.backbone.pool, MeanPool):
             raise ValueError("level='map' needs a pool that is the mean of the map")
-
     def attach(self, width):
         super().attach(width)
         self.batch_mamba = BatchMamba(width, **self.mixing)
@@ -414,7 +412,6 @@ class ACAA(ACAANet):
         weights = {name: w if name == 'sup' else w*ramp_up(progress, self.ramp) for name, w in self.weights.items()}
         seen = {'x_adv': x.index_copy(0, rows, x_adv.to(x.dtype))} if len(x_adv) else {}
         return Step(logits, terms, weights, {**probes, **seen, 'x_weak': x, 'pseudo': pseudo, 'mask': mask})
-
     def ablations(self): return ABLATIONS
 
 # %% ../../nbs/50_acaa.ipynb #6b203ef3

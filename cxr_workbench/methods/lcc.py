@@ -13,7 +13,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import Method, Step, Stage, at_least_float32, register_method, register_probe
-from ..backbone import Backbone, attach_as_saved
+from ..backbone import Backbone, stand_on_pool
 from ..losses import masked_bce, weighted_bce
 from ..consistency import WeakView
 from ..attention import LabelLinear, position_attention, attend, warn_of_few_cells
@@ -190,13 +190,12 @@ class LCC(Method):
         self.parts = check_parts(decompose, global_attention, kind, loss)
         super().__init__(labels, unknown=unknown, weights=weights, weak=WeakView(flip, shift) if weak else None)
         if self.weights['sc'] and not self.parts['sc'] or self.weights['con'] and not self.parts['con']: raise ValueError(f'weights {self.weights} ask for what these parts lack: {self.parts}')
-        grid = dict(size=size, min_cells=min_cells, pretrained=pretrained)
-        self.backbone = Backbone(backbone, **grid, pool='mean' if decompose else 'timm')   # queries read the map
-        queries = dict(dim=dim, heads=heads, head_dim=head_dim, expansion=expansion)
-        self.reader_settings = dict(queries, global_attention=global_attention, propagate=propagate) if decompose else None
-        self.attach(self.backbone.pool.dim)
+        pool = 'mean' if decompose else 'timm'       # queries read the map
+        self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained, pool=pool)
+        relation = dict(heads=heads, head_dim=head_dim, expansion=expansion, propagate=propagate)
+        self.reader_settings = dict(relation, dim=dim, global_attention=global_attention) if decompose else None
+        stand_on_pool(self)
         if decompose: warn_of_few_cells(self.backbone.cells, size, 'label attention')
-        self.register_load_state_dict_pre_hook(attach_as_saved)
         self.project = nn.Sequential(nn.Linear(dim, projection[0]), nn.ReLU(), nn.Linear(*projection)) if self.weights['sc'] else None
         self.loss, self.kind, self.tau_local, self.absolute = loss, kind, tau_local, absolute
         self.tau, self.positive_above, self.guided = tau, positive_above, guided and global_attention
@@ -204,9 +203,8 @@ class LCC(Method):
 
     def default_weights(self): return dict(cls=1., con=1.*self.parts['con'], sc=.1*self.parts['sc'])
     def attach(self, width):
-        if self.reader_settings: self.reader = LabelReader(self.labels, width, **self.reader_settings)
-        else: self.reader = PooledReader(self.labels, width)
-
+        how = self.reader_settings
+        self.reader = LabelReader(self.labels, width, **how) if how else PooledReader(self.labels, width)
     def look(self, x):
         maps = self.backbone.feature_map(x)
         return self.reader(maps) if self.reader_settings else self.reader(maps, self.backbone.pool(maps))
@@ -218,7 +216,6 @@ class LCC(Method):
         losses = dict(cls=lambda: classification_loss(self, logits, y, known), con=lambda: consistency_term(self, probes, y, known),
                       sc=lambda: contrast_term(self, probes, y, known))
         return Step(logits, self.terms(**losses), self.weights, {**probes, 'x_weak': x})
-
     def recipe(self): return [lcc_stage(**self.schedule)]
     def ablations(self): return dict(LADDER)
     def cam_targets(self): return {'feature_map': self.backbone.tap}

@@ -9,7 +9,7 @@ __all__ = ['LOSSES', 'Supervised', 'check_loss', 'supervised']
 import torch
 from torch import nn
 from ..core import Method, Step, Stage, register_method
-from ..backbone import Backbone, attach_as_saved
+from ..backbone import Backbone, stand_on_pool
 from ..losses import masked_bce, asymmetric_loss
 from ..consistency import WeakView
 
@@ -31,8 +31,7 @@ class Supervised(Method):
         super().__init__(labels, unknown=unknown, weights=weights, weak=WeakView(flip, shift) if weak else None)
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
         self.dropout = nn.Dropout(dropout)
-        self.attach(self.backbone.pool.dim)
-        self.register_load_state_dict_pre_hook(attach_as_saved)
+        stand_on_pool(self)
         self.schedule = dict(epochs=epochs, lr=lr, weight_decay=weight_decay, ema=ema)
 
     def default_weights(self): return {check_loss(self.loss_name): 1.}
