@@ -8,8 +8,8 @@ __all__ = ['app', 'FIT_HELP', 'BITS_HELP', 'STRETCH_HELP', 'INVERT_HELP', 'WINDO
            'hold_out', 'annotate', 'parse_settings', 'split_names', 'check_used', 'method_settings', 'fit', 'open_run',
            'as_plain', 'train_run', 'first_process', 'say', 'evaluate', 'as_trained', 'parts_of', 'check_place',
            'write_table', 'clustered', 'held_out', 'read_record', 'score_table', 'training_groups', 'print_table',
-           'predict', 'list_files', 'export', 'pack', 'files_of', 'methods', 'doctor', 'lab', 'pages', 'copy_pages',
-           'demo', 'demo_parts', 'figure_html', 'write_html', 'version', 'main']
+           'predict', 'list_files', 'images_in', 'export', 'pack', 'files_of', 'methods', 'doctor', 'lab', 'pages',
+           'copy_pages', 'demo', 'demo_parts', 'figure_html', 'write_html', 'version', 'main']
 
 # %% ../nbs/80_cli.ipynb #4cb33a68
 import contextlib, functools, json, os, shutil, sys, warnings
@@ -449,11 +449,21 @@ def predict(
 
 # %% ../nbs/80_cli.ipynb #f118f323
 def list_files(inputs):
-    "Files as they are named, folders by what is in them; raises FileNotFoundError or ValueError for nothing."
-    from cxr_workbench.files import find_images
+    "Files as they are named, folders by what is in them, each once; raises FileNotFoundError or ValueError for nothing."
     missing = [str(p) for p in inputs if not p.exists()]
     if missing: raise FileNotFoundError(f'no such file or folder: {", ".join(missing)}')
-    return [f for p in inputs for f in (find_images(p) if p.is_dir() else [p])]
+    found = [f for p in inputs for f in (images_in(p) if p.is_dir() else [p])]
+    return list({os.path.realpath(f): f for f in reversed(found)}.values())[::-1]
+
+# %% ../nbs/80_cli.ipynb #71036cf5
+def images_in(folder, most=5):
+    "The image files of a folder; what was left out is noted, the first few by name."
+    from cxr_workbench.files import find_images
+    left_out = []
+    found = find_images(folder, left_out)
+    for path, reason in left_out[:most]: typer.echo(f'left out: {path} ({reason})', err=True)
+    if len(left_out) > most: typer.echo(f'left out: {len(left_out) - most} more', err=True)
+    return found
 
 # %% ../nbs/80_cli.ipynb #ea99c565
 @command
@@ -498,9 +508,8 @@ def pack(
 # %% ../nbs/80_cli.ipynb #7ebd713d
 def files_of(table, path=None):
     "What `files.pack` takes: the files of a folder, or a table with its column; raises ValueError or OSError."
-    from cxr_workbench.files import find_images
     from cxr_workbench.tables import find_column, read_table
-    if Path(table).is_dir(): return find_images(table), 'path'
+    if Path(table).is_dir(): return images_in(table), 'path'
     frame = read_table(table)
     column = find_column(frame, 'image files', path)
     if column is None: raise ValueError(f'no column of image files is recognised: name it with --path; the table has {list(frame.columns)}')

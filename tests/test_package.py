@@ -90,7 +90,7 @@ def test_sdist_gives_the_same_wheel(from_checkout, from_sdist):
 
 def test_metadata_says_what_settings_say(metadata):
     assert (metadata['Name'], metadata['Version'], metadata['Requires-Python']) == ('cxr-workbench', FACTS['version'], '>=3.11')
-    assert set(metadata.get_all('Provides-Extra')) == {'dicom', 'diffusion', 'dev', 'all'}
+    assert set(metadata.get_all('Provides-Extra')) == {'dicom', 'diffusion', 'dev', 'export', 'all'}
     assert 'Apache-2.0' in (metadata['License-Expression'] or metadata['License'])
 
 
@@ -98,7 +98,7 @@ def test_requirements_are_where_they_belong(metadata):
     found = requirements(metadata)
     assert {'torch', 'timm', 'lightning', 'jupyterlab', 'ipywidgets', 'anywidget', 'plotly', 'captum', 'pandas', 'typer'} <= found['']
     assert TOOLS <= found['dev'] and not TOOLS & set().union(*(v for k, v in found.items() if k != 'dev'))
-    assert found['all'] == found['dicom'] | found['diffusion'] and 'pydicom' in found[''] and 'pylibjpeg' in found['dicom'] and 'diffusers' in found['diffusion']
+    assert found['all'] == found['dicom'] | found['diffusion'] | found['export'] and 'pydicom' in found[''] and 'pylibjpeg' in found['dicom'] and 'diffusers' in found['diffusion']
 
 
 def test_lightning_leaves_out_its_malicious_releases(metadata):

@@ -6,7 +6,7 @@
 __all__ = ['GRAPHS', 'LOSSES', 'LADDER', 'ChannelClassAttention', 'label_adjacency', 'normalised', 'symmetric_graph', 'row_graph',
            'scaled_graph', 'LabelGCN', 'class_balance', 'class_margins', 'margin_balanced_loss', 'entry_weight',
            'distribution_balanced_loss', 'asymmetric_rows', 'repeat_factors', 'check_trcgl', 'dropping', 'TRCGLNet',
-           'rename_graph', 'prepare_trcgl', 'look_trcgl', 'trcgl_step', 'trcgl_stages', 'trcgl', 'real_split']
+           'rename_graph', 'prepare_trcgl', 'look_trcgl', 'trcgl_step', 'trcgl_stages', 'trcgl']
 
 # %% ../../nbs/60_trcgl.ipynb #d864865e
 import math
@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import Method, Step, Stage, apply_unknown, at_least_float32, register_method
 from ..labels import as_labels
-from ..data import Repeat, patient_split
+from ..data import Repeat, real_split
 from ..backbone import Backbone
 from ..losses import asymmetric_loss, check_targets, masked_bce, masked_mean
 from ..consistency import WeakView
@@ -335,10 +335,12 @@ def trcgl_step(method, batch, stage)->Step:
 # %% ../../nbs/60_trcgl.ipynb #dcf354f0
 def trcgl_stages(sampler, epochs, lr, backbone_lr, weight_decay, warmup, ema, clip)->list[Stage]:
     "First everything but the backbone, then everything; a first stage of 0 epochs is left out."
-    first = Stage(epochs[0], train=r'(?!backbone\.)', groups=(('', lr[0], weight_decay[0]),), schedule='constant', sampler=sampler, clip=clip)
-    second = Stage(epochs[1], groups=((r'backbone\.', backbone_lr, weight_decay[0]), ('', lr[1], weight_decay[1])), schedule='cosine',
-                   warmup=warmup, sampler=sampler, ema=ema, clip=clip)
-    return [first, second] if epochs[0] else [second]
+    apart = ((r'backbone\.', backbone_lr, weight_decay[0]), ('', lr[1], weight_decay[1]))
+    second = Stage(epochs[1], groups=apart, schedule='cosine', warmup=warmup, sampler=sampler, ema=ema, clip=clip)
+    if not epochs[0]: return [second]
+    head = (('', lr[0], weight_decay[0]),)
+    first = Stage(epochs[0], train=r'(?!backbone\.)', groups=head, schedule='constant', sampler=sampler, clip=clip)
+    return [first, second]
 
 # %% ../../nbs/60_trcgl.ipynb #440adc1b
 _base = dict(gate=False, spatial=0., graph=0., loss='bce', resample=False)
@@ -355,16 +357,3 @@ _small = dict(backbone='test_resnet', drop_path=0., hidden=64, epochs=(2, 10), l
 def trcgl(labels, size=224, backbone='convnextv2_base', pretrained=False, **kw):
     "TRCGL-Net's classifier for the long tail (Shao et al., 2026)."
     return TRCGLNet(labels, size=size, backbone=backbone, pretrained=pretrained, **kw)
-
-# %% ../../nbs/60_trcgl.ipynb #e33e51d3
-def real_split(
-    data,          # a CXRDataset with patients
-    fraction=.1,   # of the real images that is held out
-    seed=42,
-):                 # rows to train on, rows held out; sorted, disjoint
-    "Rows by patient, no generated one held out; raises ValueError for a table without patients."
-    if data.patient_id is None: raise ValueError('the table has no patients: without them images of one patient land on both sides. Name the column, patient=...')
-    made = np.zeros(len(data), bool) if data.synthetic is None else data.synthetic.numpy()
-    real = np.flatnonzero(~made)
-    held = real[patient_split(data.patient_id[real], data.y[real], fraction=fraction, seed=seed)[1]]
-    return np.flatnonzero(~np.isin(data.patient_id, data.patient_id[held])), held
