@@ -82,12 +82,11 @@ def made(o, name, data, **kw):
 
 
 def annotated(train, regime, fraction, draw):
-    "The training part with the labels that the regime leaves."
-    from cxr_workbench.labels import keep_fraction, single_positive
-    y, known = train.y.numpy(), train.known.numpy()
+    "The training part under a regime of annotation, as `labels.annotate` has it."
+    from cxr_workbench.labels import annotate
     if regime == 'full': return train
-    if regime == 'single-positive': return train.with_labels(*single_positive(y, draw, known))
-    return train.with_labels(*keep_fraction(y, train.patient_id, fraction, draw, known))
+    y, known = train.y.numpy(), train.known.numpy()
+    return train.with_labels(*annotate(y, known, train.patient_id, regime, fraction, draw))
 
 
 def epochs_of(stage, data, o, steps):
