@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'FORMATS', 'NETPBM', 'Refusal', 'to_unit', 'check_size', 'check_kept', 'luma', 'grey', 'mixed',
            'jpeg_frame', 'code_stream', 'declared_depth', 'stored_values', 'check_frame', 'square_pixels',
            'pixel_ratio', 'png_chunks', 'png_length', 'check_png_pixels', 'one_row_more', 'as_declared', 'open_png',
-           'significant_top', 'png_channels', 'wide_png', 'check_indices', 'check_tiles', 'check_jpeg2000',
+           'significant_top', 'png_channels', 'wide_png', 'check_tiles', 'check_jpeg2000', 'jpeg2000_numbers',
            'tiff_directories', 'tiff_tags', 'check_strips', 'as_bytes', 'undo_differences', 'crowded_bits',
            'tiff_numbers', 'turn', 'tiff_range', 'tiff_channels', 'tiff_pixels', 'numbers_only', 'upright',
            'open_picture', 'read_tiff', 'read_png', 'read_netpbm', 'check_filled', 'read_picture']
@@ -352,18 +352,6 @@ def wide_png(data:bytes, chunks:list, bits=None, key=None):  # -> values (H, W),
     if isinstance(key, tuple): values = np.where((channels == np.array(key)).all(-1), 0, values)
     return values, 0, top
 
-# %% ../nbs/01a1_pictures.ipynb #244cab4c
-def check_indices(
-    im,           # PIL image of a PNG
-    chunks:list,  # from png_chunks
-):
-    "Raises ValueError where pixels name colours that the palette of a PNG does not have."
-    if chunks[0][1][9] != 3 or im.mode != 'P': return
-    most, colours = int(np.asarray(im).max()), len(dict(chunks).get(b'PLTE', b''))//3
-    if most >= colours:
-        raise Refusal(f'its palette has {colours} colours, and its pixels ask for number {most}: it is damaged, or '
-                      'the palette was lost. Copy it again, or leave it out')
-
 # %% ../nbs/01a1_pictures.ipynb #5d2976a2
 def check_tiles(
     stream:bytes,  # a JPEG 2000 stream, perhaps in a box
@@ -402,6 +390,22 @@ def check_jpeg2000(
     if not stream.rstrip(b'\0').endswith(b'\xff\xd9'):
         raise Refusal('it is damaged (its JPEG 2000 stream has no end marker): copy it again, or leave it out')
     check_tiles(stream)
+
+# %% ../nbs/01a1_pictures.ipynb #8fd054cc
+def jpeg2000_numbers(
+    data:bytes,   # a whole JP2 file or a bare stream
+    facts:dict,   # from code_stream
+):                # values (H, W), low, high
+    "A JPEG 2000 picture with colour of other than 8 bits, or grey of fewer; ValueError for kinds that are not read."
+    from openjpeg import decode
+    boxes, depth = data[:data.find(b'\xff\x4f\xff\x51')], facts['precision']
+    what = f'it is JPEG 2000 of {depth} bits with {facts["channels"]} channels'
+    if b'pclr' in boxes or b'colr\1\0\0\0\0\0\x12' in boxes or facts['channels'] > 4:
+        raise Refusal(f'{what}, in a palette or in YCC, which is not read: write it as 16-bit grey PNG')
+    channels = np.atleast_3d(decode(data)).astype(np.int64) + facts['signed']*2**(depth - 1)
+    if channels.shape != tuple(facts[key] for key in ('rows', 'columns', 'channels')):
+        raise Refusal(f'{what} of unlike size, which is not read: write it as 16-bit grey PNG')
+    return mixed(channels, 2**depth - 1), 0, 2**depth - 1
 
 # %% ../nbs/01a1_pictures.ipynb #bba5c5a6
 def tiff_directories(
@@ -680,7 +684,10 @@ def read_png(data:bytes, bits=None, frame=None):  # -> values (H, W), low, high
         key, orientation = im.info.get('transparency'), im.getexif().get(274, 1)
         if depth in (2, 4) and colour == 0 and isinstance(key, int):
             im.info['transparency'] = key*255//(2**depth - 1)      # Pillow draws the pixels out, and not the key
-        check_indices(im, chunks)
+        most, colours = np.asarray(im).max(), len(dict(chunks).get(b'PLTE', b''))//3
+        if im.mode == 'P' and most >= colours:
+            raise Refusal(f'its palette has {colours} colours, and its pixels ask for number {most}: it is damaged, or '
+                          'its palette was lost. Copy it again, or leave it out')
         turned, ratio = upright(im)
     if depth == 16 and colour and frames == 1:
         values, low, high = wide_png(data, chunks, bits, key)
@@ -737,7 +744,12 @@ def read_picture(path, head:bytes, bits=None, frame=None):  # -> values (H, W), 
             check_filled(im, file)
             if im.format == 'JPEG2000':
                 file.seek(0)
-                check_jpeg2000(file.read())
+                data = file.read()
+                check_jpeg2000(data)
+                facts = code_stream(data)
+                if facts and (facts['precision'] < 8 or (facts['channels'] > 1 and facts['precision'] != 8)):
+                    values, low, high = jpeg2000_numbers(data, facts)
+                    return square_pixels(values, pixel_ratio(im)), low, 2**bits - 1 if bits and high > 255 else high
             frames = 1 if im.format == 'MPO' else getattr(im, 'n_frames', 1)   # MPO: a JPEG with previews
             im.seek(check_frame(frames, frame))
             depth = declared_depth(im, head)
