@@ -340,7 +340,10 @@ def png_channels(
     else:
         mode = 'RGB' if data[25] == 2 else 'RGBA'
         upper, lower = (unpack(mode, f'{mode};16{order}') for order in 'BL')
-    return upper.astype(np.uint16) << 8 | lower
+    channels = upper.astype(np.uint16)
+    channels <<= 8            # in place: a large image is held once
+    channels |= lower
+    return channels
 
 # %% ../nbs/01a1_pictures.ipynb #db612f09
 def wide_png(data:bytes, chunks:list, bits=None, key=None):  # -> values (H, W), low, high
@@ -402,7 +405,8 @@ def jpeg2000_numbers(
     what = f'it is JPEG 2000 of {depth} bits with {facts["channels"]} channels'
     if b'pclr' in boxes or b'colr\1\0\0\0\0\0\x12' in boxes or facts['channels'] > 4:
         raise Refusal(f'{what}, in a palette or in YCC, which is not read: write it as 16-bit grey PNG')
-    channels = np.atleast_3d(decode(data)).astype(np.int64) + facts['signed']*2**(depth - 1)
+    channels = np.atleast_3d(decode(data))
+    if facts['signed']: channels = channels.astype(np.int64) + 2**(depth - 1)
     if channels.shape != tuple(facts[key] for key in ('rows', 'columns', 'channels')):
         raise Refusal(f'{what} of unlike size, which is not read: write it as 16-bit grey PNG')
     return mixed(channels, 2**depth - 1), 0, 2**depth - 1
