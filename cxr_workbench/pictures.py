@@ -176,7 +176,11 @@ def stored_values(
         only = 'of which only the upper 8 can be read'
         remedy = f'write it as {depth}-bit grey to use bits={bits}'
         raise Refusal(f'it has colour or alpha in {depth} bits, {only}: {remedy}')
-    return grey(im), 0, 255
+    shade = grey(im)
+    if depth > 8 and shade.min() == shade.max():
+        raise Refusal(f'of its {depth} bits of colour the upper 8 are read, and they are the same in every pixel: '
+                      'write it as 16-bit grey')
+    return shade, 0, 255
 
 # %% ../nbs/01a1_pictures.ipynb #6b4fdbd9
 def check_frame(
@@ -683,8 +687,8 @@ def read_png(data:bytes, bits=None, frame=None):  # -> values (H, W), low, high
     "The numbers of a PNG, turned upright, with their declared range."
     chunks = png_chunks(data)
     with open_png(data, chunks) as im:
-        frames, depth, colour = getattr(im, 'n_frames', 1), *chunks[0][1][8:10]
-        im.seek(check_frame(frames, frame))
+        depth, colour = chunks[0][1][8:10]
+        im.seek(check_frame(getattr(im, 'n_frames', 1), frame))
         key, orientation = im.info.get('transparency'), im.getexif().get(274, 1)
         if depth in (2, 4) and colour == 0 and isinstance(key, int):
             im.info['transparency'] = key*255//(2**depth - 1)      # Pillow draws the pixels out, and not the key
@@ -693,7 +697,8 @@ def read_png(data:bytes, bits=None, frame=None):  # -> values (H, W), low, high
             raise Refusal(f'its palette has {colours} colours, and its pixels ask for number {most}: it is damaged, or '
                           'its palette was lost. Copy it again, or leave it out')
         turned, ratio = upright(im)
-    if depth == 16 and colour and frames == 1:
+    if depth == 16 and colour:
+        if frame: raise Refusal('its frames after the first hold 16-bit colour, which is not read: write it as 16-bit grey')
         values, low, high = wide_png(data, chunks, bits, key)
         return square_pixels(turn(values, orientation), ratio), low, high
     values, low, high = stored_values(turned, depth, bits)

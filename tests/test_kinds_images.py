@@ -202,3 +202,21 @@ def test_colour_without_a_planar_configuration(read):
     values, colour = np.stack([EIGHT]*3, -1), dict(SamplesPerPixel=3, PhotometricInterpretation='RGB')
     near(read(dicom(values, **colour, PlanarConfiguration=0)), EIGHT/255)
     with pytest.raises(UnreadableImage, match='declares no PlanarConfiguration'): read(dicom(values, **colour))
+
+
+def test_frames_of_16_bit_colour(read):
+    whole = png(wide(FULL, 3), 16, 2, (b'acTL', struct.pack('>II', 2, 0)),
+                (b'fcTL', struct.pack('>IIIIIHHBB', 0, W, H, 0, 0, 1, 1, 0, 0)))
+    control = chunk(b'fcTL', struct.pack('>IIIIIHHBB', 1, W, H, 0, 0, 1, 1, 0, 0))
+    packed = zlib.compress(b''.join(b'\0' + row for row in wide(FULL[::-1], 3)))
+    whole = whole[:-12] + control + chunk(b'fdAT', struct.pack('>I', 2) + packed) + whole[-12:]
+    with pytest.raises(UnreadableImage, match='2 frames'): read(whole)
+    near(read(whole, frame=0), FULL/65535)
+    with pytest.raises(UnreadableImage, match='frames after the first'): read(whole, frame=1)
+
+
+def test_cmyk_of_16_bits_of_which_the_upper_8_are_empty(read):
+    ink = np.stack([FULL*0]*3 + [65535 - FULL], -1)
+    assert np.abs(read(tiff([ink.astype('<u2').tobytes()], '<', 16, 5, 4)) - SHADE).max() < .01
+    with pytest.raises(UnreadableImage, match='the upper 8 are read'):
+        read(tiff([(ink >> 8).astype('<u2').tobytes()], '<', 16, 5, 4))
