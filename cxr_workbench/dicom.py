@@ -624,7 +624,7 @@ def check_sign(
 def read_grey(ds, cells, facts:dict, bits=None, window=True, frame=0):  # -> values (H, W), low, high
     "One channel after modality, values of interest and polarity."
     negative, void = is_negative(ds), None
-    if cells.dtype.kind == 'f': values, low, high = cells, 0, 1
+    if cells.dtype.kind == 'f': values, low, high = modality(cells, 0, 1, ds, frame)
     else:
         signed, stored = whole_number(ds, 'PixelRepresentation', 0) == 1, whole_number(ds, 'BitsStored')
         moved = whole_number(ds, 'HighBit', stored - 1) != stored - 1 and facts.get('precision', 99) > stored
@@ -672,6 +672,11 @@ def read_dicom(path, bits=None, window=True, frame=None):  # -> values (H, W), l
     check_size(whole_number(ds, 'Rows'), whole_number(ds, 'Columns'))
     check_bits(ds)
     kind, facts = check_channels(ds), {}
+    if kind == 'colour' and not numbers(ds, 'PlanarConfiguration'):
+        if not ds.file_meta.TransferSyntaxUID.is_encapsulated:
+            raise Refusal('it declares no PlanarConfiguration, so its colours may lie side by side or one after another: '
+                          'add the tag, or leave it out')
+        ds.PlanarConfiguration = 0        # of no account in a code stream
     if ds.file_meta.TransferSyntaxUID == DEFLATED_FRAMES:
         unpack_frame(ds, frame_stream(ds, frame))
         place = 0
