@@ -8,8 +8,9 @@ __all__ = ['trainable', 'set_modes', 'parameter_groups', 'make_schedule', 'Prepa
            'write_history', 'run_record', 'read_checkpoint', 'open_checkpoint', 'check_continued', 'short', 'fit',
            'scaled', 'check_widths', 'check_labels', 'check_apart', 'check_counts', 'check_device', 'processes',
            'check_batches', 'first_fault', 'begin', 'run_stage', 'make_trainer', 'Bar', 'quiet', 'finish', 'save',
-           'load', 'read_record', 'rebuild', 'load_weights', 'saved_reading', 'predict', 'named_files', 'probabilities',
-           'predict_files', 'Interrupted', 'reading_for', 'try_read', 'export', 'export_format', 'trained']
+           'load', 'read_record', 'rebuild', 'owner_of', 'check_owner', 'check_kinds', 'broken_tensors', 'load_weights',
+           'saved_reading', 'predict', 'named_files', 'probabilities', 'predict_files', 'Interrupted', 'reading_for',
+           'try_read', 'export', 'export_format', 'trained']
 
 # %% ../nbs/09_learner.ipynb #d578080f
 import contextlib, copy, json, logging, math, os, re, time, warnings, zipfile
@@ -597,7 +598,7 @@ def save(
     except TypeError as error: raise ValueError(f'an argument of {method.config["method"]} is no plain value ({error}); register a factory that builds it') from error
     fits = lambda v: dtype and v.is_floating_point() and bool((v.abs() < torch.finfo(dtype).max).all())
     state = {k: v.detach().cpu().to(dtype if fits(v) else v.dtype).contiguous().clone() for k, v in method.state_dict().items()}
-    write_whole(folder/'model.safetensors', to_bytes(state))
+    write_whole(folder/'model.safetensors', to_bytes(state, owner_of(method.config)))
     write_whole(folder/'model.json', text.encode())
     return folder
 
@@ -618,6 +619,7 @@ def load(
     if method is not None and config['method'] != method: raise ValueError(f'{folder} holds a {config["method"]}, not a {method}')
     if labels is not None and list(labels) != config['labels']: raise ValueError(f'{folder} was trained on {config["labels"]}, not on {list(labels)}')
     model = rebuild(config, folder/'model.json')
+    check_owner(folder/'model.safetensors', config)
     load_weights(model, folder/'model.safetensors')
     model.config, model.reading = config, saved_reading(saved, folder/'model.json')
     if 'reading' not in saved: model.assumed_reading = model.reading
@@ -629,8 +631,9 @@ def read_record(
 )->dict:
     "What a saved model says of itself; ValueError with the file's name where it is damaged or incomplete."
     remedy = 'copy the folder again, or train again into a new one'
-    try: saved = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as error: raise ValueError(f'{file} is cut off or damaged ({error}): {remedy}') from None
+    try: saved = json.loads(file.read_text(encoding='utf-8-sig'))
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise ValueError(f'{file} is cut off or damaged ({error}): {remedy}') from None
     config = saved.get('config') if isinstance(saved, dict) else None
     if not isinstance(config, dict): raise ValueError(f'{file} describes no saved model, it has no "config": {remedy}')
     kinds = dict(method=str, labels=list, size=int, arguments=dict)
@@ -645,10 +648,57 @@ def rebuild(
 )->Method:
     "The method that a record describes, untrained; ValueError where it cannot be made."
     try: return create_method(config['method'], labels=config['labels'], size=config['size'], **config['arguments'])
-    except (KeyError, TypeError, ValueError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) else error
+    except MemoryError: raise
+    except Exception as error:   # timm and other packages raise what they like
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise ValueError(f'{file} describes a method that cannot be made here ({reason}): '
                          'import the module that registers it, or use the version that saved it') from error
+
+# %% ../nbs/09_learner.ipynb #a7f32257
+def owner_of(
+    config:dict,   # of a method
+)->dict[str, str]:
+    "What a file of weights says of the method that it belongs to."
+    return dict(owner=json.dumps({name: config[name] for name in ('method', 'labels', 'size')}))
+
+# %% ../nbs/09_learner.ipynb #966e2463
+def check_owner(
+    file:Path,     # model.safetensors
+    config:dict,   # of model.json
+):
+    "Refuse weights that say that they are another method's; ValueError with both."
+    from safetensors import safe_open
+    try:
+        with safe_open(file, 'pt') as held: told = (held.metadata() or {}).get('owner')
+        owner = None if told is None else json.loads(told)
+    except MemoryError: raise
+    except Exception: return   # `load_weights` names the damage
+    if not isinstance(owner, dict): return   # a file of before
+    differ = [name for name in owner if owner[name] != config.get(name)]
+    if not differ: return
+    both = '; '.join(f'{name} {short(owner[name])} against {short(config.get(name))}' for name in differ)
+    raise ValueError(f'{file} does not belong to its model.json: {both}. '
+                     'Copy both files of one and the same model')
+
+# %% ../nbs/09_learner.ipynb #492cb4e9
+def check_kinds(
+    wanted:dict, state:dict,   # name -> tensor, of the method and of the file
+    file:Path,                 # for the message
+):
+    "Refuse tensors of another kind of number than the method has; ValueError names them."
+    kind = lambda t: (t.is_floating_point(), t.is_complex(), t.dtype == torch.bool)
+    wrong = [name for name in wanted if name in state and kind(wanted[name]) != kind(state[name])]
+    if not wrong: return
+    name = wrong[0]
+    raise ValueError(f'{file} holds {name} as {state[name].dtype}, and the method has it as {wanted[name].dtype} '
+                     f'({len(wrong)} such tensors): copy the folder again, or save the model with learner.save')
+
+# %% ../nbs/09_learner.ipynb #4f03d90b
+def broken_tensors(method:Method)->set[str]:
+    "Names of the tensors of a method that hold NaN, infinity, or a negative variance."
+    tensors = {**dict(method.named_parameters()), **dict(method.named_buffers())}
+    bad = lambda name, t: not torch.isfinite(t).all() or (name.endswith('running_var') and bool((t < 0).any()))
+    return {name for name, t in tensors.items() if bad(name, t)}
 
 # %% ../nbs/09_learner.ipynb #3e4f8b43
 def load_weights(
@@ -662,9 +712,13 @@ def load_weights(
     except Exception as error:
         remedy = 'copy the folder again, or train again into a new one'
         raise ValueError(f'{file} is cut off or damaged ({error}): {remedy}') from error
+    check_kinds(method.state_dict(), state, file)
+    finite = set(method.state_dict()) - broken_tensors(method)   # what starts without a value may stay without
     try: method.load_state_dict(state, strict=True)
-    except Exception as error: raise ValueError(f'{file} does not belong to its model.json: {error}') from error
-    broken = [name for name, value in method.named_parameters() if not torch.isfinite(value).all()]
+    except Exception as error:
+        seen = ' '.join(str(error).split())
+        raise ValueError(f'{file} does not belong to its model.json: {seen[:400]}') from error
+    broken = sorted(broken_tensors(method) & finite)
     if broken:
         raise ValueError(f'{file} holds NaN or infinite weights in {broken[:5]}: train again, the scores would be NaN')
 
@@ -733,7 +787,7 @@ def probabilities(method, x, device=None)->np.ndarray:
     with evaluation_mode(method.to(device)), torch.inference_mode():
         scores = torch.sigmoid(method(x.to(device)).float()).cpu().numpy()
     if np.isfinite(scores).all(): return scores
-    broken = [name for name, value in method.named_parameters() if not torch.isfinite(value).all()]
+    broken = sorted(broken_tensors(method))
     why = f'its weights hold NaN in {broken[:3]}' if broken else 'its weights are finite, so look at these images'
     count = int((~np.isfinite(scores).all(1)).sum())
     raise ValueError(f'the method gives NaN for {count} of {len(x)} images: {why}')
