@@ -8,9 +8,8 @@ __all__ = ['trainable', 'set_modes', 'parameter_groups', 'make_schedule', 'Prepa
            'write_history', 'run_record', 'read_checkpoint', 'open_checkpoint', 'check_continued', 'short', 'fit',
            'scaled', 'check_widths', 'check_labels', 'check_apart', 'check_counts', 'check_device', 'processes',
            'check_batches', 'first_fault', 'begin', 'run_stage', 'make_trainer', 'Bar', 'quiet', 'finish', 'save',
-           'load', 'read_record', 'rebuild', 'owner_of', 'check_owner', 'check_kinds', 'broken_tensors', 'load_weights',
-           'saved_reading', 'predict', 'named_files', 'probabilities', 'predict_files', 'Interrupted', 'reading_for',
-           'try_read', 'export', 'export_format', 'trained']
+           'load', 'read_record', 'rebuild', 'load_weights', 'saved_reading', 'predict', 'named_files', 'probabilities',
+           'predict_files', 'Interrupted', 'reading_for', 'try_read', 'export', 'export_format', 'trained']
 
 # %% ../nbs/09_learner.ipynb #d578080f
 import contextlib, copy, json, logging, math, os, re, time, warnings, zipfile
@@ -26,6 +25,7 @@ from .core import evaluation_mode, is_assumed, is_count, reading_of, seed_all
 from .data import batch_sampler, check_real, check_split, loader
 from .files import Reading, whole, write_whole
 from .programs import FORMATS, facts_of, largest_difference, standing_alone
+from .programs import broken_tensors, check_kinds, check_owner, owner_of
 
 # %% ../nbs/09_learner.ipynb #89a0ce76
 def trainable(
@@ -653,52 +653,6 @@ def rebuild(
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise ValueError(f'{file} describes a method that cannot be made here ({reason}): '
                          'import the module that registers it, or use the version that saved it') from error
-
-# %% ../nbs/09_learner.ipynb #a7f32257
-def owner_of(
-    config:dict,   # of a method
-)->dict[str, str]:
-    "What a file of weights says of the method that it belongs to."
-    return dict(owner=json.dumps({name: config[name] for name in ('method', 'labels', 'size')}))
-
-# %% ../nbs/09_learner.ipynb #966e2463
-def check_owner(
-    file:Path,     # model.safetensors
-    config:dict,   # of model.json
-):
-    "Refuse weights that say that they are another method's; ValueError with both."
-    from safetensors import safe_open
-    try:
-        with safe_open(file, 'pt') as held: told = (held.metadata() or {}).get('owner')
-        owner = None if told is None else json.loads(told)
-    except MemoryError: raise
-    except Exception: return   # `load_weights` names the damage
-    if not isinstance(owner, dict): return   # a file of before
-    differ = [name for name in owner if owner[name] != config.get(name)]
-    if not differ: return
-    both = '; '.join(f'{name} {short(owner[name])} against {short(config.get(name))}' for name in differ)
-    raise ValueError(f'{file} does not belong to its model.json: {both}. '
-                     'Copy both files of one and the same model')
-
-# %% ../nbs/09_learner.ipynb #492cb4e9
-def check_kinds(
-    wanted:dict, state:dict,   # name -> tensor, of the method and of the file
-    file:Path,                 # for the message
-):
-    "Refuse tensors of another kind of number than the method has; ValueError names them."
-    kind = lambda t: (t.is_floating_point(), t.is_complex(), t.dtype == torch.bool)
-    wrong = [name for name in wanted if name in state and kind(wanted[name]) != kind(state[name])]
-    if not wrong: return
-    name = wrong[0]
-    raise ValueError(f'{file} holds {name} as {state[name].dtype}, and the method has it as {wanted[name].dtype} '
-                     f'({len(wrong)} such tensors): copy the folder again, or save the model with learner.save')
-
-# %% ../nbs/09_learner.ipynb #4f03d90b
-def broken_tensors(method:Method)->set[str]:
-    "Names of the tensors of a method that hold NaN, infinity, or a negative variance."
-    tensors = {**dict(method.named_parameters()), **dict(method.named_buffers())}
-    bad = lambda name, t: not torch.isfinite(t).all() or (name.endswith('running_var') and bool((t < 0).any()))
-    return {name for name, t in tensors.items() if bad(name, t)}
 
 # %% ../nbs/09_learner.ipynb #3e4f8b43
 def load_weights(

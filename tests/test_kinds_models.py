@@ -1,5 +1,5 @@
 """Models: other inputs of the kinds of faults that were met, each with its right value."""
-import json
+import json, shutil
 import pytest, torch
 from cxr_workbench import learner
 from cxr_workbench.backbone import Backbone
@@ -142,3 +142,16 @@ def test_a_head_that_reads_more_than_the_map_is_refused_by_name(name):
 def test_a_network_that_cannot_be_built_or_run_is_named(net, size):
     says = 'cannot build|cannot read images|neither the name'
     with pytest.raises(ValueError, match=says): Backbone(net, size=size, min_cells=4)
+
+
+@pytest.mark.parametrize('part', ['vae', 'unet', 'text_encoder'])
+def test_a_part_of_a_diffusion_model_without_numbers_is_named(part, tmp_path):
+    pytest.importorskip('diffusers')
+    from safetensors.torch import load_file, save_file
+    from cxr_workbench.methods import trcgl_diffusion as td
+    folder = shutil.copytree(td.embedded(), tmp_path/'pipeline')
+    file, = (folder/part).glob('*.safetensors')
+    state = load_file(file)
+    state[sorted(state)[0]].fill_(float('nan'))
+    save_file(state, file, metadata={'format': 'pt'})
+    with pytest.raises(ValueError, match=f'{part} holds NaN or infinity in .*1 in all'): td.read_parts(folder)
