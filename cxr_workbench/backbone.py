@@ -24,7 +24,10 @@ def _create(name, size, pretrained=False, **kw):
 # %% ../nbs/03_backbone.ipynb #f0bd2080
 def _candidates(name, size, pretrained, **kw):
     "Yield (how, network, stage, stride) from the least to the most intrusive way to a finer grid."
-    net = _create(name, size, pretrained, **kw)
+    try: net = _create(name, size, pretrained, **kw)
+    except (AssertionError, IndexError, RuntimeError) as error:
+        raise ValueError(f'timm cannot build {name!r} for images of {size} x {size} pixels ({error}): '
+                         'give another size, or a name that timm.list_models() has') from error
     if not getattr(net, 'feature_info', None) or not hasattr(net, 'forward_intermediates'): raise no_map(name)
     strides = [info['reduction'] for info in net.feature_info]
     yield 'native', net, len(strides)-1, strides[-1]
@@ -167,8 +170,12 @@ def find_pool(
 ):                   # MeanPool or TimmPool
     "The pool that gives timm's features; raises ValueError where none does."
     if not hasattr(net, 'forward_head'): return MeanPool(maps.shape[1])
+    refusal = (f"the features of {name} are not made from its feature map: take Backbone(..., pool='mean'), "
+               f'the mean of its cells, or another network, such as {WITH_MAP}')
     out, mean = net.forward_features(x), maps.mean((2, 3))
-    truth, weighs = head_weights(net, out)
+    try: truth, weighs = head_weights(net, out)
+    except (AssertionError, AttributeError, TypeError, RuntimeError) as error: raise ValueError(refusal) from error
+    if not isinstance(truth, Tensor): raise ValueError(refusal)
     unpooled = truth.ndim == 4 or getattr(net, 'global_pool', None) == ''    # built without a pool of its own
     if unpooled: return MeanPool(maps.shape[1])
     agrees = lambda z: z.shape == truth.shape and torch.allclose(z, truth, rtol=1e-3, atol=1e-4)
@@ -177,8 +184,7 @@ def find_pool(
     if layout is not None:
         pool = TimmPool(net, layout, truth.shape[1])
         if agrees(pool(maps)): return pool
-    raise ValueError(f"the features of {name} are not made from its feature map: take Backbone(..., pool='mean'), "
-                     f'the mean of its cells, or another network, such as {WITH_MAP}')
+    raise ValueError(refusal)
 
 # %% ../nbs/03_backbone.ipynb #3c645747
 class Backbone(nn.Module):
@@ -194,6 +200,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.size, self.tap, self.moved = size, nn.Identity(), False
         if isinstance(name_or_module, str): self._from_timm(name_or_module, stride, min_cells, pretrained, pool, **kw)
+        elif not isinstance(name_or_module, nn.Module):
+            raise ValueError(f'{name_or_module!r} is neither the name of a timm network nor a torch module')
         else: self._from_module(name_or_module, pool)
         self.register_load_state_dict_pre_hook(pool_of_file)
 
@@ -260,6 +268,9 @@ def _probe(backbone, name):
             if not getattr(backbone, 'normed', False): raise no_map(name, str(error)) from error
             backbone.normed = False                          # Hiera normalises in its head only
             return _probe(backbone, name)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(f'{name} cannot read images of {backbone.size} x {backbone.size} pixels '
+                             f'({type(error).__name__}: {error}): give another size or network') from error
     if not isinstance(out, Tensor): raise no_map(name, f'it gives a {type(out).__name__}')
     if out.ndim != 4:
         raise ValueError(f'{name} must end in a feature map (B, D, h, w), not in {tuple(out.shape)}: '

@@ -25,6 +25,7 @@ from .core import evaluation_mode, is_assumed, is_count, reading_of, seed_all
 from .data import batch_sampler, check_real, check_split, loader
 from .files import Reading, whole, write_whole
 from .programs import FORMATS, facts_of, largest_difference, standing_alone
+from .programs import broken_tensors, check_kinds, check_owner, owner_of
 
 # %% ../nbs/09_learner.ipynb #89a0ce76
 def trainable(
@@ -597,7 +598,7 @@ def save(
     except TypeError as error: raise ValueError(f'an argument of {method.config["method"]} is no plain value ({error}); register a factory that builds it') from error
     fits = lambda v: dtype and v.is_floating_point() and bool((v.abs() < torch.finfo(dtype).max).all())
     state = {k: v.detach().cpu().to(dtype if fits(v) else v.dtype).contiguous().clone() for k, v in method.state_dict().items()}
-    write_whole(folder/'model.safetensors', to_bytes(state))
+    write_whole(folder/'model.safetensors', to_bytes(state, owner_of(method.config)))
     write_whole(folder/'model.json', text.encode())
     return folder
 
@@ -618,6 +619,7 @@ def load(
     if method is not None and config['method'] != method: raise ValueError(f'{folder} holds a {config["method"]}, not a {method}')
     if labels is not None and list(labels) != config['labels']: raise ValueError(f'{folder} was trained on {config["labels"]}, not on {list(labels)}')
     model = rebuild(config, folder/'model.json')
+    check_owner(folder/'model.safetensors', config)
     load_weights(model, folder/'model.safetensors')
     model.config, model.reading = config, saved_reading(saved, folder/'model.json')
     if 'reading' not in saved: model.assumed_reading = model.reading
@@ -629,8 +631,9 @@ def read_record(
 )->dict:
     "What a saved model says of itself; ValueError with the file's name where it is damaged or incomplete."
     remedy = 'copy the folder again, or train again into a new one'
-    try: saved = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as error: raise ValueError(f'{file} is cut off or damaged ({error}): {remedy}') from None
+    try: saved = json.loads(file.read_text(encoding='utf-8-sig'))
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise ValueError(f'{file} is cut off or damaged ({error}): {remedy}') from None
     config = saved.get('config') if isinstance(saved, dict) else None
     if not isinstance(config, dict): raise ValueError(f'{file} describes no saved model, it has no "config": {remedy}')
     kinds = dict(method=str, labels=list, size=int, arguments=dict)
@@ -645,8 +648,9 @@ def rebuild(
 )->Method:
     "The method that a record describes, untrained; ValueError where it cannot be made."
     try: return create_method(config['method'], labels=config['labels'], size=config['size'], **config['arguments'])
-    except (KeyError, TypeError, ValueError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) else error
+    except MemoryError: raise
+    except Exception as error:   # timm and other packages raise what they like
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise ValueError(f'{file} describes a method that cannot be made here ({reason}): '
                          'import the module that registers it, or use the version that saved it') from error
 
@@ -662,9 +666,13 @@ def load_weights(
     except Exception as error:
         remedy = 'copy the folder again, or train again into a new one'
         raise ValueError(f'{file} is cut off or damaged ({error}): {remedy}') from error
+    check_kinds(method.state_dict(), state, file)
+    finite = set(method.state_dict()) - broken_tensors(method)   # what starts without a value may stay without
     try: method.load_state_dict(state, strict=True)
-    except Exception as error: raise ValueError(f'{file} does not belong to its model.json: {error}') from error
-    broken = [name for name, value in method.named_parameters() if not torch.isfinite(value).all()]
+    except Exception as error:
+        seen = ' '.join(str(error).split())
+        raise ValueError(f'{file} does not belong to its model.json: {seen[:400]}') from error
+    broken = sorted(broken_tensors(method) & finite)
     if broken:
         raise ValueError(f'{file} holds NaN or infinite weights in {broken[:5]}: train again, the scores would be NaN')
 
@@ -733,7 +741,7 @@ def probabilities(method, x, device=None)->np.ndarray:
     with evaluation_mode(method.to(device)), torch.inference_mode():
         scores = torch.sigmoid(method(x.to(device)).float()).cpu().numpy()
     if np.isfinite(scores).all(): return scores
-    broken = [name for name, value in method.named_parameters() if not torch.isfinite(value).all()]
+    broken = sorted(broken_tensors(method))
     why = f'its weights hold NaN in {broken[:3]}' if broken else 'its weights are finite, so look at these images'
     count = int((~np.isfinite(scores).all(1)).sum())
     raise ValueError(f'the method gives NaN for {count} of {len(x)} images: {why}')

@@ -41,7 +41,8 @@ def masked_bce(
     "Binary cross-entropy from logits, averaged over the entries that count."
     logits = at_least_float32(logits)
     mask = check_targets(logits, y, known)
-    entries = F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype), weight, reduction='none')
+    y = y.to(logits.dtype).masked_fill(mask == 0, 0)   # NaN may stand for an unknown label
+    entries = F.binary_cross_entropy_with_logits(logits, y, weight, reduction='none')
     return masked_mean(entries, mask)
 
 # %% ../nbs/04_losses.ipynb #66416d88
@@ -88,8 +89,12 @@ def asymmetric_loss(
     margin=.05,      # negatives below this probability cost nothing, in [0, 1)
 )->Tensor:           # scalar
     "Asymmetric loss from logits, averaged over the entries that count (Ben-Baruch et al., 2021)."
+    if not (0 <= margin < 1 and gamma_pos >= 0 and gamma_neg >= 0):
+        raise ValueError(f'margin={margin}, gamma_pos={gamma_pos}, gamma_neg={gamma_neg}: '
+                         'the margin must lie in [0, 1), and a gamma is at least 0')
     logits = at_least_float32(logits)
-    mask, y = check_targets(logits, y, known), y.to(logits.dtype)
+    mask = check_targets(logits, y, known)
+    y = y.to(logits.dtype).masked_fill(mask == 0, 0)   # NaN may stand for an unknown label
     present = _focused_positive(logits, gamma_pos)
     absent = _focused_negative(logits, gamma_neg, margin)
     return masked_mean(y*present + (1-y)*absent, mask)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'standing_alone', 'random_images', 'as_program', 'root_of', 'facts_of', 'as_pt2', 'as_onnx', 'silent',
-           'run_pt2', 'run_onnx', 'largest_difference']
+           'run_pt2', 'run_onnx', 'largest_difference', 'owner_of', 'check_owner', 'check_kinds', 'broken_tensors']
 
 # %% ../nbs/08a_programs.ipynb #ff8a520f
 import contextlib, copy, importlib.util, json, logging, warnings
@@ -148,3 +148,49 @@ def largest_difference(
             raise ValueError(f'the exported file does not run on a batch of {rows} ({error})') from error
         found.append((torch.sigmoid(method(x)) - torch.sigmoid(other)).abs().max())
     return float(torch.stack(found).max())
+
+# %% ../nbs/08a_programs.ipynb #a7f32257
+def owner_of(
+    config:dict,   # of a method
+)->dict[str, str]:
+    "What a file of weights says of the method that it belongs to."
+    return dict(owner=json.dumps({name: config[name] for name in ('method', 'labels', 'size')}))
+
+# %% ../nbs/08a_programs.ipynb #966e2463
+def check_owner(
+    file,          # model.safetensors
+    config:dict,   # of model.json
+):
+    "Refuse weights that say that they are another method's; ValueError with both."
+    from safetensors import safe_open
+    try:
+        with safe_open(file, 'pt') as held: told = (held.metadata() or {}).get('owner')
+        owner = None if told is None else json.loads(told)
+    except MemoryError: raise
+    except Exception: return   # `load_weights` names the damage
+    if not isinstance(owner, dict): return   # a file of before
+    differ = [name for name in owner if owner[name] != config.get(name)]
+    if not differ: return
+    both = '; '.join(f'{name} {json.dumps(owner[name])} against {json.dumps(config.get(name))}' for name in differ)
+    raise ValueError(f'{file} does not belong to its model.json: {both}. '
+                     'Copy both files of one and the same model')
+
+# %% ../nbs/08a_programs.ipynb #492cb4e9
+def check_kinds(
+    wanted:dict, state:dict,   # name -> tensor, of the method and of the file
+    file,                      # for the message
+):
+    "Refuse tensors of another kind of number than the method has; ValueError names them."
+    kind = lambda t: (t.is_floating_point(), t.is_complex(), t.dtype == torch.bool)
+    wrong = [name for name in wanted if name in state and kind(wanted[name]) != kind(state[name])]
+    if not wrong: return
+    name = wrong[0]
+    raise ValueError(f'{file} holds {name} as {state[name].dtype}, and the method has it as {wanted[name].dtype} '
+                     f'({len(wrong)} such tensors): copy the folder again, or save the model with learner.save')
+
+# %% ../nbs/08a_programs.ipynb #4f03d90b
+def broken_tensors(method:Method)->set[str]:
+    "Names of the tensors of a method that hold NaN, infinity, or a negative variance."
+    tensors = {**dict(method.named_parameters()), **dict(method.named_buffers())}
+    bad = lambda name, t: not torch.isfinite(t).all() or (name.endswith('running_var') and bool((t < 0).any()))
+    return {name for name, t in tensors.items() if bad(name, t)}

@@ -194,6 +194,10 @@ def read_part(
         kind = diffusers.AutoencoderKL if part == 'vae' else diffusers.UNet2DConditionModel
         made, report = kind.from_pretrained(here, torch_dtype=dtype, low_cpu_mem_usage=False, **how)
     check_tensors(here, report)
+    broken = [name for name, value in made.named_parameters() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(f'the file of weights in {here} holds NaN or infinity in {", ".join(broken[:3])} '
+                         f'({len(broken)} in all): copy the folder again')
     return made
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #92da809e
