@@ -8,8 +8,8 @@ __all__ = ['app', 'FIT_HELP', 'BITS_HELP', 'STRETCH_HELP', 'INVERT_HELP', 'WINDO
            'hold_out', 'annotate', 'parse_settings', 'split_names', 'check_used', 'method_settings', 'fit', 'open_run',
            'as_plain', 'train_run', 'first_process', 'say', 'evaluate', 'as_trained', 'parts_of', 'check_place',
            'write_table', 'clustered', 'held_out', 'read_record', 'score_table', 'training_groups', 'print_table',
-           'predict', 'list_files', 'images_in', 'export', 'pack', 'files_of', 'methods', 'doctor', 'lab', 'pages',
-           'copy_pages', 'demo', 'demo_parts', 'figure_html', 'write_html', 'version', 'main']
+           'predict', 'reading_said', 'list_files', 'images_in', 'export', 'pack', 'files_of', 'methods', 'doctor',
+           'lab', 'pages', 'copy_pages', 'demo', 'demo_parts', 'figure_html', 'write_html', 'version', 'main']
 
 # %% ../nbs/80_cli.ipynb #4cb33a68
 import contextlib, functools, json, os, shutil, sys, warnings
@@ -431,12 +431,20 @@ def predict(
     out: Annotated[Path, Option(help='CSV of the scores')] = Path('scores.csv'),
     batch_size: int = 64,
     device: Annotated[Optional[str], Option(help='cpu, cuda or mps')] = None,
+    square: Annotated[Optional[str], Option('--fit', help=FIT_HELP)] = None,
+    bits: Annotated[Optional[int], Option(help=BITS_HELP)] = None,
+    stretch: Annotated[Optional[bool], Option(help=STRETCH_HELP)] = None,
+    invert: Annotated[Optional[bool], Option(help=INVERT_HELP)] = None,
+    window: Annotated[Optional[bool], Option(help=WINDOW_HELP)] = None,
+    frame: Annotated[Optional[int], Option(help=FRAME_HELP)] = None,
 ):
     "Probabilities per label for files and folders, to a CSV; files that cannot be read are listed and keep their row."
     from cxr_workbench.learner import Interrupted, load, predict as scores_of
     files = list_files(inputs)
     out = check_place(out, *files, *parts_of(run))
-    try: result = scores_of(load(run), files, batch_size=batch_size, device=device)
+    model = load(run)
+    reading = reading_said(model, fit=square, bits=bits, stretch=stretch, invert=invert, window=window, frame=frame)
+    try: result = scores_of(model, files, batch_size=batch_size, device=device, reading=reading)
     except Interrupted as stop:
         write_table(stop.scores, out)
         say(f'stopped: the {len(stop.scores)} of {len(files)} files that were scored are in {out}')
@@ -446,6 +454,17 @@ def predict(
     for _, row in bad.iterrows(): typer.echo(f'not read: {row["error"]}', err=True)
     say(f'{len(result) - len(bad)} of {len(result)} files scored, {len(bad)} not read; written to {out}')
     if len(bad) == len(result): raise typer.Exit(1)
+
+# %% ../nbs/80_cli.ipynb #04d433e7
+def reading_said(
+    model,   # of learner.load
+    **how,   # settings of files.Reading; None: not said
+):           # files.Reading, or None where nothing was said
+    "How files are read where the options say so: as the model reads them, but for what is said."
+    from dataclasses import replace
+    from cxr_workbench.files import Reading
+    said = {name: value for name, value in how.items() if value is not None}
+    return replace(model.reading or Reading(model.config['size']), **said) if said else None
 
 # %% ../nbs/80_cli.ipynb #f118f323
 def list_files(inputs):

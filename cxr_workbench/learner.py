@@ -799,7 +799,7 @@ def reading_for(
                          'make the method with create_method, or give reading=')
     warnings.warn('the training images of this method do not say how they were read, '
                   f'and files are read as {Reading(size)}. '
-                  'Give reading= (or set method.reading) where that is wrong, or to say that it is right')
+                  'Give reading= (method.reading; from a shell --bits, --fit ...) where that is wrong')
     return Reading(size)
 
 # %% ../nbs/09_learner.ipynb #fbea2e5e

@@ -1,6 +1,6 @@
 "What is read is what was trained on: one reading from the options of `pack` to the scores of `predict`."
 import json
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from test_cli import shell
 from cxr_workbench import learner
@@ -162,3 +162,23 @@ def test_file_names_that_tell_the_patients_split_by_them(table, tmp_path):
     assert len(held) and not set(who[train]) & set(who[held])
     said = shell('fit', 'supervised', '--data', path, '--size', 32, '--bits', 12, *TRAIN, '--out', tmp_path/'run')
     assert 'note: ' in said and 'names' in said
+
+
+def test_a_model_of_an_array_is_told_how_files_are_read(table, tmp_path):
+    frame = pd.read_csv(table)
+    pixels = np.stack([np.round(Reading(32, 'crop', bits=12)(table.parent/path)*255).astype(np.uint8) for path in frame['path']])
+    np.savez(tmp_path/'images.npz', images=pixels)
+    frame.assign(npz_row=range(60)).to_csv(tmp_path/'table.csv', index=False)
+    shell('fit', 'supervised', '--data', tmp_path/'images.npz', '--table', tmp_path/'table.csv', *TRAIN, '--out', tmp_path/'run')
+    predict = ('predict', tmp_path/'run', table.parent/'images')
+    assert 'do not say how they were read' in shell(*predict, '--out', tmp_path/'plain.csv')
+    assert 'do not say' not in shell(*predict, '--out', tmp_path/'told.csv', '--fit', 'crop', '--bits', 12)
+    model = learner.load(tmp_path/'run')
+    told = pd.read_csv(tmp_path/'told.csv')[model.label_names].to_numpy()
+    right = learner.probabilities(model, torch.from_numpy(pixels).float()[:, None]/255)
+    assert np.abs(told - right).max() < 2e-3 < np.abs(pd.read_csv(tmp_path/'plain.csv')[model.label_names].to_numpy() - right).max()
+
+
+def test_options_that_contradict_the_model_are_refused(run, table, tmp_path):
+    said = shell('predict', run, table.parent/'images', '--out', tmp_path/'s.csv', '--bits', 10, status=1)
+    assert '12 against 10' in said and not (tmp_path/'s.csv').exists()
