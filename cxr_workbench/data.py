@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CXRDataset', 'described', 'row_numbers', 'check_lengths', 'replaced', 'take_rows', 'read_pixels', 'read_batch',
            'unreadable', 'table_hash', 'from_arrays', 'from_phantom', 'patients_of', 'no_patients', 'file_names',
-           'with_patients', 'real_split', 'hold_out', 'names_of_patients', 'told_parts', 'check_real', 'check_parts',
-           'RowBatches', 'InOrder', 'Repeat', 'batch_sampler', 'mixed_batches', 'loader', 'dataloaders', 'from_table',
-           'generated_rows', 'other_columns', 'from_csv', 'find_packed', 'read_npz', 'one_statement', 'from_inside',
-           'check_order', 'from_npz', 'nih14', 'chexpert']
+           'with_patients', 'real_split', 'hold_out', 'names_of_patients', 'told_parts', 'check_real', 'check_apart',
+           'check_parts', 'RowBatches', 'InOrder', 'Repeat', 'batch_sampler', 'mixed_batches', 'loader', 'dataloaders',
+           'from_table', 'generated_rows', 'other_columns', 'from_csv', 'find_packed', 'read_npz', 'one_statement',
+           'from_inside', 'check_order', 'from_npz', 'nih14', 'chexpert']
 
 # %% ../nbs/02_data.ipynb #82ea9dfe
 import hashlib, json, os, warnings, zipfile, zlib
@@ -313,6 +313,25 @@ def check_real(
         raise ValueError(f'{made} of the {len(valid)} held-out images are generated: hold out real ones only, as '
                          'real_split does')
 
+# %% ../nbs/02_data.ipynb #5eeab655
+def check_apart(
+    train, valid,  # two CXRDatasets
+)->bool:           # whether the patients of both are known, by the table or by the file names
+    "Refuse parts that share an image or a patient, or of which only one knows its patients (ValueError)."
+    shared = np.intersect1d(train.rows, valid.rows) if train.images is valid.images else []
+    if len(shared): raise ValueError(f'{len(shared)} images are in both parts, rows {listed(shared)}: '
+                                     'patient_split keeps parts apart')
+    told = [data.patient_id is not None for data in (train, valid)]
+    known = [data.patient_id for data in (train, valid)]
+    if not all(told): known = [names_of_patients(data) for data in (train, valid)]
+    if all(who is not None for who in known):
+        check_split(*known)
+        return True
+    if not any(told): return False
+    with_ids, without = ('training', 'held-out') if told[0] else ('held-out', 'training')
+    raise ValueError(f'the {with_ids} part has patient ids and the {without} part has none, '
+                     'so that nothing shows whether a patient is in both parts: give patient_id to both')
+
 # %% ../nbs/02_data.ipynb #89a8d5fd
 def check_parts(
     train, valid,  # two CXRDatasets
@@ -325,12 +344,7 @@ def check_parts(
     differ = '' if None in (train.reading, valid.reading) else train.reading.differences(valid.reading)
     if differ: raise ValueError(f'the parts are read differently: {differ} (train against held out)')
     check_real(valid)
-    shared = np.intersect1d(train.rows, valid.rows) if train.images is valid.images else []
-    if len(shared): raise ValueError(f'{len(shared)} images are in both parts, rows {listed(shared)}: '
-                                     'patient_split keeps parts apart')
-    known = [data.patient_id for data in (train, valid)]
-    if any(who is None for who in known): known = [names_of_patients(data) for data in (train, valid)]
-    if all(who is not None for who in known): return check_split(*known)
+    if check_apart(train, valid): return
     warnings.warn('the parts do not name their patients: whether somebody is in both was not looked at', stacklevel=3)
 
 # %% ../nbs/02_data.ipynb #6d0ee344

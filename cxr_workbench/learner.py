@@ -6,10 +6,10 @@
 __all__ = ['trainable', 'set_modes', 'parameter_groups', 'make_schedule', 'Prepared', 'Training', 'row_tables', 'warmed_decay',
            'Average', 'average_of', 'warn_short', 'broken_loss', 'gather_scores', 'valid_metrics', 'KeepLast',
            'write_history', 'run_record', 'read_checkpoint', 'open_checkpoint', 'check_continued', 'short', 'fit',
-           'scaled', 'check_widths', 'check_labels', 'check_apart', 'check_counts', 'check_device', 'processes',
-           'check_batches', 'first_fault', 'begin', 'run_stage', 'make_trainer', 'Bar', 'quiet', 'finish', 'save',
-           'load', 'read_record', 'rebuild', 'load_weights', 'saved_reading', 'predict', 'named_files', 'probabilities',
-           'predict_files', 'Interrupted', 'reading_for', 'try_read', 'export', 'export_format', 'trained']
+           'scaled', 'check_widths', 'check_labels', 'check_device', 'processes', 'check_batches', 'first_fault',
+           'begin', 'run_stage', 'make_trainer', 'Bar', 'quiet', 'finish', 'save', 'load', 'read_record', 'rebuild',
+           'load_weights', 'saved_reading', 'predict', 'named_files', 'probabilities', 'predict_files', 'Interrupted',
+           'reading_for', 'try_read', 'export', 'export_format', 'trained']
 
 # %% ../nbs/09_learner.ipynb #d578080f
 import contextlib, copy, json, logging, math, os, re, time, warnings, zipfile
@@ -22,7 +22,8 @@ from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .core import Method, RowTable, Stage, check_reading, check_size, check_source, create_method
 from .core import evaluation_mode, is_assumed, is_count, reading_of, seed_all
-from .data import batch_sampler, check_real, check_split, loader
+from .data import batch_sampler, check_apart, check_real, loader
+from .metrics import check_number
 from .files import Reading, whole, write_whole
 from .programs import FORMATS, facts_of, largest_difference, standing_alone
 from .programs import broken_tensors, check_kinds, check_owner, owner_of
@@ -361,8 +362,8 @@ def fit(
 ):                      # pandas.DataFrame, one row per epoch: epoch stage step lr loss term/... valid/... seconds
     "Train a method by its recipe; killed at any moment, the same call goes on from the last whole epoch."
     given = dict(batch_size=batch_size, epochs=epochs, labelled=labelled)
-    check_counts(**{name: number for name, number in given.items() if number is not None or name == 'batch_size'})
-    check_counts(0, seed=seed, workers=workers)
+    check_number(1, **{name: number for name, number in given.items() if number is not None or name == 'batch_size'})
+    check_number(0, seed=seed, workers=workers)
     check_device(device)
     recipe = scaled(method.recipe(), epochs)
     check_widths(method, data, valid)
@@ -425,31 +426,6 @@ def check_labels(
     raise ValueError(f'{name} has labels {short(theirs)}, the method has {short(mine)}{order}: '
                      'create it with labels=data.label_names')
 
-# %% ../nbs/09_learner.ipynb #2e301e41
-def check_apart(data, valid):
-    "Refuse parts that share a patient or an image, or of which only one knows its patients (ValueError)."
-    known = [part.patient_id is not None for part in (data, valid)]
-    if all(known): check_split(data.patient_id, valid.patient_id)
-    elif any(known):
-        with_ids, without = ('training', 'held-out') if known[0] else ('held-out', 'training')
-        raise ValueError(f'the {with_ids} part has patient ids and the {without} part has none, '
-                         'so that nothing shows whether a patient is in both parts: give patient_id to both')
-    if data.images is not valid.images: return
-    shared = np.intersect1d(data.rows, valid.rows)
-    if len(shared):
-        some = shared[:5].tolist()
-        raise ValueError(f'{len(shared)} images are in both parts, rows {some}: patient_split keeps parts apart')
-
-# %% ../nbs/09_learner.ipynb #ef78b97c
-def check_counts(
-    least=1,     # the smallest number allowed
-    **numbers,   # by the name of the argument
-):
-    "Refuse what is no whole number of at least `least` (ValueError with its name)."
-    for name, number in numbers.items():
-        if not is_count(number) or number < least:
-            raise ValueError(f'{name}={number!r}: give a whole number of at least {least}')
-
 # %% ../nbs/09_learner.ipynb #e1b12966
 def check_device(
     device,   # as `fit` and `predict` take it; None or 'auto': whatever there is
@@ -472,7 +448,7 @@ def processes(
     if isinstance(devices, (list, tuple)) and devices: return len(devices)
     number = int(devices) if str(devices).lstrip('-').isdigit() else devices
     if number in (-1, 'auto'): return 1   # all that there are, found out later
-    check_counts(devices=number)
+    check_number(1, devices=number)
     return number
 
 # %% ../nbs/09_learner.ipynb #656a628a
@@ -702,8 +678,8 @@ def predict(
 ):                       # pandas.DataFrame: row, path, one column per label; for files also `error`
     "Probabilities by image and label, in the order of the data; ValueError for images unlike those of the training."
     import pandas as pd
-    check_counts(batch_size=batch_size)
-    check_counts(0, workers=workers)
+    check_number(1, batch_size=batch_size)
+    check_number(0, workers=workers)
     check_device(device)
     taken = sorted({'row', 'path', 'error'} & set(method.label_names))
     if taken: raise ValueError(f'labels called {taken} would stand in the columns of that name: rename them')

@@ -182,7 +182,8 @@ def test_parts_that_were_made_elsewhere():
         check_parts(rows_of(6), rows_of(6, patient=np.arange(10, 16)))
     with pytest.raises(ValueError, match='1 patients are in both parts: 00000005'): check_parts(a, rows_of(6, patient=None, paths=names(range(5, 11))))
     with pytest.raises(ValueError, match='00000005'): dataloaders(a, rows_of(6, patient=np.arange(50, 56), paths=names(range(5, 11))))
-    with pytest.warns(UserWarning, match='not looked at'): check_parts(rows_of(6, patient=None), rows_of(6))
+    with pytest.raises(ValueError, match='training part has none'): check_parts(rows_of(6, patient=None), rows_of(6))
+    with pytest.warns(UserWarning, match='not looked at'): check_parts(rows_of(6, patient=None), rows_of(6, patient=None))
     read = [from_arrays(np.zeros((6, 8, 8), np.uint8), np.zeros((6, 3)), patient_id=np.arange(6) + k, reading=Reading(8, fit)) for k, fit in ((0, 'pad'), (9, 'crop'))]
     with pytest.raises(ValueError, match="fit 'pad' against 'crop'"): check_parts(*read)
     with pytest.raises(ValueError, match='8 and 4 pixels'): check_parts(rows_of(6), from_arrays(np.zeros((2, 4, 4)), np.zeros((2, 3)), patient_id=[90, 91]))
