@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .arrays import as_array, entry_states
-from .style import COLOURS, DIVERGING, SEQUENTIAL, STATES, house, line_look
+from .style import COLOURS, DIVERGING, SEQUENTIAL, STATES, apply_style, line_look
 
 # %% ../nbs/06e_charts.ipynb #f7e0c426
 def matrix_axes(
@@ -81,7 +81,7 @@ def show_matrix(
     fig = go.Figure(matrix_trace(m, rows, columns, signed, limit or matrix_limit(m, signed), of))
     if np.isnan(m).any(): fig.add_trace(cross_undefined(m, rows, columns))
     if len(rows) == len(columns): fig.update_yaxes(scaleanchor='x', constrain='domain', constraintoward='top')
-    return house(matrix_axes(fig), title, width=700, height=max(340, 34*len(rows) + 140))
+    return apply_style(matrix_axes(fig), title, width=700, height=max(340, 34*len(rows) + 140))
 
 # %% ../nbs/06e_charts.ipynb #64c42225
 def state_texts(
@@ -116,7 +116,7 @@ def label_table(
         customdata=words, hovertemplate='image %{y}, %{x}<br>%{customdata}<extra></extra>',
         colorbar=dict(tickvals=[-1, 0, 1], ticktext=list(STATES), ticks='', len=.6)))
     axis = dict(title_text='image', type='category')
-    return house(matrix_axes(fig), title, width=700, height=24*len(rows) + 170, yaxis=axis)
+    return apply_style(matrix_axes(fig), title, width=700, height=24*len(rows) + 170, yaxis=axis)
 
 # %% ../nbs/06e_charts.ipynb #f294062c
 def epoch_means(
@@ -180,7 +180,7 @@ def training_curves(
     starts = table.index[1:][np.diff(table.stage) != 0]
     for epoch in starts: fig.add_vline(x=epoch - .5, line=dict(dash='dot', color='#888', width=1))
     if log: fig.update_yaxes(type='log', dtick=1, col=1)
-    return house(fig.update_xaxes(title_text='epoch'), title, width=700, height=360, margin_t=60)
+    return apply_style(fig.update_xaxes(title_text='epoch'), title, width=700, height=360, margin_t=60)
 
 # %% ../nbs/06e_charts.ipynb #8207f33e
 def label_axis(
@@ -240,7 +240,7 @@ def score_bars(
                         mode='markers', name='threshold', marker=mark)
     fig.update_xaxes(range=[0, 1], title_text='probability')
     fig.update_layout(showlegend=y is not None or threshold is not None, bargap=.25)
-    return house(label_axis(fig, names[order]), title, width=700, height=24*len(scores) + 110)
+    return apply_style(label_axis(fig, names[order]), title, width=700, height=24*len(scores) + 110)
 
 # %% ../nbs/06e_charts.ipynb #02bf9458
 def report_trace(
@@ -276,7 +276,7 @@ def report_bars(
                         textposition='middle right', textfont_color='#888', hoverinfo='skip')
     if reference is not None: fig.add_vline(x=reference, line=dict(dash='dot', color='#888', width=1))
     fig.update_xaxes(title_text=metric)
-    return house(label_axis(fig, names), title, width=700, height=26*len(names) + 110, showlegend=False)
+    return apply_style(label_axis(fig, names), title, width=700, height=26*len(names) + 110, showlegend=False)
 
 # %% ../nbs/06e_charts.ipynb #241b61b0
 def common_edges(
@@ -312,4 +312,4 @@ def histogram(
                     opacity=.7, marker_color=colour, hovertemplate=hover)
     for mark in marks: fig.add_vline(x=mark, line=dict(dash='dash', color='#222', width=1))
     fig.update_xaxes(title_text=axis).update_yaxes(title_text='count', type='log' if log else 'linear')
-    return house(fig, title, width=700, height=340, barmode='overlay', showlegend=len(values) > 1)
+    return apply_style(fig, title, width=700, height=340, barmode='overlay', showlegend=len(values) > 1)

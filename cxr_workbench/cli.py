@@ -280,7 +280,7 @@ def train_run(method, run, settings, out, epochs, progress=True, **how):
     Path(out).mkdir(parents=True, exist_ok=True)
     history = learner.fit(model, train, valid, out=out, epochs=epochs, seed=run['seed'], progress=progress, **how)
     if not first_process(): return None
-    files.write_whole(Path(out)/'run.json', json.dumps(run, indent=1).encode())
+    files.write_atomic(Path(out)/'run.json', json.dumps(run, indent=1).encode())
     last = history.iloc[-1]
     scores = f"held-out AUROC {last['valid/auroc']:.3f}, AP {last['valid/ap']:.3f}"
     say(f"{len(history)} epochs, loss {last['loss']:.4f}, {scores}; saved in {out}")
@@ -365,8 +365,8 @@ def check_place(
 # %% ../nbs/80_cli.ipynb #d4fabe96
 def write_table(table, out, index=False):
     "A DataFrame as CSV, whole or not at all; paths that are no UTF-8 keep their bytes."
-    from cxr_workbench.files import write_whole
-    write_whole(out, table.to_csv(index=index).encode(errors='surrogateescape'))
+    from cxr_workbench.files import write_atomic
+    write_atomic(out, table.to_csv(index=index).encode(errors='surrogateescape'))
 
 # %% ../nbs/80_cli.ipynb #802d8e9a
 def clustered(
@@ -658,7 +658,7 @@ def figure_html(
 def write_html(path, *parts, title='cxr-workbench: the baseline on the phantom'):
     "One self-contained HTML file: plotly's script once, figures and tables inline, no button that uploads a figure."
     import html
-    from cxr_workbench.files import write_whole
+    from cxr_workbench.files import write_atomic
     body, script = [], True
     for heading, sentence, thing in parts:
         body.append(f'<h2>{html.escape(heading)}</h2><p>{html.escape(sentence)}</p>')
@@ -669,7 +669,7 @@ def write_html(path, *parts, title='cxr-workbench: the baseline on the phantom')
     note = 'A phantom for understanding mechanisms; its numbers say nothing about patients.'
     head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     text = f'{head}<h1>{title}</h1><p><b>{note}</b></p>{"".join(body)}'
-    write_whole(path, text.encode())
+    write_atomic(path, text.encode())
 
 # %% ../nbs/80_cli.ipynb #effddc79
 @command

@@ -12,7 +12,7 @@ import math, warnings
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import at_least_float32
+from .core import upcast
 
 # %% ../nbs/05_consistency.ipynb #a986a8aa
 class WeakView(nn.Module):
@@ -125,7 +125,7 @@ def blurred(
 )->Tensor:
     "Blur each image with its own width."
     h, w = x.shape[-2:]
-    sigma = at_least_float32(share)*min(h, w)
+    sigma = upcast(share)*min(h, w)
     down, across = gaussian_rows(h, sigma), gaussian_rows(w, sigma)
     return (down[:, None] @ x.to(sigma.dtype) @ across[:, None].mT).to(x.dtype)
 
@@ -136,7 +136,7 @@ def moved(
     translate=None,              # shares of the width and of the height, (k, 2)
 )->Tensor:
     "Rotate, shift and shear each image on its own, the border repeated."
-    pixels, (h, w) = at_least_float32(x), x.shape[-2:]   # half precision cannot name a place
+    pixels, (h, w) = upcast(x), x.shape[-2:]   # half precision cannot name a place
     zero = pixels.new_zeros(len(x))
     angle = zero if rotate is None else torch.deg2rad(rotate[:, 0].to(zero))
     slant = zero if shear is None else shear[:, 0].to(zero)
@@ -185,7 +185,7 @@ def consistency_loss(
     "Masked binary cross-entropy summed and divided by B*C of what it is given."
     if not logits.shape == pseudo.shape == mask.shape:
         raise ValueError(f'logits {tuple(logits.shape)}, pseudo {tuple(pseudo.shape)} and mask {tuple(mask.shape)} must all be (B, C)')
-    logits = at_least_float32(logits)
+    logits = upcast(logits)
     entries = F.binary_cross_entropy_with_logits(logits, pseudo.to(logits.dtype), reduction='none')
     return (entries*mask).sum()/max(1, logits.numel())
 
@@ -213,7 +213,7 @@ def agreement_loss(
     logits_plain:Tensor,  # without it, (B, C); a target, gets no gradient
 )->Tensor:                # scalar in [0, 1]; 0 for an empty batch
     "Mean squared difference of the probabilities of two paths."
-    mixed, plain = torch.sigmoid(at_least_float32(logits_mixed)), torch.sigmoid(at_least_float32(logits_plain))
+    mixed, plain = torch.sigmoid(upcast(logits_mixed)), torch.sigmoid(upcast(logits_plain))
     difference = mixed - plain.detach()
     return difference.square().sum()/max(1, difference.numel())
 

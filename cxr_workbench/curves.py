@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .arrays import as_array, entry_states
-from .style import COLOURS, house, line_look
+from .style import COLOURS, apply_style, line_look
 
 # %% ../nbs/06f_curves.ipynb #bd4072f5
 def explain_missing(
@@ -84,7 +84,7 @@ def curve_figure(
         fig.add_scatter(x=x, y=y, mode='lines', name=shown, line=line_look(i), hovertemplate=hover)
     unit = dict(range=[-.01, 1.01], constrain='domain')
     fig.update_xaxes(title_text=x_title, **unit).update_yaxes(title_text=y_title, scaleanchor='x', **unit)
-    return house(fig, title, width=700, height=470, showlegend=True)
+    return apply_style(fig, title, width=700, height=470, showlegend=True)
 
 # %% ../nbs/06f_curves.ipynb #014f9725
 def roc_curve(
@@ -183,4 +183,4 @@ def reliability(
     fig.update_yaxes(title_text='share of positives', range=[0, 1], row=1)
     fig.update_yaxes(title_text='entries', nticks=3, row=2)
     title = title or f'expected calibration error {ece:.3f}'
-    return house(fig, title, width=700, height=480, showlegend=False)
+    return apply_style(fig, title, width=700, height=480, showlegend=False)

@@ -6,9 +6,9 @@
 __all__ = ['DAMAGE', 'SUFFIXES', 'MAGIC', 'SMALLEST', 'PAGE', 'AS_PNG', 'GREY_PNG', 'FOREIGN', 'UnreadableImage', 'reason_for',
            'kind_of', 'foreign', 'first_bytes', 'stored_image', 'is_whole', 'read_image', 'is_image_file',
            'why_left_out', 'holds_images', 'find_images', 'fit_image', 'Reading', 'FileImages', 'read_paths',
-           'table_files', 'check_files', 'pack_one', 'follow_parent', 'in_order', 'whole', 'write_whole', 'write_shard',
-           'write_list', 'read_list', 'read_plan', 'reading_of', 'open_plan', 'finish', 'pack', 'check_room',
-           'open_pack', 'PackedImages']
+           'table_files', 'check_files', 'pack_one', 'follow_parent', 'in_order', 'atomic_path', 'write_atomic',
+           'write_shard', 'write_list', 'read_list', 'read_plan', 'reading_of', 'open_plan', 'finish', 'pack',
+           'check_room', 'open_pack', 'PackedImages']
 
 # %% ../nbs/01b_files.ipynb #20c537b0
 import errno, hashlib, inspect, io, itertools, json, multiprocessing, os, re, shutil, struct, textwrap, threading, zlib
@@ -407,7 +407,7 @@ def in_order(
 
 # %% ../nbs/01b_files.ipynb #3b57ecfd
 @contextmanager
-def whole(
+def atomic_path(
     path,  # the file that shall appear
 ):         # gives the name to write to
     "Let a file appear whole or not at all; OSError says what stands there now, and what to do."
@@ -425,12 +425,12 @@ def whole(
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/01b_files.ipynb #442284d1
-def write_whole(
+def write_atomic(
     path,
     *parts,  # bytes-like, one after another
 ):
-    "Write bytes as a file that exists whole or not at all, on the disk when this returns; OSError as in `whole`."
-    with whole(path) as part, open(part, 'wb') as file:
+    "Write bytes as a file that exists whole or not at all, on the disk when this returns; OSError as in `atomic_path`."
+    with atomic_path(path) as part, open(part, 'wb') as file:
         for block in parts: file.write(block)
         file.flush()
         os.fsync(file.fileno())
@@ -447,7 +447,7 @@ def write_shard(
     if pixels:
         block, header = np.stack(pixels), io.BytesIO()
         np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(block))
-        write_whole(out/f'shard_{k:05d}.npy', header.getvalue(), block.data)
+        write_atomic(out/f'shard_{k:05d}.npy', header.getvalue(), block.data)
     good = np.array([p is not None for p, *_ in results])
     table = pd.DataFrame(dict(row=rows, path=names, shard=k, offset=np.where(good, good.cumsum() - 1, -1),
                               height=[r[1] for r in results], width=[r[2] for r in results], reason=[r[3] for r in results]))
@@ -456,7 +456,7 @@ def write_shard(
 # %% ../nbs/01b_files.ipynb #10eabe97
 def write_list(path, table):
     "A DataFrame as CSV, whole or not at all."
-    write_whole(path, table.to_csv(index=False).encode(errors='surrogateescape'))
+    write_atomic(path, table.to_csv(index=False).encode(errors='surrogateescape'))
 
 # %% ../nbs/01b_files.ipynb #8462d657
 def read_list(path):
@@ -502,7 +502,7 @@ def open_plan(
         return old
     strange = sorted(p.name for p in out.iterdir() if p.suffix != '.part')
     if strange: raise ValueError(f'{out} is not empty (it holds {strange[0]!r}): give a new folder')
-    write_whole(out/'pack.json', json.dumps({**plan, 'complete': False}, indent=1).encode())
+    write_atomic(out/'pack.json', json.dumps({**plan, 'complete': False}, indent=1).encode())
     return {**plan, 'complete': False}
 
 # %% ../nbs/01b_files.ipynb #22e6eb3d
@@ -518,7 +518,7 @@ def finish(
         raise ValueError(f'none of {len(whole)} files could be read. The first: {whole.path[0]}: {whole.reason[0]}')
     write_list(out/'index.csv', whole[good].drop(columns='reason'))
     write_list(out/'failed.csv', whole.loc[~good, ['row', 'path', 'reason']])
-    write_whole(out/'pack.json', json.dumps({**plan, 'complete': True, 'packed': int(good.sum()), 'failed': int((~good).sum())}, indent=1).encode())
+    write_atomic(out/'pack.json', json.dumps({**plan, 'complete': True, 'packed': int(good.sum()), 'failed': int((~good).sum())}, indent=1).encode())
 
 # %% ../nbs/01b_files.ipynb #e75a57b1
 def pack(

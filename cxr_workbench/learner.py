@@ -21,10 +21,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .core import Method, RowTable, Stage, check_reading, check_size, check_source, create_method
-from .core import evaluation_mode, is_assumed, is_count, reading_of, seed_all
-from .data import batch_sampler, check_apart, check_real, loader
+from .core import evaluation_mode, is_assumed, is_count, get_reading, seed_all
+from .data import batch_sampler, check_apart, check_real, make_loader
 from .metrics import check_number
-from .files import Reading, whole, write_whole
+from .files import Reading, atomic_path, write_atomic
 from .programs import FORMATS, facts_of, largest_difference, standing_alone
 from .programs import broken_tensors, check_kinds, check_owner, owner_of
 
@@ -104,9 +104,9 @@ class Prepared(pl.LightningModule):
         sampler = self.rows(self.data.known, self.stage.sampler, self.batch_size, self.stage.steps)
         sampler.set_epoch(self.place)
         self.steps = len(sampler)
-        return loader(self.data, sampler, workers=self.workers)
+        return make_loader(self.data, sampler, workers=self.workers)
 
-    def val_dataloader(self): return [] if self.valid is None else loader(self.valid, self.rows(self.valid.known, 'sequential', 2*self.batch_size), workers=self.workers)
+    def val_dataloader(self): return [] if self.valid is None else make_loader(self.valid, self.rows(self.valid.known, 'sequential', 2*self.batch_size), workers=self.workers)
 
     def configure_optimizers(self):
         optimizer = getattr(torch.optim, self.stage.optimizer)(parameter_groups(self.method, self.stage.groups))
@@ -270,7 +270,7 @@ class KeepLast(Checkpoint):  # Lightning runs checkpoints after all other callba
         file = self.folder/'last.ckpt'
         if not trainer.is_global_zero: return trainer.save_checkpoint(f'{file}.part')   # takes part, writes nothing
         try:
-            with whole(file) as part: trainer.save_checkpoint(part)
+            with atomic_path(file) as part: trainer.save_checkpoint(part)
             write_history(training.history, self.folder)
         except OSError as error:
             text = f'{error.strerror or error}. Training then resumes after the last epoch that was written whole'
@@ -280,12 +280,12 @@ class KeepLast(Checkpoint):  # Lightning runs checkpoints after all other callba
 def write_history(history, folder):
     "One row per epoch as `history.csv`."
     import pandas as pd
-    write_whole(Path(folder)/'history.csv', pd.DataFrame(history).to_csv(index=False).encode())
+    write_atomic(Path(folder)/'history.csv', pd.DataFrame(history).to_csv(index=False).encode())
 
 # %% ../nbs/09_learner.ipynb #14c519d8
 def run_record(method, recipe, data, valid=None, **settings)->dict:
     "What makes a run this run, as plain values that JSON holds."
-    reading = reading_of(data)
+    reading = get_reading(data)
     record = dict(config=method.config, labels=method.label_names, unknown=method.unknown, weights=method.weights,
                   recipe=[asdict(s) for s in recipe], data=data.fingerprint(), rows=len(data),
                   reading=None if reading is None else reading.to_dict(),
@@ -373,7 +373,7 @@ def fit(
     settings = dict(batch_size=batch_size, seed=seed, labelled=labelled, precision=precision)
     record = run_record(method, recipe, data, valid, **settings)
     saved = begin(out, record, resume)
-    method.reading = reading_of(data)
+    method.reading = get_reading(data)
     history = saved['history'] if saved else []
     for number, stage in enumerate(recipe):
         if saved and number < saved['stage']: continue
@@ -409,7 +409,7 @@ def check_widths(method, data, valid):
         check_labels(method, part, name)
         check_size(method, part, name)
     if valid is None: return
-    check_reading(reading_of(data), reading_of(valid), 'the training images', 'the held-out images')
+    check_reading(get_reading(data), get_reading(valid), 'the training images', 'the held-out images')
     check_real(valid)
     check_apart(data, valid)
 
@@ -574,8 +574,8 @@ def save(
     except TypeError as error: raise ValueError(f'an argument of {method.config["method"]} is no plain value ({error}); register a factory that builds it') from error
     fits = lambda v: dtype and v.is_floating_point() and bool((v.abs() < torch.finfo(dtype).max).all())
     state = {k: v.detach().cpu().to(dtype if fits(v) else v.dtype).contiguous().clone() for k, v in method.state_dict().items()}
-    write_whole(folder/'model.safetensors', to_bytes(state, owner_of(method.config)))
-    write_whole(folder/'model.json', text.encode())
+    write_atomic(folder/'model.safetensors', to_bytes(state, owner_of(method.config)))
+    write_atomic(folder/'model.json', text.encode())
     return folder
 
 # %% ../nbs/09_learner.ipynb #158324e4
@@ -688,7 +688,7 @@ def predict(
     if reading is not None: raise ValueError('reading= is for files: a data set has been read as it says itself')
     check_labels(method, data)
     check_source(method, data, 'the images of the data set')
-    batches = loader(data, batch_sampler(data.known, 'sequential', batch_size))
+    batches = make_loader(data, batch_sampler(data.known, 'sequential', batch_size))
     scores = np.concatenate([probabilities(method, batch.x, device) for batch in batches])
     paths = data.paths if data.paths is not None else ['']*len(data)
     return pd.DataFrame(dict(row=np.arange(len(data)), path=paths) | dict(zip(method.label_names, scores.T)))
@@ -804,7 +804,7 @@ def export(
         raise ValueError(f'{type(model).__name__} is neither a method nor the folder of one')
     if method.config is None:
         raise ValueError('only a method made by create_method can be exported: its record says what it takes')
-    with whole(path) as part:
+    with atomic_path(path) as part:
         lone = standing_alone(method)
         write, run = FORMATS[format]
         block = write(lone, facts_of(method))

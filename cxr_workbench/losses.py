@@ -9,7 +9,7 @@ __all__ = ['check_targets', 'masked_mean', 'masked_bce', 'within', 'class_weight
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from .core import at_least_float32
+from .core import upcast
 
 # %% ../nbs/04_losses.ipynb #6697dc83
 def check_targets(
@@ -39,7 +39,7 @@ def masked_bce(
     weight=None,    # extra weight per entry, broadcast to (B, C)
 )->Tensor:          # scalar
     "Binary cross-entropy from logits, averaged over the entries that count."
-    logits = at_least_float32(logits)
+    logits = upcast(logits)
     mask = check_targets(logits, y, known)
     y = y.to(logits.dtype).masked_fill(mask == 0, 0)   # NaN may stand for an unknown label
     entries = F.binary_cross_entropy_with_logits(logits, y, weight, reduction='none')
@@ -54,7 +54,7 @@ def within(
     if not isinstance(prevalence, Tensor): prevalence = torch.as_tensor(prevalence, dtype=torch.float32)
     inside = (prevalence >= 0) & (prevalence <= 1)
     if not inside.all(): raise ValueError(f'prevalence must lie in [0, 1]: {prevalence.tolist()}')
-    share = at_least_float32(prevalence)
+    share = upcast(prevalence)
     return share.clamp(floor, 1-floor)
 
 # %% ../nbs/04_losses.ipynb #974d44ec
@@ -75,7 +75,7 @@ def weighted_bce(
     floor=1e-6,         # see `class_weights`
 )->Tensor:              # scalar
     "Class-weighted binary cross-entropy, averaged over the entries that count."
-    logits = at_least_float32(logits)
+    logits = upcast(logits)
     positive, negative = class_weights(prevalence.to(logits.dtype), floor)
     return masked_bce(logits, y, known, torch.where(y > 0, positive, negative))
 
@@ -92,7 +92,7 @@ def asymmetric_loss(
     if not (0 <= margin < 1 and gamma_pos >= 0 and gamma_neg >= 0):
         raise ValueError(f'margin={margin}, gamma_pos={gamma_pos}, gamma_neg={gamma_neg}: '
                          'the margin must lie in [0, 1), and a gamma is at least 0')
-    logits = at_least_float32(logits)
+    logits = upcast(logits)
     mask = check_targets(logits, y, known)
     y = y.to(logits.dtype).masked_fill(mask == 0, 0)   # NaN may stand for an unknown label
     present = _focused_positive(logits, gamma_pos)

@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .arrays import as_array, as_layers, as_uint8
-from .style import HEAT, HEAT_SIGNED, house
+from .style import HEAT, HEAT_SIGNED, apply_style
 
 # %% ../nbs/06d_overlays.ipynb #54c7bcd1
 def image_trace(
@@ -70,7 +70,7 @@ def image_grid(
                         horizontal_spacing=.01, vertical_spacing=max(gap, 5)/inner)
     cells = [(i//columns + 1, i%columns + 1) for i in range(len(x))]
     for image, (row, column) in zip(x, cells): fig.add_trace(image_trace(image), row, column)
-    fig = house(hide_axes(fig, len(x)), title, showlegend=False,
+    fig = apply_style(hide_axes(fig, len(x)), title, showlegend=False,
                 width=round(columns*side + 8 + right), height=round(inner + top - gap + 8),
                 margin=dict(l=8, r=right, t=top, b=8))
     return fig, cells

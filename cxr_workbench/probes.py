@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from .arrays import as_array, as_uint8, to_numpy
 from .charts import cross_undefined, matrix_limit, matrix_trace
 from .overlays import count_columns, find_limit, image_trace, map_trace
-from .style import house
+from .style import apply_style
 
 # %% ../nbs/06g_probes.ipynb #45141f32
 class Panel(NamedTuple):
@@ -111,7 +111,7 @@ def arrange_blocks(
         upper += block.tall
     above = 36 if title else 4
     fig = go.Figure(traces, dict(annotations=texts, **axes))
-    return house(fig, title, width=WIDTH + 16, height=round(height + above + 8), showlegend=False,
+    return apply_style(fig, title, width=WIDTH + 16, height=round(height + above + 8), showlegend=False,
                  margin=dict(l=8, r=8, t=above, b=8))
 
 # %% ../nbs/06g_probes.ipynb #2dc8f833

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'STATES', 'DIVERGING', 'SEQUENTIAL', 'HEAT', 'HEAT_SIGNED', 'HOUSE', 'UPLOAD', 'line_look',
-           'keep_private', 'house']
+           'keep_private', 'apply_style']
 
 # %% ../nbs/06a_style.ipynb #6704ce3b
 import plotly.graph_objects as go
@@ -59,12 +59,12 @@ def keep_private(
     return fig
 
 # %% ../nbs/06a_style.ipynb #1d8de608
-def house(
+def apply_style(
     fig:go.Figure,   # changed in place
     title=None,      # over the figure; None: none, and less room above
     **layout,        # anything that `update_layout` takes
 )->go.Figure:        # the same figure
-    "The house style on a figure, and no button that would send it away."
+    "The style of all views on a figure, and no button that would send it away."
     keep_private(fig.update_layout(template=HOUSE, **layout))
     if title: fig.update_layout(title_text=title)
     elif 't' not in layout.get('margin', {}): fig.update_layout(margin_t=layout.get('margin_t', 30))

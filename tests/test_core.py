@@ -15,9 +15,9 @@ def test_labels_that_cannot_be(bad, match):
 
 
 def test_labels_are_named():
-    assert core.names_of(np.int64(2)) == ['label 0', 'label 1'] == Method(2).label_names
-    assert core.names_of(np.array(['Edema', 'Mass'])) == ['Edema', 'Mass'] == core.names_of(('Edema', 'Mass')) == core.names_of({'Edema': 1, 'Mass': 2})
-    assert all(type(name) is str for name in core.names_of(np.array(['Edema'])))
+    assert core.parse_labels(np.int64(2)) == ['label 0', 'label 1'] == Method(2).label_names
+    assert core.parse_labels(np.array(['Edema', 'Mass'])) == ['Edema', 'Mass'] == core.parse_labels(('Edema', 'Mass')) == core.parse_labels({'Edema': 1, 'Mass': 2})
+    assert all(type(name) is str for name in core.parse_labels(np.array(['Edema'])))
 
 
 @pytest.mark.parametrize('bad', [0, -64, 64.5, '64', None, True])
@@ -63,7 +63,7 @@ READINGS = [Reading(64), Reading(64, 'crop'), Reading(64, bits=12), Reading(64, 
 @pytest.mark.parametrize('theirs', [None, *READINGS])
 def test_readings_are_compared(mine, theirs):
     for source in (SimpleNamespace(size=64, reading=theirs), SimpleNamespace(size=64, images=SimpleNamespace(reading=theirs))):
-        assert core.reading_of(source) == theirs
+        assert core.get_reading(source) == theirs
         core.check_source(method_of(), source)                       # the method does not say
         if theirs in (None, mine): core.check_source(method_of(reading=mine), source)
         else:

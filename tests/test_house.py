@@ -281,7 +281,7 @@ def test_every_figure_has_a_picture(path):
 def test_every_figure_goes_without_the_button_that_uploads_it(path):
     layouts = [(i, o.data[PLOTLY].get('layout', {})) for i, c in enumerate(cells(path)) for o in c.get('outputs', []) if PLOTLY in o.get('data', {})]
     public = [i for i, layout in layouts if 'sendChartToCloud' not in layout.get('modebar', {}).get('remove', [])]
-    assert not public, f'the figures of cells {public} offer to upload themselves: end them with views.house or views.keep_private'
+    assert not public, f'the figures of cells {public} offer to upload themselves: end them with views.apply_style or views.keep_private'
 
 
 @page

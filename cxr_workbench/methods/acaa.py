@@ -13,7 +13,7 @@ import contextlib, functools, math, threading
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, Step, Stage, at_least_float32, register_method
+from ..core import Method, Step, Stage, upcast, register_method
 from ..backbone import Backbone, MeanPool, stand_on_pool
 from ..losses import check_targets, masked_bce
 from ..consistency import WeakView, StrongView, pseudo_label, consistency_targets, consistency_loss, agreement_loss, ramp_up, check_finite, has_unknown
@@ -26,7 +26,7 @@ def attack_objective(
 ):               # a function of x that `gni_fgsm` raises
     "Masked binary cross-entropy, summed; raises ValueError for labels of another width."
     def objective(x):
-        logits = at_least_float32(model(x))
+        logits = upcast(model(x))
         if not logits.shape == target.shape == (target if mask is None else mask).shape:
             raise ValueError(f'logits {tuple(logits.shape)}, target {tuple(target.shape)} and mask must all be (B, C)')
         entries = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction='none')
@@ -455,7 +455,7 @@ def batch_loss(method, z, target, mask):
     logits, plain = method.head(mixed), method.head(z).detach()
     loss = consistency_loss(logits, target, mask) + method.agree*agreement_loss(logits, plain)
     if not method.relation: return loss
-    def cos(z): return F.normalize(at_least_float32(z), dim=1) @ F.normalize(at_least_float32(z), dim=1).T
+    def cos(z): return F.normalize(upcast(z), dim=1) @ F.normalize(upcast(z), dim=1).T
     return loss + method.relation*(cos(mixed) - cos(z.detach())).square().mean()
 
 # %% ../../nbs/50_acaa.ipynb #e5bd4557

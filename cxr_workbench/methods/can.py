@@ -11,7 +11,7 @@ __all__ = ['PARTNERS', 'BCE', 'SCRATCH', 'ABLATIONS', 'cross_attention', 'spotli
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, Step, Stage, apply_unknown, at_least_float32, register_method, register_probe
+from ..core import Method, Step, Stage, apply_unknown, upcast, register_method, register_probe
 from ..backbone import Backbone
 from ..attention import warn_of_few_cells
 from ..losses import check_targets, class_weights, masked_mean, within
@@ -92,7 +92,7 @@ def balance_loss(
     "Binary cross-entropy, balanced within and between diseases and focused on what is not yet right."
     if not gamma >= 0: raise ValueError(f'gamma={gamma}: give a number of at least 0; a negative one would reward certainty')
     mask = check_targets(logits, y, known)
-    s = at_least_float32(logits)
+    s = upcast(logits)
     pos, neg = (s.new_ones(1), s.new_ones(1)) if prevalence is None else (w.to(s) for w in balance_weights(prevalence, scheme, between))
     if pos.numel() not in (1, s.shape[1]): raise ValueError(f'prevalence has {pos.numel()} entries for C={s.shape[1]} labels')
     y, present, absent = y.to(s.dtype), F.logsigmoid(s), F.logsigmoid(-s)
@@ -104,7 +104,7 @@ def spatial_energy(
     m:Tensor,  # (B, K, h, w)
 )->Tensor:     # (B, h, w), not negative, of length 1 over the cells; 0 for an empty map
     "Where a map's energy lies."
-    m = at_least_float32(m)
+    m = upcast(m)
     m = m/m.detach().abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)  # the same energy, and its square neither over- nor underflows
     energy = m.square().sum(1)
     return F.normalize(energy.flatten(1), dim=1).view_as(energy)

@@ -12,7 +12,7 @@ __all__ = ['CLASSIFICATION', 'LADDER', 'others_softmax', 'LabelAttention', 'labe
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, Step, Stage, at_least_float32, register_method, register_probe
+from ..core import Method, Step, Stage, upcast, register_method, register_probe
 from ..backbone import Backbone, stand_on_pool
 from ..losses import masked_bce, weighted_bce
 from ..consistency import WeakView
@@ -59,7 +59,7 @@ def label_cosine(
 )->Tensor:           # (B, C, C) in [-1, 1], diagonal 1
     "Cosine between the label features of each image."
     with torch.autocast(v.device.type, enabled=False):     # half precision rounds a cosine near 1 to 1
-        u = F.normalize(at_least_float32(v), dim=-1)
+        u = F.normalize(upcast(v), dim=-1)
         cosine = (u @ u.mT).clamp(-1, 1)
     return cosine.abs() if absolute else cosine
 

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, RowTable, Step, Stage, at_least_float32, register_method, register_probe
+from ..core import Method, RowTable, Step, Stage, upcast, register_method, register_probe
 from ..backbone import Backbone, stand_on_pool
 from ..losses import masked_bce, check_targets
 from ..consistency import (StrongView, WeakView, agreement_loss, check_finite, consistency_loss, consistency_targets,
@@ -48,7 +48,7 @@ def expected_positive_loss(
     "EPR: what is annotated, and how many findings there should be."
     check_targets(logits, y, known)
     if not len(logits): return logits.sum()
-    surplus = torch.sigmoid(at_least_float32(logits)).sum(1).mean() - expected
+    surplus = torch.sigmoid(upcast(logits)).sum(1).mean() - expected
     return consistency_loss(logits, y, known) + surplus.square()/logits.shape[1]**2
 
 # %% ../../nbs/40_mpc.ipynb #9e006497
@@ -59,7 +59,7 @@ def online_estimate_loss(
 )->Tensor:                                  # scalar
     "ROLE: a classifier and a table of labels that learn from each other."
     def half(a, b):
-        follow = torch.sigmoid(at_least_float32(b)).detach()
+        follow = torch.sigmoid(upcast(b)).detach()
         return expected_positive_loss(a, y, known, expected) + masked_bce(a, follow)
 
     return (half(logits, estimate) + half(estimate, logits))/2
@@ -81,7 +81,7 @@ def entropy_maximising_loss(
 )->Tensor:                                  # scalar, may be negative
     "EM: what is annotated, and doubt about the rest."
     check_targets(logits, y, known)
-    logits = at_least_float32(logits)
+    logits = upcast(logits)
     p = torch.sigmoid(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, p, reduction='none')
     return consistency_loss(logits, y, known) - weight*(entropy*~known).sum()/max(1, logits.numel())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from ..core import Method, Step, Stage, apply_unknown, at_least_float32, register_method
+from ..core import Method, Step, Stage, apply_unknown, upcast, register_method
 from ..labels import as_labels
 from ..data import Repeat, real_split
 from ..backbone import Backbone
@@ -134,7 +134,7 @@ def class_balance(
     "The inverse effective number of every label; one without examples counts as one with a single example."
     if not torch.is_tensor(counts): counts = torch.as_tensor(counts, dtype=torch.float64)
     exact = counts.is_floating_point()
-    counts = at_least_float32(counts) if exact else counts.cpu().double()   # accelerators may lack float64
+    counts = upcast(counts) if exact else counts.cpu().double()   # accelerators may lack float64
     if counts.ndim != 1 or not (torch.isfinite(counts) & (counts >= 0)).all():
         raise ValueError(f'counts are numbers from 0, one per label, not {counts.tolist()}')
     if not 0 <= beta < 1: raise ValueError(f'beta={beta}: give a number in [0, 1)')
@@ -165,7 +165,7 @@ def margin_balanced_loss(
     known=None,        # which entries count, (B, C) bool; None: all
 )->Tensor:             # scalar
     "Class-balanced cross-entropy with margins on the positives, summed over labels; raises ValueError where shapes differ."
-    logits = at_least_float32(logits)
+    logits = upcast(logits)
     mask, y = check_targets(logits, y, known), y.to(logits.dtype)
     if len(counts) != y.shape[1]: raise ValueError(f'{len(counts)} counts for {y.shape[1]} labels')
     balance = class_balance(counts, beta).to(logits.device)
@@ -192,7 +192,7 @@ def distribution_balanced_loss(
     shift=.05, tolerance=2., focus=2.,  # of the logits, of the negatives, of the focal factor
 )->Tensor:                     # scalar, averaged over the entries that count
     "Rebalanced weights, shifted logits and tolerated negatives (Wu et al., 2020)."
-    logits = at_least_float32(logits)
+    logits = upcast(logits)
     mask = check_targets(logits, y, known)
     y, p = y.to(logits.dtype)*mask, prevalence.to(logits).clamp(1e-4, 1 - 1e-4)
     rebalance = alpha + torch.sigmoid(slope*((1/p)/(y/p).sum(1, keepdim=True).clamp(min=1e-12) - centre))

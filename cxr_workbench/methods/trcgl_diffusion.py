@@ -17,7 +17,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import default_device
-from ..files import write_whole
+from ..files import write_atomic
 from ..labels import LabelPolicy, frequency_groups
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #7101df4d
@@ -430,7 +430,7 @@ def sample(
 def save_prompt(model, file):
     "Write P and the names of its classes."
     from safetensors.torch import save
-    write_whole(file, save({'prompt': model.prompt.detach().float().cpu().contiguous()}, {'classes': json.dumps(model.classes)}))
+    write_atomic(file, save({'prompt': model.prompt.detach().float().cpu().contiguous()}, {'classes': json.dumps(model.classes)}))
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #cc72833b
 def load_prompt(model, file):

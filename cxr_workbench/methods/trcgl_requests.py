@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..data import CXRDataset, from_arrays, from_csv, read_pixels
-from ..files import FileImages, write_whole
+from ..files import FileImages, write_atomic
 from ..labels import LabelPolicy, frequency_groups
 from .trcgl_diffusion import PromptLatentDiffusion, sentence, token_ids
 
@@ -101,7 +101,7 @@ class Gallery:
         (self.out/'images').mkdir(parents=True, exist_ok=True)
         run, table = self.out/'run.json', requests.to_csv(index=False).encode()
         record = json.dumps({'seed': seed, **settings, 'requests': hashlib.sha256(table).hexdigest()}, indent=1, default=str)
-        if not run.exists(): write_whole(run, record.encode())
+        if not run.exists(): write_atomic(run, record.encode())
         elif run.read_text() != record: raise ValueError(f'{out} holds the images of another run, see its run.json: name another folder, or delete this one')
 
     def seed_of(self, request, attempt): return int(np.random.SeedSequence([self.seed, request, attempt]).generate_state(1)[0])
@@ -110,9 +110,9 @@ class Gallery:
         "Every image that was drawn: request, attempt, probability, kept. A line that a kill cut off is dropped."
         import pandas as pd
         file = self.out/'tries.csv'
-        if not file.exists(): write_whole(file, b'request,attempt,probability,kept\n')
+        if not file.exists(): write_atomic(file, b'request,attempt,probability,kept\n')
         text = file.read_bytes()
-        if not text.endswith(b'\n'): write_whole(file, text[:text.rfind(b'\n') + 1])
+        if not text.endswith(b'\n'): write_atomic(file, text[:text.rfind(b'\n') + 1])
         return pd.read_csv(file)
 
     def pending(self, tries):
@@ -128,7 +128,7 @@ class Gallery:
         rows = self.requests.iloc[kept.request].reset_index(drop=True)
         rows.insert(0, 'path', [f'images/{r:06d}.png' for r in kept.request])
         rows = rows.assign(synthetic=1, probability=kept.probability.to_numpy(), seed=[self.seed_of(r, a) for r, a in zip(kept.request, kept.attempt)])
-        write_whole(self.out/'table.csv', rows.to_csv(index=False).encode())
+        write_atomic(self.out/'table.csv', rows.to_csv(index=False).encode())
         return rows
 
 # %% ../../nbs/62_trcgl_requests.ipynb #0c176bac
@@ -144,7 +144,7 @@ def write_batch(
         kept, file = int(p >= threshold), io.BytesIO()
         if kept:
             Image.fromarray(np.rint(image[0].cpu().numpy()*255).astype(np.uint8)).save(file, 'PNG')
-            write_whole(out/'images'/f'{request:06d}.png', file.getvalue())
+            write_atomic(out/'images'/f'{request:06d}.png', file.getvalue())
         lines.append(f'{request},{attempt},{p:.4f},{kept}\n')
     with open(out/'tries.csv', 'a') as log:
         log.write(''.join(lines)); log.flush(); os.fsync(log.fileno())
