@@ -626,7 +626,7 @@ def demo_parts(model, valid, history, result):
     from cxr_workbench.phantom import SyntheticCXR
     scores, c = scores_of(model, valid)[model.label_names].to_numpy(), model.label_names.index('Pleural Effusion')
     rows = torch.cat([torch.where(valid.y[:, c] == state)[0][:3] for state in (1, 0)])  # three with it, three without
-    some, masks = valid.__getitems__(rows), SyntheticCXR(len(valid.images), size=valid.size, seed=0).mask
+    some, masks = valid.batch(rows), SyntheticCXR(len(valid.images), size=valid.size, seed=0).mask
     with torch.no_grad(): _, probes = model.eval().look(some.x)
     cam = torch.einsum('d,bdhw->bhw', model.head.weight[c], probes['feature_map']).clamp(min=0)
     names = [f"{'with' if valid.y[row, c] else 'without'}, p = {scores[row, c]:.2f}" for row in rows]

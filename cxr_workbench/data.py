@@ -62,8 +62,13 @@ class CXRDataset(Dataset):
     def fit(self): return None if self.reading is None else self.reading.fit
     def __len__(self): return len(self.rows)
     def __repr__(self): return described(self)
-    def __getitem__(self, row): return self.__getitems__([row])
-    def __getitems__(self, rows): return read_batch(self, row_numbers(rows, len(self)))
+    
+    def batch(self, rows)->Batch:
+        "Some rows as a `Batch`: row numbers, or a mask of n booleans."
+        return read_batch(self, row_numbers(rows, len(self)))
+
+    def __getitem__(self, row): return self.batch([row])
+    __getitems__ = batch   # the name by which torch's DataLoader asks
 
     def subset(self, rows): return take_rows(self, row_numbers(rows, len(self)))
     def with_labels(self, y, known=None):

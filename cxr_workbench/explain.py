@@ -116,7 +116,7 @@ def images_for(
     else:
         check_source(method, source, 'the images')
         rows = np.arange(len(source))
-        x = source.__getitems__(rows).x if hasattr(source, '__getitems__') else as_pixels(source[rows])
+        x = source.batch(rows).x if hasattr(source, 'batch') else as_pixels(source[rows])
     check_grey(x)
     return x.to(next(method.parameters(), x))
 

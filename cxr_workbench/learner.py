@@ -461,8 +461,8 @@ def check_batches(
     sampler = batch_sampler(data.known, stage.sampler, batch_size, world=world, labelled=labelled, steps=1)
     rows = min(sampler, key=len)
     if len(rows) > 1: return
-    where, why = first_fault(method, stage, number, data.__getitems__(rows))
-    if why is None or first_fault(method, stage, number, data.__getitems__(rows*2))[1] is not None: return
+    where, why = first_fault(method, stage, number, data.batch(rows))
+    if why is None or first_fault(method, stage, number, data.batch(rows*2))[1] is not None: return
     raise ValueError(f'a batch of one row cannot train this method: {where} needs two or more ({why}). '
                      f'Give batch_size=2 or more, and at least two rows to each of {world} processes')
 

@@ -81,7 +81,7 @@ def train_one(o, job):
     p = predict(method, whole, batch_size=256)[list(whole.label_names)].to_numpy()
     hidden, (high, low) = (whole.known & ~train.known).numpy(), thresholds(method)
     rows = np.flatnonzero(hidden.any(1))[:256]
-    return dict(key, **of_entries(p, whole.y.numpy(), hidden, high, low), **of_views(method.cpu(), whole.__getitems__(rows).x, high, low),
+    return dict(key, **of_entries(p, whole.y.numpy(), hidden, high, low), **of_views(method.cpu(), whole.batch(rows).x, high, low),
                 auroc=np.nan, ap=np.nan, steps_done=int(history['step'].iloc[-1]), seconds=round(time.time()-start, 1))
 
 

@@ -60,7 +60,7 @@ def where_it_looks(method, fold, size, n=300):
     from cxr_workbench.metrics import pointing_game
     from cxr_workbench.phantom import SyntheticCXR
     phantom = SyntheticCXR(n, size=size, seed=200+fold)
-    x, masks = from_phantom(phantom).__getitems__(range(n)).x.to(next(method.parameters()).device), np.stack([phantom.mask(i) for i in range(n)])
+    x, masks = from_phantom(phantom).batch(range(n)).x.to(next(method.parameters()).device), np.stack([phantom.mask(i) for i in range(n)])
     with torch.no_grad(): probes = method.eval().look(x)[1]
     mean = lambda maps: float(np.nanmean(pointing_game(maps.cpu(), masks)))
     there = masks.any((2, 3))
@@ -72,7 +72,7 @@ def ranks(method, train, declared=None):
     import torch
     from scipy.stats import spearmanr
     from cxr_workbench.labels import correlation
-    with torch.no_grad(): probes = method.eval().look(train.__getitems__([0]).x.to(next(method.parameters()).device))[1]
+    with torch.no_grad(): probes = method.eval().look(train.batch([0]).x.to(next(method.parameters()).device))[1]
     if 'others_correlation' not in probes: return dict(counted=np.nan, declared=np.nan)
     G = probes['others_correlation'].cpu().numpy()
     pairs, learned = np.triu_indices(len(G), 1), (G + G.T)/2

@@ -79,7 +79,7 @@ def own_model(train, tail, o, seed, folder):
         known, fresh = td.PromptLatentDiffusion.from_pretrained(td.embedded(), device='cpu'), td.small_parts(train.label_names, seed=seed)
         model = td.PromptLatentDiffusion(known.vae, known.unet, fresh['text_encoder'], fresh['tokenizer'], known.scheduler, seed=seed)
         for net in (model.vae, model.unet): net.to(memory_format=torch.channels_last)
-        pixels, texts = train.__getitems__(range(len(train))).x, sentences(train)
+        pixels, texts = train.batch(range(len(train))).x, sentences(train)
         td.train_autoencoder(model.vae, pixels, steps=o.teach//2, lr=1e-3, seed=seed)
         z = torch.cat([model.to_latents(x) for x in pixels.split(200)])
         td.train_base(model, z, texts, steps=o.teach, lr=1e-3, seed=seed)

@@ -119,7 +119,7 @@ def phantom(o):
     masks = np.stack([fresh.mask(i)[c] for i, c in pairs]) > 0
     rows, labels = [i for i, _ in pairs], [test.label_names[c] for _, c in pairs]
     for name in o.models or ['supervised', 'can', 'lcc']:
-        scored(load(trained(name)), test.__getitems__(rows).x, masks, labels, test.patient_id[rows], o, name)
+        scored(load(trained(name)), test.batch(rows).x, masks, labels, test.patient_id[rows], o, name)
 
 
 def boxes(o):

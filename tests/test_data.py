@@ -24,7 +24,7 @@ def small(n=10, labels=3, size=8, **kw):
 def test_a_batch_of_rows_equals_its_rows():
     data = small(patient_id=np.arange(10)//2, synthetic=np.arange(10) > 7)
     rows = [7, 0, 9, 0, -1]
-    batch = data.__getitems__(rows)
+    batch = data.batch(rows)
     assert isinstance(batch, Batch) and batch.x.shape == (5, 1, 8, 8) and batch.x.dtype == torch.float32 and batch.known.dtype == torch.bool
     assert batch.idx.tolist() == [7, 0, 9, 0, 9] and batch.synthetic.tolist() == [False, False, True, False, True]
     for part, column in zip(zip(*(data[row] for row in rows)), batch): assert torch.equal(torch.cat(part), column)
@@ -40,7 +40,7 @@ def test_subsets_of_subsets_read_the_rows_of_the_whole(rows, draw):
     data = small(patient_id=[f'p{i}' for i in range(10)], paths=[f'{i}.png' for i in range(10)], meta=pd.DataFrame({'age': range(10)}))
     again = draw.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=4))
     part, direct = data.subset(rows).subset(again), data.subset([rows[i] for i in again])
-    batch, expected = part.__getitems__(range(len(part))), data.__getitems__([rows[i] for i in again])
+    batch, expected = part.batch(range(len(part))), data.batch([rows[i] for i in again])
     assert torch.equal(batch.x, expected.x) and torch.equal(batch.y, expected.y) and batch.idx.tolist() == list(range(len(again)))
     assert part.images is data.images and part.fingerprint() == direct.fingerprint()
     assert part.patient_id.tolist() == [f'p{rows[i]}' for i in again] and part.paths == [f'{rows[i]}.png' for i in again] and part.meta.age.tolist() == [rows[i] for i in again]
@@ -99,7 +99,7 @@ def test_parts_that_do_not_fit(kw, message):
 
 def test_floats_and_half_floats_are_taken_as_they_are():
     images = rng.random((3, 4, 4))
-    assert torch.equal(from_arrays(images, np.zeros((3, 1))).__getitems__([2, 0]).x[:, 0], torch.tensor(images[[2, 0]]).float())
+    assert torch.equal(from_arrays(images, np.zeros((3, 1))).batch([2, 0]).x[:, 0], torch.tensor(images[[2, 0]]).float())
     assert from_arrays(images.astype(np.float16), np.zeros((3, 1)))[0].x.dtype == torch.float32
 
 
@@ -115,7 +115,7 @@ def test_memory_maps_stay_on_disk_and_are_checked_when_read(tmp_path):
     np.save(tmp_path/'images.npy', images)
     data = from_arrays(tmp_path/'images.npy', np.zeros((6, 1))).subset([1, 4, 5])
     assert isinstance(data.images.array, np.memmap) and torch.equal(data[0].x[0, 0], torch.from_numpy(images[1]))
-    with pytest.raises(ValueError, match='rows 1:'): data.__getitems__([0, 1, 2])
+    with pytest.raises(ValueError, match='rows 1:'): data.batch([0, 1, 2])
     sent = pickle.dumps(data)
     assert len(sent) < 5000 and isinstance(pickle.loads(sent).images.array, np.memmap) and torch.equal(pickle.loads(sent)[2].x, data[2].x)
 
@@ -260,7 +260,7 @@ def test_loaders_yield_the_rows_of_the_sampler(workers):
     loaders = dataloaders(data.subset(range(30)), data.subset(range(30, 40)), batch_size=8, sampler='all', seed=3, workers=workers)
     rows = [batch.idx.tolist() for batch in loaders['train']]
     assert rows == list(batch_sampler(data.known[:30], 'all', 8, seed=3))
-    assert torch.equal(torch.cat([b.x for b in loaders['valid']]), data.__getitems__(range(30, 40)).x)
+    assert torch.equal(torch.cat([b.x for b in loaders['valid']]), data.batch(range(30, 40)).x)
 
 
 def test_generated_images_are_not_held_out():
@@ -291,11 +291,11 @@ def test_a_table_of_files(scans):
     folder, table = scans
     data = from_csv(folder/'table.csv', size=8)
     assert data.label_names == ['Edema', 'Mass'] and data.patient_id.tolist() == [1, 1, 2, 2, 3, 3] and list(data.meta.age) == list(range(6))
-    assert torch.allclose(data.__getitems__(range(6)).x.mean((1, 2, 3)), torch.arange(6)*40/255, atol=1e-5) and data.__getitems__([0, 1]).x.shape == (2, 1, 8, 8)
+    assert torch.allclose(data.batch(range(6)).x.mean((1, 2, 3)), torch.arange(6)*40/255, atol=1e-5) and data.batch([0, 1]).x.shape == (2, 1, 8, 8)
     assert data.y[:, 0].tolist() == [1, 0, 0, 0, 0, 1] and from_csv(table, folder, policy=LabelPolicy('ones')).y[2, 0] == 1
     assert data.paths == [str(folder/f'{i}.png') for i in range(6)] and data.subset([4]).paths == [str(folder/'4.png')]
     batches = list(dataloaders(data, batch_size=4, sampler='all', workers=2)['train'])
-    assert torch.equal(batches[0].x, data.__getitems__(batches[0].idx).x)
+    assert torch.equal(batches[0].x, data.batch(batches[0].idx).x)
 
 
 def test_what_a_table_may_lack(scans):
@@ -326,7 +326,7 @@ def test_damaged_files_are_named(scans):
     data = from_csv(folder/'table.csv').subset([1, 3, 5])
     bad = data.check_files()
     assert bad.row.tolist() == [1] and bad.path.tolist() == [str(folder/'3.png')] and bad.reason[0]
-    with pytest.raises(UnreadableImage, match='3.png'): data.__getitems__([0, 1])
+    with pytest.raises(UnreadableImage, match='3.png'): data.batch([0, 1])
 
 
 def test_packed_images_equal_the_files(scans):
@@ -334,7 +334,7 @@ def test_packed_images_equal_the_files(scans):
     folder, table = scans
     pack(folder/'table.csv', folder/'packed', size=8, path_column='Path')
     files, packed = from_csv(folder/'table.csv', size=8), from_csv(folder/'table.csv', packed=folder/'packed')
-    assert packed.size == 8 and (packed.__getitems__([5, 0]).x - files.__getitems__([5, 0]).x).abs().max() <= .51/255
+    assert packed.size == 8 and (packed.batch([5, 0]).x - files.batch([5, 0]).x).abs().max() <= .51/255
     reverse = from_csv(table[::-1].reset_index(drop=True), folder, packed=folder/'packed')
     assert torch.equal(reverse[0].x, packed[5].x)
     with pytest.raises(ValueError, match='size=64'): from_csv(folder/'table.csv', packed=folder/'packed', size=64)
@@ -360,10 +360,10 @@ def test_packed_layouts_need_no_files(tmp_path):
     make_chexpert(tmp_path)
     pack(tmp_path/'CheXpert-v1.0-small'/'train.csv', tmp_path/'packed_chexpert', size=8, path_column='Path', root=tmp_path)
     loose = nih14(tmp_path, 'test', size=8), chexpert(tmp_path, size=8)
-    expected = [data.__getitems__(range(len(data))).x for data in loose]
+    expected = [data.batch(range(len(data))).x for data in loose]
     for file in [*folder.glob('*'), *(tmp_path/'CheXpert-v1.0-small').rglob('*.jpg')]: file.unlink()
     for data, x in zip((nih14(tmp_path, 'test', packed=tmp_path/'packed'), chexpert(tmp_path, packed=tmp_path/'packed_chexpert')), expected):
-        assert (data.__getitems__(range(len(data))).x - x).abs().max() <= .51/255
+        assert (data.batch(range(len(data))).x - x).abs().max() <= .51/255
 
 
 def test_npz_files_that_are_none(tmp_path):
@@ -462,7 +462,7 @@ def test_real_subset(cxr_data):
     assert len(data) == 2520 and data.label_names == NIH14 and data.size == 64 and data.known.all()
     assert data.y.sum(0).tolist() == labels.sum(0).tolist() == table[NIH14].sum().tolist()
     rows = [0, 1, 1000, 2519]
-    assert torch.equal(data.__getitems__(rows).x[:, 0], torch.from_numpy(images[table.npz_row[rows]]).float()/255)
+    assert torch.equal(data.batch(rows).x[:, 0], torch.from_numpy(images[table.npz_row[rows]]).float()/255)
     for fold in range(5): check_split(data.patient_id[data.meta.cv_fold != fold], data.patient_id[data.meta.cv_fold == fold])
     check_split(data.patient_id[data.meta.split == 'train'], data.patient_id[data.meta.split == 'val'])
     assert from_npz(cxr_data/'nih14'/'images_64.npz').y.sum() == data.y.sum()
@@ -482,7 +482,7 @@ def test_real_files_as_a_table(cxr_data):
     table = pd.read_csv(cxr_data/'nih14'/'subset.csv').dropna(subset='file_256').reset_index(drop=True)[:8]
     data = from_csv(table, cxr_data/'nih14', path='file_256', size=64)
     small = from_npz(cxr_data/'nih14'/'images_64.npz', table)
-    x, y = data.__getitems__(range(8)).x.flatten(1), small.__getitems__(range(8)).x.flatten(1)
+    x, y = data.batch(range(8)).x.flatten(1), small.batch(range(8)).x.flatten(1)
     together = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(x, y)])
     assert (together > .98).all() and torch.equal(data.y, small.y) and not len(data.check_files())
 
@@ -496,7 +496,7 @@ def test_real_layout(cxr_data, tmp_path):
     assert record.rows['table'] == 112120 and record.rows['image files'] == len(originals) and record.rows['train_val list'] == 86524 and record.rows['test list'] == 25596
     with pytest.raises(FileNotFoundError, match=f'{112120 - len(originals)} of 112120'): nih14(tmp_path)
     with pytest.warns(UserWarning): data = nih14(tmp_path, missing='skip')
-    assert len(data) == len(originals) and data.__getitems__(range(len(data))).x.shape == (len(originals), 1, 64, 64)
+    assert len(data) == len(originals) and data.batch(range(len(data))).x.shape == (len(originals), 1, 64, 64)
 
 
 def test_real_regime(cxr_data):

@@ -31,7 +31,7 @@ def test_files_a_pack_and_an_array_answer_alike(scans, fit):
     for data in (files, packed, array):
         assert (data.size, data.fit, data.reading, len(data.images)) == (8, fit, reading, 6)
         assert data.images[np.array([4, 1])].shape == (2, 8, 8) and data.subset([3]).images is data.images
-        assert (data.__getitems__([4, 1]).x - files.__getitems__([4, 1]).x).abs().max() <= .51/255
+        assert (data.batch([4, 1]).x - files.batch([4, 1]).x).abs().max() <= .51/255
         assert torch.equal(pickle.loads(pickle.dumps(data))[2].x, data[2].x)
 
 
@@ -103,7 +103,7 @@ def test_every_float_reaches_torch(dtype, tmp_path):
     values = rng.integers(0, 2, (3, 4, 4)).astype(dtype)
     np.save(tmp_path/'x.npy', values)
     for images in (values, np.load(tmp_path/'x.npy', mmap_mode='r')):
-        x = from_arrays(images, np.zeros((3, 1))).__getitems__([2, 0]).x[:, 0]
+        x = from_arrays(images, np.zeros((3, 1))).batch([2, 0]).x[:, 0]
         assert torch.equal(x, torch.tensor(values[[2, 0]].astype(np.float32))/(255 if dtype == 'u1' else 1))
 
 

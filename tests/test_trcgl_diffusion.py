@@ -313,7 +313,7 @@ def test_the_table_is_one_that_from_csv_reads(small, tmp_path):
     made = run(small, tmp_path/'out')
     data = from_csv(tmp_path/'out'/'table.csv', labels=NAMES, patient='patient_id', size=16)
     assert len(data) == len(made) > 5 and data.synthetic.all() and (data.patient_id == made.patient_id).all()
-    assert (data.y.numpy() == made[NAMES].to_numpy(float)).all() and data.__getitems__([0]).x.shape == (1, 1, 16, 16)
+    assert (data.y.numpy() == made[NAMES].to_numpy(float)).all() and data.batch([0]).x.shape == (1, 1, 16, 16)
     real = table()
     both = tr.with_generated(real, tmp_path/'out')
     assert len(both) == 40 + len(made) and both.synthetic.sum() == len(made) and both.images.dtype == np.uint8
@@ -338,7 +338,7 @@ def test_how_files_are_read_and_further_columns_stay(small, tmp_path):
     real = table()
     cropped = from_arrays(paths, real.y, patient_id=real.patient_id, label_names=NAMES, size=16, fit='crop', meta=pd.DataFrame({'age': range(40)}))
     both = tr.with_generated(cropped, tmp_path/'out')
-    assert torch.equal(both.__getitems__(range(40)).x, cropped.__getitems__(range(40)).x)
+    assert torch.equal(both.batch(range(40)).x, cropped.batch(range(40)).x)
     assert both.meta.age[:40].tolist() == list(range(40)) and both.meta.age[40:].isna().all() and len(both.meta) == 40 + len(made)
 
 
@@ -363,7 +363,7 @@ def test_generated_files_go_behind_files(small, tmp_path):
         Image.fromarray(np.full((16, 16), i, np.uint8)).save(paths[-1])
     real = table()
     both = tr.with_generated(from_arrays(paths, real.y, patient_id=real.patient_id, label_names=NAMES, size=16), tmp_path/'out')
-    assert isinstance(both.images, FileImages) and both.__getitems__([0, 41]).x.shape == (2, 1, 16, 16) and set(both.patient_id[40:]) <= set(both.patient_id[:40])
+    assert isinstance(both.images, FileImages) and both.batch([0, 41]).x.shape == (2, 1, 16, 16) and set(both.patient_id[40:]) <= set(both.patient_id[:40])
 
 
 @pytest.mark.parametrize('killed_at', [1, 2])
