@@ -115,7 +115,7 @@ def test_folds_in_two_spellings_are_refused(one, other):
 
 
 def test_only_digits_are_numbers_of_folds():
-    assert [splits.fold_name(fold) for fold in ('1_0', '1e3', '01', '3.0', 3)] == ['1_0', '1e3', '1', '3', '3']
+    assert [splits.parse_fold(fold) for fold in ('1_0', '1e3', '01', '3.0', 3)] == ['1_0', '1e3', '1', '3', '3']
     assert data.hold_out(folds(['1_0', '1_0', '10', '10', 'b', 'b']), '10', 'f')[1].tolist() == [2, 3]
 
 

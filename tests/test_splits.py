@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from cxr_workbench import labels as L
-from cxr_workbench.data import (check_parts, check_split, dataloaders, from_arrays, from_csv, hold_out, patient_folds, patient_split, patients_of, real_split, with_patients)
+from cxr_workbench.data import (check_train_valid, check_split, dataloaders, from_arrays, from_csv, hold_out, patient_folds, patient_split, get_patients, split_by_patient, with_patients)
 from cxr_workbench.files import Reading
-from cxr_workbench.splits import fold_name, part_rows, patients_from_names, read_folds
+from cxr_workbench.splits import parse_fold, separate_rows, patients_from_names, read_folds
 
 
 def rows_of(n=60, patient='half', **kw):
@@ -43,13 +43,13 @@ def test_who_is_on_an_image_is_asked_in_one_place():
     named = rows_of(patient=None, paths=[f'{i//3:08d}_{i%3:03d}.png' for i in range(60)])
     column = rows_of(patient=None, meta=pd.DataFrame({'image_id': [f'{i//3:08d}_{i%3:03d}' for i in range(60)]}))
     for data in (named, column):
-        with pytest.warns(UserWarning, match='20 patients of 60 images'): assert len(set(patients_of(data))) == 20
+        with pytest.warns(UserWarning, match='20 patients of 60 images'): assert len(set(get_patients(data))) == 20
         with pytest.warns(UserWarning): whole = with_patients(data)
         assert whole.images is data.images and len(set(whole.patient_id)) == 20 and data.patient_id is None
-    for ask in (patients_of, with_patients, hold_out, real_split, lambda data: hold_out(data, 1)):
+    for ask in (get_patients, with_patients, hold_out, split_by_patient, lambda data: hold_out(data, 1)):
         with pytest.raises(ValueError, match='no patients.*patient=.*each_image=True'): ask(nobody)
-    assert patients_of(nobody, each_image=True).tolist() == list(range(60)) and with_patients(rows_of()).patient_id.tolist() == rows_of().patient_id.tolist()
-    with pytest.raises(ValueError, match='30 patients for 60 images'): patients_of(rows_of(), each_image=True)
+    assert get_patients(nobody, each_image=True).tolist() == list(range(60)) and with_patients(rows_of()).patient_id.tolist() == rows_of().patient_id.tolist()
+    with pytest.raises(ValueError, match='30 patients for 60 images'): get_patients(rows_of(), each_image=True)
     some = rows_of(patient=None, paths=['00000001_000.png'] + [f'{i}.png' for i in range(59)])
     with pytest.raises(ValueError, match='names of 1 of 60 files'): hold_out(some)
 
@@ -83,7 +83,7 @@ def test_runs_of_before_hold_out_the_same_rows(seed, some_made):
     for arguments in ((), (0,), (3,), (1, 'fold')):
         (train, held), (train_before, held_before) = hold_out(data, *arguments), former_rule(data, *arguments)
         assert np.array_equal(train, train_before) and np.array_equal(held, held_before)
-    train, held = real_split(data, fraction=.2, seed=0)
+    train, held = split_by_patient(data, fraction=.2, seed=0)
     assert np.array_equal(train, hold_out(data)[0]) and np.array_equal(held, hold_out(data)[1])
     assert not set(who[train]) & set(who[held]) and (made is None or not made[held].any())
 
@@ -113,12 +113,12 @@ def test_the_fingerprint_of_a_table_stays(tmp_path):
 # ---- folds
 
 @pytest.mark.parametrize('fold, name', [(3, '3'), (3., '3'), ('3', '3'), (' 3.0 ', '3'), ('test', 'test'), (None, ''), (np.nan, ''), (pd.NA, ''), ('nan', ''), (' ', ''), (np.int8(2), '2')])
-def test_how_a_fold_is_called(fold, name): assert fold_name(fold) == name
+def test_how_a_fold_is_called(fold, name): assert parse_fold(fold) == name
 
 
 @pytest.mark.parametrize('fold', [.5, -1, '-1', '0.5', True, np.inf, '1e400', -.0001])
 def test_what_is_no_fold(fold):
-    with pytest.raises(ValueError, match='no fold'): fold_name(fold)
+    with pytest.raises(ValueError, match='no fold'): parse_fold(fold)
 
 
 @pytest.mark.parametrize('column, words', [
@@ -149,7 +149,7 @@ def test_generated_rows_take_the_fold_of_their_patient():
     data = from_arrays(np.zeros((7, 8, 8), np.uint8), np.zeros((7, 1)), patient_id=who, synthetic=made, meta=pd.DataFrame({'fold': folds}))
     assert [rows.tolist() for rows in hold_out(data, 0, 'fold')] == [[2, 3, 4, 6], [0, 1]]
     with pytest.raises(ValueError, match='more than one fold'): read_folds([0, 0, 1, 1, 2, 1, None], who, made)
-    with pytest.raises(ValueError, match='0 of 7 images'): part_rows(np.array(who) == 'd', who, made)
+    with pytest.raises(ValueError, match='0 of 7 images'): separate_rows(np.array(who) == 'd', who, made)
 
 
 # ---- patients in two parts
@@ -178,16 +178,16 @@ def test_parts_that_were_made_elsewhere():
     a, b = rows_of(6, patient=None, paths=names(range(6))), rows_of(6, patient=None, paths=names(range(6, 12)))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        check_parts(a, b)
-        check_parts(rows_of(6), rows_of(6, patient=np.arange(10, 16)))
-    with pytest.raises(ValueError, match='1 patients are in both parts: 00000005'): check_parts(a, rows_of(6, patient=None, paths=names(range(5, 11))))
+        check_train_valid(a, b)
+        check_train_valid(rows_of(6), rows_of(6, patient=np.arange(10, 16)))
+    with pytest.raises(ValueError, match='1 patients are in both parts: 00000005'): check_train_valid(a, rows_of(6, patient=None, paths=names(range(5, 11))))
     with pytest.raises(ValueError, match='00000005'): dataloaders(a, rows_of(6, patient=np.arange(50, 56), paths=names(range(5, 11))))
-    with pytest.raises(ValueError, match='training part has none'): check_parts(rows_of(6, patient=None), rows_of(6))
-    with pytest.warns(UserWarning, match='not looked at'): check_parts(rows_of(6, patient=None), rows_of(6, patient=None))
+    with pytest.raises(ValueError, match='training part has none'): check_train_valid(rows_of(6, patient=None), rows_of(6))
+    with pytest.warns(UserWarning, match='not looked at'): check_train_valid(rows_of(6, patient=None), rows_of(6, patient=None))
     read = [from_arrays(np.zeros((6, 8, 8), np.uint8), np.zeros((6, 3)), patient_id=np.arange(6) + k, reading=Reading(8, fit)) for k, fit in ((0, 'pad'), (9, 'crop'))]
-    with pytest.raises(ValueError, match="fit 'pad' against 'crop'"): check_parts(*read)
-    with pytest.raises(ValueError, match='8 and 4 pixels'): check_parts(rows_of(6), from_arrays(np.zeros((2, 4, 4)), np.zeros((2, 3)), patient_id=[90, 91]))
-    with pytest.raises(ValueError, match='1 of the 6 held-out images are generated'): check_parts(rows_of(6), rows_of(6, patient=np.arange(10, 16), synthetic=np.arange(6) == 2))
+    with pytest.raises(ValueError, match="fit 'pad' against 'crop'"): check_train_valid(*read)
+    with pytest.raises(ValueError, match='8 and 4 pixels'): check_train_valid(rows_of(6), from_arrays(np.zeros((2, 4, 4)), np.zeros((2, 3)), patient_id=[90, 91]))
+    with pytest.raises(ValueError, match='1 of the 6 held-out images are generated'): check_train_valid(rows_of(6), rows_of(6, patient=np.arange(10, 16), synthetic=np.arange(6) == 2))
 
 
 # ---- regimes
