@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from cxr_workbench import labels as L
-from cxr_workbench.data import check_split, check_train_valid, dataloaders, from_arrays, from_csv, get_patients
-from cxr_workbench.data import hold_out, patient_folds, patient_split, split_by_patient, with_patients
+from cxr_workbench.data import check_split, check_train_valid, dataloaders, from_arrays, from_csv, from_npz
+from cxr_workbench.data import get_patients, hold_out, patient_folds, patient_split, split_by_patient, with_patients
 from cxr_workbench.files import Reading
 from cxr_workbench.splits import parse_fold, patients_from_names, read_folds, separate_rows
 
@@ -78,6 +78,74 @@ def test_a_column_of_studies_is_not_taken_for_patients_in_silence():
         hold_out(make_data(patient=np.arange(60)//4, paths=names))
 
 
+# ---- patients stay whole
+
+generators = st.integers(0, 10**6).map(np.random.default_rng)
+
+
+@given(generators, st.integers(2, 6), st.integers(0, 3))
+@settings(max_examples=40)
+def test_folds_keep_patients_whole_whatever_the_order(rng, folds, seed):
+    n = int(rng.integers(30, 120))
+    patient, y = rng.integers(0, n//2, n) + 10, rng.random((n, 4)) < [.5, .3, .1, .02]
+    folds = min(folds, len(np.unique(patient)))
+    fold = patient_folds(patient, y, folds, seed)
+    assert all(len(set(fold[patient == p])) == 1 for p in patient) and set(fold) == set(range(folds))
+    shuffle = rng.permutation(n)
+    assert np.array_equal(patient_folds(patient[shuffle], y[shuffle], folds, seed), fold[shuffle])
+    assert np.array_equal(patient_folds(patient.astype(str), torch.tensor(y), folds, seed), fold)
+
+
+@given(generators, st.floats(.1, .9))
+@settings(max_examples=40)
+def test_a_split_has_its_share_of_every_label(rng, fraction):
+    patient = np.repeat(np.arange(300), rng.integers(1, 5, 300))
+    y = rng.random((len(patient), 5)) < [.5, .4, .2, .1, .03]
+    train, valid = patient_split(patient, y, fraction)
+    assert sorted([*train, *valid]) == list(range(len(patient)))
+    check_split(patient[train], patient[valid])
+    assert abs(len(valid)/len(patient) - fraction) < .03
+    assert (abs(y[valid].sum(0) - fraction*y.sum(0)) <= 3 + .02*y.sum(0)).all()
+
+
+def test_greedy_assignment_is_even_on_a_rare_label():
+    patient, y = np.arange(400), np.zeros((400, 1))
+    y[:10] = 1
+    assert np.bincount(patient_folds(patient, y, 5)[:10], minlength=5).tolist() == [2]*5
+
+
+def test_seeds_differ_and_images_alone_are_even():
+    patient = np.repeat(np.arange(100), 3)
+    assert not np.array_equal(patient_folds(patient, seed=0), patient_folds(patient, seed=1))
+    assert np.bincount(patient_folds(patient)).tolist() == [60]*5
+
+
+@pytest.mark.parametrize('split', [
+    lambda: patient_folds([1, 1, 2], folds=3), lambda: patient_folds([1, 2], folds=1),
+    lambda: patient_split([1, 2], fraction=1.), lambda: patient_split([1, 1]),
+    lambda: patient_split(None), lambda: patient_split([1, None]),
+    lambda: patient_split([1, 2, 3], np.full((3, 1), np.nan)),
+    lambda: patient_split([1, 2], np.zeros((3, 1)))])
+def test_splits_that_cannot_be_made(split):
+    with pytest.raises(ValueError): split()
+
+
+def test_all_shared_patients_are_named():
+    with pytest.raises(ValueError, match="2 patients are in both parts: b, c"):
+        check_split(['a', 'b', 'c'], ['c', 'd', 'b'])
+
+
+def test_real_folds_are_even(cxr_data):
+    data = from_npz(cxr_data/'nih14'/'images_64.npz', cxr_data/'nih14'/'subset.csv')
+    fold = patient_folds(data.patient_id, data.y)
+    counts = np.stack([data.y[fold == f].sum(0) for f in range(5)])
+    assert np.ptp(counts, axis=0).max() <= 3 and np.ptp(np.bincount(fold)) <= 3
+    for f in range(5): check_split(data.patient_id[fold != f], data.patient_id[fold == f])
+    train, valid = patient_split(data.patient_id, data.y, .1)
+    assert abs(len(valid) - 252) <= 3
+    assert (abs(data.y[valid].sum(0) - .1*data.y.sum(0)) <= 2).all()
+
+
 # ---- one rule
 
 def former_rule(data, fold=None, fold_column=None):
@@ -111,7 +179,6 @@ def test_runs_of_before_hold_out_the_same_rows(seed, some_made):
 
 def test_the_fingerprint_and_the_parts_of_the_real_subset_stay(cxr_data):
     from hashlib import sha256
-    from cxr_workbench.data import from_npz
     data = from_npz(cxr_data/'nih14'/'images_64.npz', cxr_data/'nih14'/'subset.csv')
     assert data.fingerprint() == 'bf6f7111dc40b162d82521a0dde3ead41b47cd56887cc7248004d75edd0456d3'
     expected = {(): '41be1f592eeafacb', (2,): '9011807656ad238e', (1, 'cv_fold'): '0ca08f7f07c2b6b0'}
@@ -263,13 +330,6 @@ def test_parts_that_differ_in_pixels_or_are_generated():
     generated = numbered(10, synthetic=np.arange(6) == 2)
     with pytest.raises(ValueError, match='1 of the 6 held-out images are generated'):
         check_train_valid(make_data(6), generated)
-
-
-def test_loaders_may_leave_the_checks_to_their_caller():
-    shared = make_data(6)
-    with pytest.raises(ValueError, match='both parts'): dataloaders(shared, make_data(6), batch_size=2)
-    loaders = dataloaders(shared, make_data(6), batch_size=2, sampler='all', check=False)
-    assert {name: len(loader) for name, loader in loaders.items()} == dict(train=3, valid=3)
 
 
 # ---- regimes
