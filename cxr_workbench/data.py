@@ -226,7 +226,7 @@ def check_order(
         raise ValueError(f'row {row} of the table is the image {theirs[row]} by its column {column!r}, '
                          f'but {mine[row]} by the .npz: bring both into one order, or give the column npz_row')
 
-# %% ../nbs/02_data.ipynb #e5c1757b
+# %% ../nbs/02_data.ipynb #78845161
 def from_npz(
     npz,                # an .npz file
     table=None,         # a table beside it: a CSV file or a DataFrame; None: labels and patients are in the .npz
@@ -235,7 +235,7 @@ def from_npz(
     policy=None,        # what uncertain and blank entries mean; None: LabelPolicy()
     images='images',    # key of the images
     row=None,           # column of their rows; None: npz_row, and where there is none the orders agree
-    reading=None,       # the files.Reading that made the images; None: nobody says
+    reading=None,       # the files.Reading that made the images; None: not known
 )->CXRDataset:
     "A data set from an `.npz`, with its labels inside or in a table."
     possible = ['known', 'patient_id', 'label_names', 'synthetic', 'image_id']

@@ -35,16 +35,16 @@ def patients_from_files(
         if patients is not None: return names, patients
     return None, None
 
-# %% ../nbs/01fa_holdout.ipynb #84a7e975
+# %% ../nbs/01fa_holdout.ipynb #8427dbb8
 def explain_no_patients(
     data,   # a CXRDataset
 )->str:
     "What to do where neither the table nor the file names contain the patients."
     found = [sum(parse_patient(name) is not None for name in names) for names in file_names(data)]
-    return ('the table has no patients: without them images of one patient land on both sides. Name their column '
+    return ('the table has no patients: without them images of one patient would be in both parts. Name their column '
             '(patient=, --patient), or say by hand that every image is its own patient '
             '(each_image=True, --each-image-a-patient). '
-            f'The names of {max(found, default=0)} of {len(data)} files tell a patient')
+            f'The names of {max(found, default=0)} of {len(data)} files contain a patient')
 
 # %% ../nbs/01fa_holdout.ipynb #4df60bae
 def get_patients(
@@ -163,7 +163,7 @@ def check_disjoint(
     raise ValueError(f'the {with_ids} part has patient ids and the {without} part has none, '
                      'so that nothing shows whether a patient is in both parts: give patient_id to both')
 
-# %% ../nbs/01fa_holdout.ipynb #2f3f3261
+# %% ../nbs/01fa_holdout.ipynb #08be692e
 def check_train_valid(
     train, valid,  # two CXRDatasets
 ):
@@ -176,4 +176,4 @@ def check_train_valid(
     if differ: raise ValueError(f'the parts are read differently: {differ} (train against held out)')
     check_no_synthetic(valid)
     if check_disjoint(train, valid): return
-    warnings.warn('the parts do not name their patients: whether somebody is in both was not looked at', stacklevel=3)
+    warnings.warn('the parts do not name their patients: whether a patient is in both was not checked', stacklevel=3)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMED', 'check_split', 'warn_of_ids', 'parse_patient', 'patients_from_names', 'patient_folds', 'patient_split',
-           'parse_fold', 'read_folds', 'separate_rows']
+           'parse_fold', 'synthetic_mask', 'read_folds', 'separate_rows']
 
 # %% ../nbs/01d_splits.ipynb #36ea1d24
 import re, unicodedata, warnings
@@ -177,7 +177,7 @@ def parse_fold(
     digits = re.fullmatch(r'\+?([0-9]+)(\.0*)?', text)   # 1_0 and 1e3 are names
     return str(int(digits[1])) if digits else text
 
-# %% ../nbs/01d_splits.ipynb #d7fe6214
+# %% ../nbs/01d_splits.ipynb #8f9fdfb4
 def synthetic_mask(
     synthetic,  # which images are generated, (n,) truth values; None: none
     n:int,      # rows

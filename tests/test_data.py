@@ -220,7 +220,7 @@ def test_what_a_table_may_lack(scans):
     assert marked.synthetic.tolist() == [False, True] + [False]*4
 
 
-def test_missing_files_stop_or_are_skipped_aloud(scans):
+def test_missing_files_stop_or_are_left_out_with_a_warning(scans):
     folder, table = scans
     (folder/'4.png').unlink()
     with pytest.raises(FileNotFoundError, match='1 of 6 .*4.png'): from_csv(folder/'table.csv')
@@ -259,7 +259,7 @@ def test_packed_images_equal_the_files(scans):
     assert torch.equal(pickle.loads(pickle.dumps(again))[3].x, packed[3].x)
 
 
-def test_what_could_not_be_packed_is_named_or_skipped_aloud(scans):
+def test_what_could_not_be_packed_is_named_or_left_out_with_a_warning(scans):
     from cxr_workbench.files import pack
     folder, table = scans
     (folder/'3.png').write_bytes(b'not an image')

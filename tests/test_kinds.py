@@ -19,7 +19,7 @@ def read(folder, text, **kw):
     return data.from_npz(npz(folder), folder/'t.csv', **kw)
 
 
-# ---- tables that somebody else read
+# ---- tables that were read elsewhere
 
 def test_a_named_index_is_a_column(tmp_path):
     table = pd.DataFrame(dict(patient_id=[1, 1, 2, 2], Edema=[0, 1, 0, 1])).set_index('patient_id')
@@ -204,7 +204,7 @@ def test_thresholds_by_name_follow_the_labels():
     assert np.array_equal(named, M.f1(S, Y, [.1, .5, .9]))
 
 
-def test_rows_numbered_in_another_order_are_told():
+def test_rows_numbered_in_another_order_are_reported():
     with pytest.warns(UserWarning, match='sort_index'):
         M.auroc(pd.DataFrame(S), pd.DataFrame(Y).sample(frac=1, random_state=0))
 

@@ -51,7 +51,7 @@ def test_names_that_contain_no_patient(names):
 
 
 def test_who_is_on_an_image_is_asked_in_one_place():
-    nobody, ids = make_data(patient=None), [f'{i//3:08d}_{i%3:03d}' for i in range(60)]
+    unnamed, ids = make_data(patient=None), [f'{i//3:08d}_{i%3:03d}' for i in range(60)]
     named = make_data(patient=None, paths=[f'{name}.png' for name in ids])
     column = make_data(patient=None, meta=pd.DataFrame({'image_id': ids}))
     for data in (named, column):
@@ -60,8 +60,8 @@ def test_who_is_on_an_image_is_asked_in_one_place():
         assert whole.images is data.images and len(set(whole.patient_id)) == 20
         assert data.patient_id is None
     for ask in (get_patients, with_patients, hold_out, split_by_patient, lambda data: hold_out(data, 1)):
-        with pytest.raises(ValueError, match='no patients.*patient=.*each_image=True'): ask(nobody)
-    assert get_patients(nobody, each_image=True).tolist() == list(range(60))
+        with pytest.raises(ValueError, match='no patients.*patient=.*each_image=True'): ask(unnamed)
+    assert get_patients(unnamed, each_image=True).tolist() == list(range(60))
     assert with_patients(make_data()).patient_id.tolist() == make_data().patient_id.tolist()
     with pytest.raises(ValueError, match='30 patients for 60 images'): get_patients(make_data(), each_image=True)
     some = make_data(patient=None, paths=['00000001_000.png'] + [f'{i}.png' for i in range(59)])
@@ -70,9 +70,9 @@ def test_who_is_on_an_image_is_asked_in_one_place():
 
 def test_a_column_of_studies_is_not_taken_for_patients_in_silence():
     names = [f'{i//4:08d}_{i%4:03d}.png' for i in range(60)]
-    studies, nobody = make_data(patient=np.arange(60), paths=names), make_data(patient=None, paths=names)
+    studies, unnamed = make_data(patient=np.arange(60), paths=names), make_data(patient=None, paths=names)
     with pytest.warns(UserWarning, match='by their file names, .* patients are in both parts'): hold_out(studies)
-    with pytest.warns(UserWarning, match='each_image=True wrong'): hold_out(nobody, each_image=True)
+    with pytest.warns(UserWarning, match='each_image=True wrong'): hold_out(unnamed, each_image=True)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         hold_out(make_data(patient=np.arange(60)//4, paths=names))
@@ -282,10 +282,10 @@ def test_a_patient_in_both_parts(train, valid, words):
     (['?', 'a'], '?'), (['Anonymous', 'a'], 'Anonymous'),
     ([1, 2], None), (['a', 'known'], None)])
 def test_identifiers_of_unknown_patients_are_named(ids, named):
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter('always')
         make_data(2, patient=ids)
-    assert [repr(named) in str(w.message) for w in told] == ([] if named is None else [True])
+    assert [repr(named) in str(w.message) for w in messages] == ([] if named is None else [True])
 
 
 @pytest.mark.parametrize('train, valid', [
@@ -317,9 +317,9 @@ def test_parts_that_were_made_elsewhere_and_share_a_patient():
 
 
 def test_parts_that_do_not_say_their_patients():
-    nobody = make_data(6, patient=None)
-    with pytest.raises(ValueError, match='training part has none'): check_train_valid(nobody, make_data(6))
-    with pytest.warns(UserWarning, match='not looked at'): check_train_valid(nobody, make_data(6, patient=None))
+    unnamed = make_data(6, patient=None)
+    with pytest.raises(ValueError, match='training part has none'): check_train_valid(unnamed, make_data(6))
+    with pytest.warns(UserWarning, match='not checked'): check_train_valid(unnamed, make_data(6, patient=None))
 
 
 def test_parts_that_differ_in_pixels_or_are_generated():
