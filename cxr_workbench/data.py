@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, DataLoader
 from .core import Batch
 from .files import FileImages, PackedImages, Reading, UnreadableImage
 from .labels import CHEXPERT, NIH14, LabelPolicy, as_labels, as_truth, check_patients
-from .sources import ArrayImages, Mapped, as_images, check_pixels, one_reading
+from .sources import ArrayImages, as_images, check_pixels
 from .splits import check_split, deal, part_rows, patient_folds, patient_split, patient_totals
 from .splits import fold_name, patients_from_names, read_folds, told_by_name, warn_of_ids
 from .tables import USUAL, Checks, check_dataset, chexpert_table, find_column, find_labels, find_patients

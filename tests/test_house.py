@@ -18,13 +18,15 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 
 # ---- floors ----
 
-GROUND = {'core', 'labels', 'thorax', 'phantom', 'pictures', 'dicom', 'files', 'tables', 'splits', 'sources'}
+GROUND = {'core', 'labels', 'thorax', 'phantom', 'pictures', 'dicom', 'writing', 'reading', 'packing', 'files',
+          'tables', 'splits', 'sources'}
 SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention'}
 BESIDE = GROUND | {'data'}
 FLOORS = {  # module -> the modules of the workbench that it may import
     'core': set(), 'labels': {'core'}, 'thorax': {'core', 'labels'}, 'phantom': {'core', 'labels', 'thorax'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
-    'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'}, 'splits': {'core', 'labels', 'tables'},
-    'sources': {'core', 'labels', 'pictures', 'dicom', 'files', 'tables'},
+    'writing': set(), 'reading': {'core', 'pictures', 'dicom'}, 'packing': {'reading', 'writing'},
+    'files': {'writing', 'reading', 'packing'}, 'tables': {'core', 'labels'}, 'splits': {'core', 'labels', 'tables'},
+    'sources': {'core', 'labels', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
     'data': GROUND, 'backbone': GROUND,
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
     'views': GROUND, 'pointing': GROUND, 'programs': GROUND, 'metrics': GROUND | {'views', 'pointing'},
