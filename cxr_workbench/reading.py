@@ -207,18 +207,18 @@ def is_image_file(path)->bool:
     try: return detect_kind(read_head(path, 132)) is not None
     except (OSError, ValueError): return False
 
-# %% ../nbs/01a3_reading.ipynb #da395406
+# %% ../nbs/01a3_reading.ipynb #3ac6c491
 def explain_skip(
     path,          # of a file
 )->str|None:       # None: it is not skipped; '': nothing like an image
     "Why a file of a folder is no candidate, where it might have been meant as one."
     path = Path(path)
-    is_named_so = path.suffix.lower() in SUFFIXES
+    has_suffix = path.suffix.lower() in SUFFIXES
     if path.is_symlink() and not path.exists(): return 'a link that leads nowhere'
     if path.name == 'DICOMDIR': return 'an index of DICOM files'
     if is_image_file(path): return None
-    if path.name.startswith('.'): return 'a hidden file' if is_named_so else ''
-    if not path.is_file(): return 'no regular file' if is_named_so else ''
+    if path.name.startswith('.'): return 'a hidden file' if has_suffix else ''
+    if not path.is_file(): return 'no regular file' if has_suffix else ''
     try: head = read_head(path, 512)
     except PermissionError: return 'reading it is not permitted'
     except (OSError, ValueError): return ''

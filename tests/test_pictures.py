@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image, features
 from cxr_workbench import reading
-from cxr_workbench import reading
 from cxr_workbench.reading import UnreadableImage, detect_kind, detect_unsupported, explain_error
 from cxr_workbench.reading import find_images, read_image
 from cxr_workbench.pictures import code_stream, turn
