@@ -18,31 +18,64 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 
 # ---- floors ----
 
-GROUND = {'renamed', 'core', 'labels', 'thorax', 'phantom', 'pictures', 'dicom', 'files', 'tables', 'splits', 'sources'}
-SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention', 'classifier'}
-BESIDE = GROUND | {'data'}
-FLOORS = {  # module -> the modules of the workbench that it may import
-    'renamed': set(), 'core': {'renamed'}, 'labels': {'core'}, 'thorax': {'core', 'labels'}, 'phantom': {'core', 'labels', 'thorax'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
-    'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'}, 'splits': {'core', 'labels', 'tables'},
-    'sources': {'core', 'labels', 'pictures', 'dicom', 'files', 'tables'},
-    'dataset': GROUND, 'holdout': GROUND | {'dataset'}, 'samplers': GROUND | {'dataset', 'holdout'},
-    'data': GROUND | {'dataset', 'holdout', 'samplers'},
-    'backbone': GROUND, 'classifier': GROUND | {'backbone', 'losses', 'consistency'},
-    'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
-    'views': GROUND, 'pointing': GROUND, 'programs': GROUND, 'metrics': GROUND | {'views', 'pointing'},
-    'learner': BESIDE | {'views', 'metrics', 'programs'},
-    'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
+# every module of the shared stack, from the ground up, and the modules that it may import beside those of its floor below
+GROUND = {
+    'renamed': set(),
+    'core': {'renamed'},
+    'labels': {'core'},
+    'thorax': {'core', 'labels'},
+    'phantom': {'core', 'labels', 'thorax'},
+    'pictures': {'core'},
+    'dicom': {'core', 'pictures'},
+    'writing': set(),
+    'reading': {'core', 'pictures', 'dicom'},
+    'packing': {'reading', 'writing'},
+    'files': {'writing', 'reading', 'packing'},
+    'tables': {'core', 'labels'},
+    'splits': {'core', 'labels', 'tables'},
+    'sources': {'core', 'labels', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
 }
-LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}  # two pages of one paper
-HEAVY = {'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers', 'IPython', 'nbdev', 'fastcore'}
-PARTS = {  # the parts of views
-    'style': set(), 'arrays': set(), 'widget': {'style'},
-    'overlays': {'style', 'arrays'}, 'charts': {'style', 'arrays'}, 'curves': {'style', 'arrays'},
+DATA = {
+    'dataset': {*GROUND},
+    'holdout': {*GROUND, 'dataset'},
+    'samplers': {*GROUND, 'dataset', 'holdout'},
+    'data': {*GROUND, 'dataset', 'holdout', 'samplers'},
+}
+BETWEEN = {
+    'backbone': {*GROUND},
+    'losses': {*GROUND, 'data', 'backbone'},
+    'consistency': {*GROUND, 'data', 'backbone'},
+    'attention': {*GROUND, 'data', 'backbone'},
+    'classifier': {*GROUND, 'backbone', 'losses', 'consistency'},
+}
+PARTS = {   # of views
+    'style': set(),
+    'arrays': set(),
+    'widget': {'style'},
+    'overlays': {'style', 'arrays'},
+    'charts': {'style', 'arrays'},
+    'curves': {'style', 'arrays'},
     'probes': {'core', 'style', 'arrays', 'overlays', 'charts'},
 }
-FLOORS |= PARTS | {'views': FLOORS['views'] | set(PARTS)}
-MAY_LOAD = {  # at import; lightning's metrics load transformers where it is installed
-    **dict.fromkeys([*PARTS, 'views'], {'plotly'}), 'learner': {'lightning', 'transformers'},
+SHARED = {*GROUND, *DATA, *BETWEEN}
+BELOW = {*GROUND, *DATA}
+BESIDE = {
+    'views': {*GROUND, *PARTS},
+    'pointing': {*GROUND},
+    'programs': {*GROUND},
+    'metrics': {*GROUND, 'views', 'pointing'},
+    'learner': {*BELOW, 'views', 'metrics', 'programs'},
+    'explain': {*BELOW, 'views', 'metrics'},
+    'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain'},
+}
+FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
+LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}   # two pages of one paper
+HEAVY = {
+    'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers',
+    'IPython', 'nbdev', 'fastcore'}
+MAY_LOAD = {   # at import; lightning's metrics load transformers where it is installed
+    **dict.fromkeys([*PARTS, 'views'], {'plotly'}),
+    'learner': {'lightning', 'transformers'},
 }
 
 
