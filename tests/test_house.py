@@ -29,7 +29,9 @@ FLOORS = {  # module -> the modules of the workbench that it may import
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
     'views': GROUND, 'pointing': GROUND, 'programs': GROUND, 'metrics': GROUND | {'views', 'pointing'},
     'learner': BESIDE | {'views', 'metrics', 'programs'},
-    'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
+    'explain': BESIDE | {'views', 'metrics'},
+    'opening': BESIDE, 'reports': BESIDE | {'views', 'metrics', 'learner'}, 'launcher': set(),
+    'cli': BESIDE | {'views', 'metrics', 'learner', 'explain', 'opening', 'reports', 'launcher'},
 }
 LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}  # two pages of one paper
 HEAVY = {'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers', 'IPython', 'nbdev', 'fastcore'}
