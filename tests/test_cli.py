@@ -139,6 +139,13 @@ def test_a_warning_is_one_line(tmp_path):
     assert len(notes) == 1 and '--fraction 0.3 is not used by --regime full' in notes[0]
 
 
+def test_an_old_name_of_an_argument_is_one_note(tmp_path):
+    old = ('--set', 'weights={"bce": 1}', '--set', 'flip=false')
+    printed = shell(*FIT, '--epochs', 1, '--out', tmp_path, *old)
+    notes = [line for line in printed.splitlines() if line.startswith('note: ')]
+    assert len(notes) == 1 and 'bce' in notes[0] and "{'supervised': 1}" in notes[0] and 'flip' in notes[0]
+
+
 # ---- the record of a run ----
 
 @pytest.mark.parametrize('text, named', [
