@@ -51,13 +51,13 @@ def command(function):
     app.command()(run)
     return run
 
-# %% ../nbs/80_cli.ipynb #c0f2605f
+# %% ../nbs/80_cli.ipynb #9177bcff
 @command
 def methods():
     "The methods that are known, with their presets."
     from cxr_workbench import core
     for name in core.list_methods():
-        factory = core._factories[name]
+        factory = core.get_factory(name)
         summary = (factory.__doc__ or '').partition('\n')[0]
         presets = ', '.join(sorted(factory.presets)) or 'none'
         print_line(f'{name:12s} {summary}  presets: {presets}')
