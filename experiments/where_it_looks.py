@@ -6,9 +6,9 @@
 `phantom` scores the models that come with the package against the lesions as painted. `boxes` trains on the table,
 after leaving out every patient of the box images, with the same `cxr-workbench fit` that anybody would type, and scores
 the maps against the boxes: a table with columns image_id, finding, x, y, w, h, in pixels of an original of --drawn-on
-pixels a side, and a folder with the images. The patient of an image is its name up to the underscore, as in ChestX-ray14.
-A model that exists in --out is not trained again. Intervals resample patients; *chance* is the area of the lesion,
-*swapped* the map of another patient with the same label. Phantom numbers are phantom numbers.
+pixels a side, and a folder with the images. The patient of an image is its name up to the underscore, as in
+ChestX-ray14. A model that exists in --out is not trained again. Intervals resample patients; *chance* is the area of
+the lesion, *swapped* the map of another patient with the same label. Phantom numbers are phantom numbers.
 """
 import argparse, subprocess, sys
 from pathlib import Path
@@ -141,8 +141,9 @@ def phantom(o):
     from cxr_workbench.phantom import SyntheticCXR
     fresh = SyntheticCXR(o.images_of_phantom, size=64, seed=3000 + o.seed)
     test = from_phantom(fresh)
-    present = {c: np.flatnonzero(test.y[:, c].numpy())[:o.per_label] for c in range(1, len(test.label_names))}
-    pairs = [(int(i), c) for c, found in present.items() for i in found]
+    labelled = range(1, len(test.label_names))   # the first is No Finding
+    present = {c: np.flatnonzero(test.y[:, c].numpy()) for c in labelled}
+    pairs = [(int(i), c) for c, found in present.items() for i in found[:o.per_label]]
     masks = np.stack([fresh.mask(i)[c] for i, c in pairs]) > 0
     rows = [i for i, _ in pairs]
     labels = [test.label_names[c] for _, c in pairs]
