@@ -36,7 +36,7 @@ def print_warnings():
 # %% ../nbs/80_cli.ipynb #85a6740e
 MENDABLE = (ValueError, OSError, KeyError, FloatingPointError, ModuleNotFoundError)
 
-# %% ../nbs/80_cli.ipynb #629ac8b6
+# %% ../nbs/80_cli.ipynb #9b988897
 def command(function):
     "Register a command whose mendable errors are one line and exit status 1, and whose warnings are one line each."
     @functools.wraps(function)
@@ -47,7 +47,7 @@ def command(function):
             if os.environ.get('CXR_DEBUG'): raise
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
             typer.echo(f'error: {message}', err=True)
-            raise typer.Exit(1)
+            raise typer.Exit(1) from None
     app.command()(run)
     return run
 
@@ -259,7 +259,7 @@ def evaluate(
     reports.print_table(result)
     print_line(f'written to {out}')
 
-# %% ../nbs/80_cli.ipynb #2707db16
+# %% ../nbs/80_cli.ipynb #74c6780b
 @command
 def predict(
     run: Run,
@@ -285,7 +285,7 @@ def predict(
     except learner.Interrupted as stop:
         reports.write_table(stop.scores, out)
         print_line(f'stopped: the {len(stop.scores)} of {len(files)} files that were scored are in {out}')
-        raise typer.Exit(130)
+        raise typer.Exit(130) from None
     reports.write_table(result, out)
     bad = result[result['error'] != '']
     for reason in bad['error']: typer.echo(f'not read: {reason}', err=True)
