@@ -120,7 +120,7 @@ def write_html(
     text = f'{head}<h1>{title}</h1><p><b>{note}</b></p>{"".join(body)}'
     write_atomic(path, text.encode())
 
-# %% ../nbs/79b_reports.ipynb #01910bcf
+# %% ../nbs/79b_reports.ipynb #6f9c8458
 def draw_effusions(
     model,    # of learner.load, with a linear head
     data,     # CXRDataset of the phantom with the seed 0
@@ -140,7 +140,7 @@ def draw_effusions(
     painted = SyntheticCXR(len(data.images), size=data.size, seed=0).mask
     masks = np.stack([painted(int(data.rows[row]))[c] for row in rows])
     titles = [f"{'with' if data.y[row, c] else 'without'}, p = {scores[row, c]:.2f}" for row in rows]
-    return show_overlay(x, cam.detach(), mask=masks, titles=titles, name='logit')
+    return show_overlay(x, cam.detach(), mask=masks, titles=titles, columns=3, name='logit')
 
 # %% ../nbs/79b_reports.ipynb #dfbbe6f3
 def demo_sections(
