@@ -47,6 +47,9 @@ BETWEEN = {
     'consistency': {*GROUND, 'data', 'backbone'},
     'attention': {*GROUND, 'data', 'backbone'},
     'classifier': {*GROUND, 'backbone', 'losses', 'consistency'},
+    'elastic': {'core'},
+    'attacks': {'core'},
+    'scan': {'core'},
 }
 PARTS = {   # of views
     'style': set(),
@@ -64,18 +67,28 @@ BESIDE = {
     'pointing': {*GROUND},
     'programs': {*GROUND},
     'metrics': {*GROUND, 'views', 'pointing'},
-    'learner': {*BELOW, 'views', 'metrics', 'programs'},
+    'stages': {*BELOW},
+    'checkpoints': {*BELOW},
+    'saving': {*BELOW, 'programs'},
+    'prediction': {*BELOW, 'metrics', 'programs', 'saving'},
+    'learner': {*BELOW, 'views', 'metrics', 'stages', 'checkpoints', 'saving', 'prediction'},
     'explain': {*BELOW, 'views', 'metrics'},
-    'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain'},
+    'opening': {*BELOW},
+    'reports': {*BELOW, 'views', 'metrics', 'learner'},
+    'launcher': set(),
+    'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'opening', 'reports', 'launcher'},
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
-LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}   # two pages of one paper
+LATER = {   # pages of one paper
+    'methods.trcgl': {'methods.trcgl_losses'},
+    'methods.trcgl_requests': {'methods.trcgl_diffusion'},
+}
 HEAVY = {
     'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers',
     'IPython', 'nbdev', 'fastcore'}
 MAY_LOAD = {   # at import; lightning's metrics load transformers where it is installed
     **dict.fromkeys([*PARTS, 'views'], {'plotly'}),
-    'learner': {'lightning', 'transformers'},
+    **dict.fromkeys(['checkpoints', 'learner'], {'lightning', 'transformers'}),
 }
 
 

@@ -161,7 +161,7 @@ def test_a_table_without_patients_is_refused(table, tmp_path):
 
 
 def test_file_names_that_tell_the_patients_split_by_them(table, tmp_path):
-    from cxr_workbench.cli import hold_out
+    from cxr_workbench.data import hold_out
     path = without_patients(table, tmp_path, '{patient:08d}_{image:03d}.png')
     with pytest.warns(UserWarning, match='names'): train, held = hold_out(from_csv(path, size=32))
     who = np.arange(60)//3
