@@ -30,7 +30,8 @@ PUBLIC = """
 UPLOAD COLOURS DASHES STATES DIVERGING SEQUENTIAL HEAT HEAT_SIGNED STYLE keep_private apply_style as_array
 as_control frame_of picture_widget explore as_uint8 image_trace image_grid show_images map_trace outline_trace
 box_trace as_layers show_overlay matrix_axes show_matrix entry_states label_table epoch_means training_curves
-line_look label_axis score_bars label_columns thin_curve curve_figure roc_curve pr_curve calibration_bins wilson_interval
+line_look label_axis score_bars label_columns thin_curve curve_figure roc_curve pr_curve calibration_bins
+wilson_interval
 reliability report_bars histogram show_probes
 """.split()
 
