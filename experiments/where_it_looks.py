@@ -111,7 +111,7 @@ def shown(table):
 def phantom(o):
     "The packaged models on new images of the phantom."
     from cxr_workbench.data import from_phantom
-    from cxr_workbench.learner import load, trained
+    from cxr_workbench.learner import load, find_model
     from cxr_workbench.phantom import SyntheticCXR
     fresh = SyntheticCXR(o.images_of_phantom, size=64, seed=3000 + o.seed)
     test = from_phantom(fresh)
@@ -119,7 +119,7 @@ def phantom(o):
     masks = np.stack([fresh.mask(i)[c] for i, c in pairs]) > 0
     rows, labels = [i for i, _ in pairs], [test.label_names[c] for _, c in pairs]
     for name in o.models or ['supervised', 'can', 'lcc']:
-        scored(load(trained(name)), test.batch(rows).x, masks, labels, test.patient_id[rows], o, name)
+        scored(load(find_model(name)), test.batch(rows).x, masks, labels, test.patient_id[rows], o, name)
 
 
 def boxes(o):

@@ -28,7 +28,9 @@ FLOORS = {  # module -> the modules of the workbench that it may import
     'data': GROUND, 'backbone': GROUND,
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
     'views': GROUND, 'pointing': GROUND, 'programs': GROUND, 'metrics': GROUND | {'views', 'pointing'},
-    'learner': BESIDE | {'views', 'metrics', 'programs'},
+    'stages': BESIDE, 'checkpoints': BESIDE, 'saving': BESIDE | {'programs'},
+    'prediction': BESIDE | {'metrics', 'programs', 'saving'},
+    'learner': BESIDE | {'views', 'metrics', 'stages', 'checkpoints', 'saving', 'prediction'},
     'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
 }
 LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}  # two pages of one paper
@@ -40,7 +42,8 @@ PARTS = {  # the parts of views
 }
 FLOORS |= PARTS | {'views': FLOORS['views'] | set(PARTS)}
 MAY_LOAD = {  # at import; lightning's metrics load transformers where it is installed
-    **dict.fromkeys([*PARTS, 'views'], {'plotly'}), 'learner': {'lightning', 'transformers'},
+    **dict.fromkeys([*PARTS, 'views'], {'plotly'}),
+    **dict.fromkeys(['checkpoints', 'learner'], {'lightning', 'transformers'}),
 }
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from hypothesis import given, strategies as st
-from cxr_workbench import learner
+from cxr_workbench import checkpoints, learner, prediction, saving, stages
 from cxr_workbench.backbone import Backbone
 from cxr_workbench.core import Method, Stage, Step, _factories, create_method, list_methods, register_method
 from cxr_workbench.data import from_arrays
@@ -83,13 +83,13 @@ def test_two_runs_are_the_same_and_another_seed_is_not(data):
 def test_resume_is_bit_exact_at_every_epochs_end(data, tmp_path, monkeypatch, stop_after):
     "Also between the stages, with the averaged weights."
     whole, whole_history = train(data, out=tmp_path/'whole')
-    write, saved = learner.write_history, []
+    write, saved = checkpoints.write_history, []
     def write_then_die(history, folder):
         write(history, folder); saved.append(1)
         if len(saved) == stop_after: raise MemoryError('killed')
-    monkeypatch.setattr(learner, 'write_history', write_then_die)
+    monkeypatch.setattr(checkpoints, 'write_history', write_then_die)
     with pytest.raises(MemoryError): train(data, out=tmp_path/'cut')
-    monkeypatch.setattr(learner, 'write_history', write)
+    monkeypatch.setattr(checkpoints, 'write_history', write)
     resumed, history = train(data, out=tmp_path/'cut')
     assert len(history) == 5 and same_state(whole, resumed)
     assert history.drop(columns='seconds').equals(whole_history.drop(columns='seconds'))
@@ -107,13 +107,13 @@ def test_a_table_of_training_rows_resumes_bit_exactly(data, tmp_path, monkeypatc
     few = one_positive(data)
     def run(out): return train(few, out=out, method=make('mpc', preset='tiny', base='role', epochs=4))
     whole, _ = run(tmp_path/'whole')
-    write, saved = learner.write_history, []
+    write, saved = checkpoints.write_history, []
     def write_then_die(history, folder):
         write(history, folder); saved.append(1)
         if len(saved) == stop_after: raise MemoryError('killed')
-    monkeypatch.setattr(learner, 'write_history', write_then_die)
+    monkeypatch.setattr(checkpoints, 'write_history', write_then_die)
     with pytest.raises(MemoryError): run(tmp_path/'cut')
-    monkeypatch.setattr(learner, 'write_history', write)
+    monkeypatch.setattr(checkpoints, 'write_history', write)
     stored = torch.load(tmp_path/'cut'/'last.ckpt', weights_only=True)
     assert list(stored['cxr_rows']) == ['table'] and not [name for name in stored['state_dict'] if 'table' in name]
     resumed, _ = run(tmp_path/'cut')
@@ -124,7 +124,7 @@ def test_a_table_of_training_rows_resumes_bit_exactly(data, tmp_path, monkeypatc
 CHILD = """
 import sys; sys.path.insert(0, {tests!r})
 import test_learner as t, numpy as np
-from cxr_workbench import learner
+from cxr_workbench import checkpoints, learner, prediction, saving, stages
 data = t.data.__wrapped__() if hasattr(t.data, '__wrapped__') else t.data.__pytest_wrapped__.obj()
 {before}
 t.train(data, out={out!r}, **{kw!r})
@@ -147,7 +147,7 @@ def test_a_killed_process_loses_no_whole_epoch(data, tmp_path):
         time.sleep(.05)
     process.send_signal(signal.SIGKILL); process.wait()
     assert process.returncode == -signal.SIGKILL, process.stdout.read()
-    done = len(learner.read_checkpoint.__globals__['torch'].load(tmp_path/'run'/'last.ckpt', weights_only=True)['cxr']['history'])
+    done = len(torch.load(tmp_path/'run'/'last.ckpt', weights_only=True)['cxr']['history'])
     assert 1 <= done < 5
     resumed, history = train(data, out=tmp_path/'run')
     assert len(history) == 5 and same_state(resumed, train(data)[0])
@@ -156,11 +156,11 @@ def test_a_killed_process_loses_no_whole_epoch(data, tmp_path):
 def test_a_full_disk_keeps_the_last_checkpoint(data, tmp_path):
     limit = """
     import resource
-    write, calls = learner.write_history, []
+    write, calls = checkpoints.write_history, []
     def fill(history, folder):
         write(history, folder); calls.append(1)
         if len(calls) == 2: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-    learner.write_history = fill
+    checkpoints.write_history = fill
     """
     process = child(tmp_path/'run', limit)
     said = process.communicate(timeout=120)[0]
@@ -203,17 +203,17 @@ def test_a_patient_on_both_sides_is_refused(data):
 
 
 def test_patterns_that_take_nothing_are_refused(data):
-    with pytest.raises(ValueError, match='no parameter matches'): learner.trainable(make(), 'nothing')
-    with pytest.raises(ValueError, match='no group'): learner.parameter_groups(make(), ((r'head\.', 1e-3, 0.),))
+    with pytest.raises(ValueError, match='no parameter matches'): stages.set_trainable(make(), 'nothing')
+    with pytest.raises(ValueError, match='no group'): stages.parameter_groups(make(), ((r'head\.', 1e-3, 0.),))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=4), st.integers(1, 200))
 def test_scaled_epochs_add_up_and_keep_every_stage(epochs, wanted):
     recipe = [Stage(n) for n in epochs]
     if wanted < len(recipe):
-        with pytest.raises(ValueError): learner.scaled(recipe, wanted)
+        with pytest.raises(ValueError): stages.scale_epochs(recipe, wanted)
     else:
-        out = [s.epochs for s in learner.scaled(recipe, wanted)]
+        out = [s.epochs for s in stages.scale_epochs(recipe, wanted)]
         assert sum(out) == wanted and min(out) >= 1
 
 
@@ -230,7 +230,7 @@ def test_generated_images_are_no_held_out_part(data):
 
 
 def test_average_follows_its_formula(data):
-    method = make(); average = learner.average_of(method, .9)
+    method = make(); average = stages.make_average(method, .9)
     with torch.no_grad():
         average.update_parameters(method); first = method.head.weight.clone()
         method.head.weight.add_(1.); average.update_parameters(method)
@@ -314,7 +314,7 @@ class Counting(Method):
 def test_a_warmed_average_follows_its_formula():
     "min(d, (1+n)/(10+n)) with n updates so far; the first update copies."
     method = Counting(2)
-    average, expected = learner.average_of(method, .5, warmup=True), None
+    average, expected = stages.make_average(method, .5, warmup=True), None
     for n in range(30):
         with torch.no_grad(): method.head.weight.fill_(float(n*n))
         average.update_parameters(method)
@@ -326,7 +326,7 @@ def test_a_warmed_average_follows_its_formula():
 
 def test_an_average_copies_counters_and_memories():
     method = Counting(2)
-    average = learner.average_of(method, .999, warmup=True)
+    average = stages.make_average(method, .999, warmup=True)
     for n in range(7):
         method.seen.fill_(10*n + 3)
         method.norm.num_batches_tracked.fill_(n)
@@ -370,22 +370,22 @@ def test_both_scores_are_logged_only_beside_an_average(data):
 def test_a_long_run_is_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        learner.warn_short(Stage(1, ema=.9), 0, 80)
-        learner.warn_short(Stage(1, ema=.999), 0, 8990)
-        learner.warn_short(Stage(1), 0, 1)
+        stages.warn_of_short_average(Stage(1, ema=.9), 0, 80)
+        stages.warn_of_short_average(Stage(1, ema=.999), 0, 8990)
+        stages.warn_of_short_average(Stage(1), 0, 1)
     for ema, steps in ((.9, 79), (.999, 8989)):
-        with pytest.warns(UserWarning, match=f'{steps:,} steps'): learner.warn_short(Stage(1, ema=ema), 0, steps)
+        with pytest.warns(UserWarning, match=f'{steps:,} steps'): stages.warn_of_short_average(Stage(1, ema=ema), 0, steps)
 
 
 def cut(data, tmp_path, monkeypatch, epochs=1):
     "A run that ended after some epochs; its last.ckpt as torch reads it."
-    write, saved = learner.write_history, []
+    write, saved = checkpoints.write_history, []
     def write_then_die(history, folder):
         write(history, folder); saved.append(1)
         if len(saved) == epochs: raise MemoryError('killed')
-    monkeypatch.setattr(learner, 'write_history', write_then_die)
+    monkeypatch.setattr(checkpoints, 'write_history', write_then_die)
     with pytest.raises(MemoryError): train(data, out=tmp_path)
-    monkeypatch.setattr(learner, 'write_history', write)
+    monkeypatch.setattr(checkpoints, 'write_history', write)
     return torch.load(tmp_path/'last.ckpt', weights_only=True)
 
 
@@ -542,7 +542,7 @@ def test_a_model_that_is_no_text_is_named(tmp_path):
     method = make()
     with torch.no_grad(): method.head.weight[0, 0] = float('nan')
     with pytest.raises(ValueError, match=r'holds NaN.*head\.weight'): learner.load(learner.save(method, tmp_path))
-    with pytest.raises(ValueError, match=r'gives NaN for 1 of 1.*head\.weight'): learner.probabilities(method, torch.rand(1, 1, 32, 32))
+    with pytest.raises(ValueError, match=r'gives NaN for 1 of 1.*head\.weight'): prediction.score_batch(method, torch.rand(1, 1, 32, 32))
 
 
 def test_a_damaged_checkpoint_is_named(data, tmp_path):
@@ -615,9 +615,9 @@ def test_every_method_trains_on_one_row_or_says_why_not(data, name):
     method.prepare(data.y, data.known)
     before = {k: v.clone() for k, v in method.state_dict().items()}
     for number, stage in enumerate(method.recipe()):
-        try: learner.check_batches(method, stage, number, data, 1, None)
+        try: stages.check_batches(method, stage, number, data, 1, None)
         except ValueError as error: assert 'batch_size=2' in str(error) or 'mixed' in str(error)
-        learner.check_batches(method, stage, number, data, 4, None)
+        stages.check_batches(method, stage, number, data, 4, None)
     assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items()), 'the trial is made on a copy'
 
 
