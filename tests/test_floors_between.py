@@ -4,7 +4,7 @@ from torch import nn
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 import numpy as np
-from cxr_workbench.backbone import Backbone, reach
+from cxr_workbench.backbone import Backbone, find_grid
 from cxr_workbench.backbone import MeanPool, TimmPool
 from cxr_workbench.consistency import StrongView, WeakView, consistency_loss, has_unknown, pseudo_label
 from cxr_workbench.consistency import agreement_loss, blurred, moved, square_mask
@@ -100,9 +100,9 @@ def test_backbones_reach_their_grid_and_use_every_parameter(name, cells):
 
 
 def test_the_exact_stride_or_an_error_that_lists_the_others():
-    assert reach('test_resnet', 64, stride=16)[3] == 16
-    with pytest.raises(ValueError, match='it can reach stride 32'): reach('test_resnet', 64, stride=5)
-    with pytest.raises(ValueError, match='64 x 64 cells'): reach('test_vit', 64, min_cells=64)
+    assert find_grid('test_resnet', 64, stride=16)[3] == 16
+    with pytest.raises(ValueError, match='it can reach stride 32'): find_grid('test_resnet', 64, stride=5)
+    with pytest.raises(ValueError, match='64 x 64 cells'): find_grid('test_vit', 64, min_cells=64)
 
 
 def test_probing_a_module_moves_no_statistic():
@@ -216,8 +216,7 @@ def test_a_network_without_stages_is_refused_by_name(monkeypatch):
 
 def before(method):
     "The state of a method as it was saved when every network was pooled by the mean of its cells."
-    from cxr_workbench.backbone import pool_by_mean
-    pool_by_mean(method.backbone)
+    method.backbone.pool_by_mean()
     if method.head.in_features != method.backbone.dim: method.attach(method.backbone.dim)
     return method.eval()
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import Method, Step, Stage, upcast, register_method
-from ..backbone import Backbone, MeanPool, stand_on_pool
+from ..backbone import Backbone, MeanPool, build_on_pool
 from ..losses import check_targets, masked_bce
 from ..consistency import WeakView, StrongView, pseudo_label, consistency_targets, consistency_loss, agreement_loss, ramp_up, check_finite, has_unknown
 
@@ -353,7 +353,7 @@ class ACAANet(Method):
         ssl = supervision == 'ssl'
         super().__init__(labels, unknown or ('ignore' if ssl else 'negative'), weights, WeakView(flip, shift), strong)
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
-        stand_on_pool(self)
+        build_on_pool(self)
         self.stage = Stage(epochs, groups=(('', lr, weight_decay),), optimizer=optimizer, schedule=schedule,
                            sampler=sampler or ('mixed' if ssl else 'known'), ema=ema)
 

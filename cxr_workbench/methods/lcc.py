@@ -13,7 +13,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import Method, Step, Stage, upcast, register_method, register_probe
-from ..backbone import Backbone, stand_on_pool
+from ..backbone import Backbone, build_on_pool
 from ..losses import masked_bce, weighted_bce
 from ..consistency import WeakView
 from ..attention import LabelLinear, position_attention, attend, warn_of_few_cells
@@ -194,7 +194,7 @@ class LCC(Method):
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained, pool=pool)
         relation = dict(heads=heads, head_dim=head_dim, expansion=expansion, propagate=propagate)
         self.reader_settings = dict(relation, dim=dim, global_attention=global_attention) if decompose else None
-        stand_on_pool(self)
+        build_on_pool(self)
         if decompose: warn_of_few_cells(self.backbone.cells, size, 'label attention')
         self.project = nn.Sequential(nn.Linear(dim, projection[0]), nn.ReLU(), nn.Linear(*projection)) if self.weights['sc'] else None
         self.loss, self.kind, self.tau_local, self.absolute = loss, kind, tau_local, absolute

@@ -15,7 +15,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import Method, RowTable, Step, Stage, upcast, register_method, register_probe
-from ..backbone import Backbone, stand_on_pool
+from ..backbone import Backbone, build_on_pool
 from ..losses import masked_bce, check_targets
 from ..consistency import (StrongView, WeakView, agreement_loss, check_finite, consistency_loss, consistency_targets,
                                        has_unknown, pseudo_label, ramp_up)
@@ -297,7 +297,7 @@ class MPC(Method):
                          nn.Sequential(StrongView(ops, blur=blur), RandomElasticDeformation(sigma, strength, p=deform)))
         self.backbone = Backbone(backbone, size=size, min_cells=min_cells, pretrained=pretrained)
         self.mixing = dict(heads=heads, dropout=batch_dropout)
-        stand_on_pool(self)
+        build_on_pool(self)
         self.table = RowTable(self.labels) if base == 'role' else None
         self.register_buffer('per_image', torch.tensor(self.labels/2))
         self.tau_pos, self.tau_neg, self.observed, self.agreement = tau_pos, tau_neg, observed, agreement
