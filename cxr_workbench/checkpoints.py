@@ -6,7 +6,7 @@
 __all__ = ['write_history', 'make_record', 'find_row_tables', 'KeepLast', 'open_checkpoint', 'shorten', 'read_checkpoint',
            'check_continued', 'prepare_folder']
 
-# %% ../nbs/08c_checkpoints.ipynb #9497b6f6
+# %% ../nbs/08c_checkpoints.ipynb #2d57f783
 import json, warnings, zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from .core import Method, RowTable, Stage, get_reading, is_count
 from .files import atomic_path, write_atomic
+from .renamed import update_record, update_state
 
 # %% ../nbs/08c_checkpoints.ipynb #8e0ce328
 def write_history(
@@ -44,6 +45,29 @@ def make_record(
 def find_row_tables(method:Method)->dict[str, RowTable]:
     "The tables of a method that hold something per training row, by name."
     return {name: module for name, module in method.named_modules() if isinstance(module, RowTable)}
+
+# %% ../nbs/08c_checkpoints.ipynb #e94663c2
+def copy_rows(method:Method)->dict[str, torch.Tensor]:
+    "What the tables hold, name -> (n, C)."
+    return {name: table.rows.detach().cpu() for name, table in find_row_tables(method).items()}
+
+# %% ../nbs/08c_checkpoints.ipynb #7ea9374c
+def restore_rows(
+    method:Method,   # prepared, so that its tables have their size
+    rows:dict,       # of `copy_rows`
+):
+    "Fill the tables again."
+    for name, table in find_row_tables(method).items(): table.rows.data.copy_(rows[name])
+
+# %% ../nbs/08c_checkpoints.ipynb #7d52111c
+def update_names(
+    checkpoint:dict,   # of Lightning, changed in place
+    method:Method,
+):
+    "Tensors of a checkpoint under their present names."
+    if method.config is None: return
+    for prefix in ('method.', 'average.module.'):
+        checkpoint['state_dict'] = update_state(method.config['method'], checkpoint['state_dict'], prefix)
 
 # %% ../nbs/08c_checkpoints.ipynb #6b9603b2
 class KeepLast(Checkpoint):
@@ -102,7 +126,7 @@ def read_checkpoint(
     if not path.exists(): return None
     saved = open_checkpoint(path)
     newer = {key: record[key] for key in ('reading', 'valid') if key in record}
-    before = {**newer, **saved['record']}
+    before = {**newer, **update_record(saved['record'])}
     changed = [key for key in record if before.get(key) != record[key]]
     differ = [f'{key} was {shorten(before.get(key))}, now {shorten(record[key])}' for key in changed]
     if not differ: return saved

@@ -9,14 +9,15 @@ __all__ = ['Training', 'fit', 'Interrupted', 'export', 'find_model', 'load', 'pa
 # %% ../nbs/09_learner.ipynb #9bbbafbe
 _all_ = ['Interrupted', 'export', 'find_model', 'load', 'parameter_groups', 'predict', 'save', 'set_trainable']
 
-# %% ../nbs/09_learner.ipynb #16716a2c
+# %% ../nbs/09_learner.ipynb #4f9778dd
 import contextlib, logging, time, warnings
 from pathlib import Path
 import numpy as np
 import torch
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
-from .checkpoints import KeepLast, check_continued, find_row_tables, make_record, prepare_folder
+from .checkpoints import KeepLast, check_continued, copy_rows, make_record, prepare_folder
+from .checkpoints import restore_rows, update_names
 from .core import Method, Stage, check_reading, check_size, get_reading, seed_all
 from .data import check_apart, check_real, dataloaders
 from .metrics import auroc, average_precision, check_number, macro
@@ -64,27 +65,22 @@ class Training(pl.LightningModule):
         self.loaders = dataloaders(
             self.data, self.valid, self.batch_size, self.stage.sampler, self.seed, self.workers,
             self.trainer.global_rank, self.trainer.world_size, self.labelled, self.stage.steps)
-        loader = self.loaders['train']
-        loader.batch_sampler.set_epoch(self.run_epoch)
-        self.steps = len(loader)
-        return loader
-
+        self.loaders['train'].batch_sampler.set_epoch(self.run_epoch)
+        self.steps = len(self.loaders['train'])
+        return self.loaders['train']
     def val_dataloader(self): return self.loaders.get('valid', [])
 
     def configure_optimizers(self):
-        groups = parameter_groups(self.method, self.stage.groups)
-        optimizer = getattr(torch.optim, self.stage.optimizer)(groups)
-        schedule = make_schedule(optimizer, self.stage, int(self.trainer.estimated_stepping_batches))
-        return [optimizer], [dict(scheduler=schedule, interval='step')]
-
-    def on_train_start(self):
         steps = int(self.trainer.estimated_stepping_batches)
         if self.global_rank == 0: warn_of_short_average(self.stage, self.number, steps)
+        groups = parameter_groups(self.method, self.stage.groups)
+        optimizer = getattr(torch.optim, self.stage.optimizer)(groups)
+        schedule = make_schedule(optimizer, self.stage, steps)
+        return [optimizer], [dict(scheduler=schedule, interval='step')]
 
     def on_train_epoch_start(self):
         set_modes(self.method)
         self.sums, self.seen, self.start = {}, 0, time.time()
-
     def on_train_batch_start(self, batch, batch_idx): seed_all(self.seed, self.run_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch, batch_idx):
@@ -99,7 +95,6 @@ class Training(pl.LightningModule):
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.seen += 1
         return loss
-
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if self.average is not None: self.average.update_parameters(self.method)
 
@@ -140,12 +135,11 @@ class Training(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint):
         place = dict(stage=self.number, epochs=self.current_epoch + 1, world=self.trainer.world_size)
         checkpoint['cxr'] = dict(place, record=self.record, history=self.history, warmed=True)
-        tables = find_row_tables(self.method)
-        checkpoint['cxr_rows'] = {name: table.rows.detach().cpu() for name, table in tables.items()}
-
+        checkpoint['cxr_rows'] = copy_rows(self.method)
     def on_load_checkpoint(self, checkpoint):
         check_continued(checkpoint['cxr'], self.stage, self.trainer.world_size)
-        for name, table in find_row_tables(self.method).items(): table.rows.data.copy_(checkpoint['cxr_rows'][name])
+        update_names(checkpoint, self.method)
+        restore_rows(self.method, checkpoint['cxr_rows'])
 
 # %% ../nbs/09_learner.ipynb #21e07c01
 class Bar(TQDMProgressBar):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_model', 'save', 'read_model_json', 'rebuild', 'load_weights', 'parse_reading', 'check_device', 'load', 'export']
 
-# %% ../nbs/08d_saving.ipynb #4b4b656a
+# %% ../nbs/08d_saving.ipynb #a5ebc374
 import json, os
 from pathlib import Path
 import torch
@@ -13,13 +13,15 @@ from .core import Method, create_method, is_assumed
 from .files import Reading, atomic_path, write_atomic
 from .programs import EXPORT_FORMATS, check_number_types, check_owner, collect_facts
 from .programs import copy_for_export, describe_owner, find_broken_tensors, largest_difference
+from .renamed import update_config, update_state
 
 # %% ../nbs/08d_saving.ipynb #44ea0ac6
 def find_model(
     name:str,  # e.g. 'supervised'
 )->Path:       # a folder that `load` opens; history.csv lies beside
     "The folder of a small model that comes with the package; FileNotFoundError lists those that do."
-    home = Path(__file__).parent/'trained'
+    import cxr_workbench
+    home = Path(cxr_workbench.__file__).parent/'trained'
     if (home/name/'model.json').exists(): return home/name
     names = sorted(file.parent.name for file in home.glob('*/model.json'))
     raise FileNotFoundError(f'no model {name!r} comes with the package; there are {names}')
@@ -76,17 +78,21 @@ def rebuild(
     file:Path,     # its name, for the message
 )->Method:
     "The method that a record describes, untrained; ValueError where it cannot be made."
-    plain = dict(labels=config['labels'], size=config['size'])
-    try: return create_method(config['method'], **plain, **config['arguments'])
+    try:
+        config = update_config(config)
+        plain = dict(labels=config['labels'], size=config['size'])
+        method = create_method(config['method'], **plain, **config['arguments'])
     except MemoryError: raise
     except Exception as error:   # timm and other packages raise what they like
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise ValueError(f'{file} describes a method that cannot be made here ({reason}): '
                          'import the module that registers it, or use the version that saved it') from error
+    method.config = config
+    return method
 
 # %% ../nbs/08d_saving.ipynb #791bd875
 def load_weights(
-    method:Method,
+    method:Method,   # of `rebuild`
     file:Path,       # model.safetensors
 ):
     "Fill a method, strictly; ValueError where the file is damaged, another model's, or holds NaN."
@@ -96,6 +102,7 @@ def load_weights(
     except Exception as error:
         remedy = 'copy the folder again, or train again into a new one'
         raise ValueError(f'{file} is cut off or damaged ({error}): {remedy}') from error
+    state = update_state(method.config['method'], state)
     check_number_types(method.state_dict(), state, file)
     finite = set(method.state_dict()) - find_broken_tensors(method)   # what starts without a value may stay without
     try: method.load_state_dict(state, strict=True)
@@ -158,7 +165,7 @@ def load(
     model = rebuild(config, folder/'model.json')
     check_owner(folder/'model.safetensors', config)
     load_weights(model, folder/'model.safetensors')
-    model.config, model.reading = config, parse_reading(saved, folder/'model.json')
+    model.reading = parse_reading(saved, folder/'model.json')
     if 'reading' not in saved: model.assumed_reading = model.reading
     return model.to(device).eval()
 
