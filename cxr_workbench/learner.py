@@ -97,7 +97,6 @@ class Training(pl.LightningModule):
         return loss
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if self.average is not None: self.average.update_parameters(self.method)
-
     def on_validation_epoch_start(self): self.scored = []
     def validation_step(self, batch, batch_idx):
         nets = [self.kept] if self.average is None else [self.kept, self.method]
