@@ -393,13 +393,6 @@ def _tabulate(
     table.attrs['draws'] = left
     return table
 
-# %% ../nbs/08_metrics.ipynb #5ab1e002
-def is_data_set(
-    y,   # labels (n, C), or a data set
-)->bool:
-    "Whether labels come with their mask and their names."
-    return hasattr(y, 'known') and hasattr(y, 'label_names')
-
 # %% ../nbs/08_metrics.ipynb #5ab1e004
 def select_scores(
     scores,   # a DataFrame as `predict` gives it, or (n, C)
@@ -438,7 +431,7 @@ def report(
     if convention not in ('skip', 'trcgl'): raise ValueError(f"convention={convention!r}: give 'skip' or 'trcgl'")
     check_number(0, n_boot=n_boot)
     if not 0 < level < 1: raise ValueError(f'level={level}: give the share of the resamples inside, as .95')
-    if is_data_set(y):
+    if hasattr(y, 'known') and hasattr(y, 'label_names'):
         scores, data, y = select_scores(scores, y), y, y.y
         known = data.known if known is None else known
         patient_id = data.patient_id if patient_id is None else patient_id

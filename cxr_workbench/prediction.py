@@ -166,7 +166,7 @@ def predict(
     if taken: raise ValueError(f'labels called {taken} would stand in the columns of that name: rename them')
     files = as_paths(data)
     if files is not None: return predict_files(method, files, batch_size, device, workers, reading)
-    if reading is not None: raise ValueError('reading= is for files: a data set has been read as it says itself')
+    if reading is not None: raise ValueError('reading= is for files: the images of a data set have a reading already')
     check_label_names(method, data)
     check_source(method, data, 'the images of the data set')
     batches = make_loader(data, batch_sampler(data.known, 'sequential', batch_size))
