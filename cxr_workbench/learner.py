@@ -80,6 +80,7 @@ class Training(pl.LightningModule):
 
     def on_train_epoch_start(self):
         set_modes(self.method)
+        self.loaders['train'].batch_sampler.set_epoch(self.run_epoch)   # Lightning set that of the stage
         self.sums, self.seen, self.start = {}, 0, time.time()
     def on_train_batch_start(self, batch, batch_idx): seed_all(self.seed, self.run_epoch, batch_idx, self.global_rank)
 
@@ -105,10 +106,8 @@ class Training(pl.LightningModule):
 
     def gather_scores(self):
         "Held-out rows and the scores of each set of weights, from all processes, each row once."
-        parts = [self.scored]
-        if self.trainer.world_size > 1:
-            parts = [None]*self.trainer.world_size
-            torch.distributed.all_gather_object(parts, self.scored)
+        parts = [self.scored]*self.trainer.world_size
+        if len(parts) > 1: torch.distributed.all_gather_object(parts, self.scored)
         rows, *scores = (torch.cat(column).numpy() for column in zip(*sum(parts, [])))
         rows, first = np.unique(rows, return_index=True)   # shares are padded to equal length
         return rows, [each[first] for each in scores]

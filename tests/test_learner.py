@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from cxr_workbench import checkpoints, learner, prediction, stages
 from cxr_workbench.backbone import Backbone
 from cxr_workbench.core import Method, Stage, Step, create_method, list_methods, register_method
-from cxr_workbench.data import from_arrays
+from cxr_workbench.data import batch_sampler, from_arrays
 from cxr_workbench.files import Reading, pack
 from cxr_workbench.losses import masked_bce
 
@@ -904,6 +904,31 @@ def test_fit_takes_its_loaders_from_dataloaders(data, monkeypatch):
     monkeypatch.setattr(learner, 'dataloaders', watch)
     train(data)
     assert len(asked) >= 5 and set(asked) == {(28, 12)}, 'both loaders of each of five epochs'
+
+
+def test_every_epoch_has_an_order_of_its_own(data, tmp_path, monkeypatch):
+    "Also in the second stage, and after a resume."
+    def record_rows(method):
+        step, seen = method.step, []
+        def watch(batch, progress=1., stage=0):
+            if stage == 1 and len(batch.idx) == 8: seen.append(batch.idx.tolist())
+            return step(batch, progress=progress, stage=stage)
+        method.step = watch
+        return seen
+    method = make()
+    seen = record_rows(method)
+    train(data, method=method)
+    epochs = [seen[i:i+3] for i in range(0, 9, 3)]
+    assert len(seen) == 9 and len(set(map(str, epochs))) == 3
+    for number, epoch in enumerate(epochs, 2):
+        sampler = batch_sampler(data.known[:28], 'known', 8)
+        sampler.set_epoch(number)
+        assert epoch == list(sampler)
+    cut(data, tmp_path, monkeypatch, epochs=3)
+    method = make()
+    again = record_rows(method)
+    train(data, out=tmp_path, method=method)
+    assert again == seen[3:]
 
 
 def test_a_checkpoint_under_older_names_goes_on(data, tmp_path, monkeypatch):
