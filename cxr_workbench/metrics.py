@@ -418,9 +418,9 @@ def select_scores(
 
 # %% ../nbs/08_metrics.ipynb #efb8a89b
 def report(
-    scores, y, known=None,   # probabilities in [0, 1], labels and mask, (n, C); or the table of `predict`, a data set
+    scores, y, known=None,   # probabilities in [0, 1], labels, mask, (n, C); or what `predict` gives, a data set
     patient_id=None,         # (n,): resampled together; None: those of a data set; rows are resampled, with a warning
-    label_names=None,        # (C,); None: those of a data set, the columns of a DataFrame, else 'label 0' ...
+    label_names=None,        # (C,); None: of a data set, the columns of a DataFrame, else 'label 0' ...
     groups=None,             # dict label -> group, best `frequency_groups` of the training labels; 'auto': those of y
     threshold=.5,            # for F1, a number or (C,); `tune_thresholds` of validation data
     n_boot=1000, seed=0,     # resamples; 0: no intervals

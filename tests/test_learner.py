@@ -1,5 +1,5 @@
 """Training, resuming, saving and predicting: what must hold when things go wrong."""
-import contextlib, importlib.util, json, os, pickle, re, resource, signal, subprocess, sys, textwrap, time, warnings
+import contextlib, importlib.util, json, os, pickle, re, signal, subprocess, sys, textwrap, time, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
@@ -585,7 +585,7 @@ def test_a_model_that_is_no_text_is_named(tmp_path):
 def test_a_damaged_checkpoint_is_named(data, tmp_path):
     train(data, out=tmp_path)
     file = tmp_path/'last.ckpt'
-    whole, g = file.read_bytes(), np.random.default_rng(0)
+    whole = file.read_bytes()
     for share in (.1, .6, .999):
         file.write_bytes(whole[:int(share*len(whole))])
         with pytest.raises(ValueError, match='last.ckpt is not a checkpoint.*cut off or damaged.*move it away'):
