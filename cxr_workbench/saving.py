@@ -47,10 +47,10 @@ def save(
     except TypeError as error:
         raise ValueError(f'an argument of {method.config["method"]} is no plain value ({error}); '
                          'register a factory that builds it') from error
-    def pack(t):
+    def convert(t):
         fits = dtype and t.is_floating_point() and bool((t.abs() < torch.finfo(dtype).max).all())
         return t.detach().cpu().to(dtype if fits else t.dtype).contiguous().clone()
-    state = {name: pack(t) for name, t in method.state_dict().items()}
+    state = {name: convert(t) for name, t in method.state_dict().items()}
     write_atomic(folder/'model.safetensors', to_bytes(state, describe_owner(method.config)))
     write_atomic(folder/'model.json', text.encode())
     return folder
