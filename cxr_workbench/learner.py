@@ -9,7 +9,7 @@ __all__ = ['Training', 'fit', 'Interrupted', 'export', 'find_model', 'load', 'pa
 # %% ../nbs/09_learner.ipynb #9bbbafbe
 _all_ = ['Interrupted', 'export', 'find_model', 'load', 'parameter_groups', 'predict', 'save', 'set_trainable']
 
-# %% ../nbs/09_learner.ipynb #4f9778dd
+# %% ../nbs/09_learner.ipynb #7528a26b
 import contextlib, logging, time, warnings
 from pathlib import Path
 import numpy as np
@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from .checkpoints import KeepLast, check_continued, copy_rows, make_record, prepare_folder
 from .checkpoints import restore_rows, update_names
 from .core import Method, Stage, check_reading, check_size, get_reading, seed_all
-from .data import check_apart, check_real, dataloaders
+from .data import check_disjoint, check_no_synthetic, dataloaders
 from .metrics import auroc, average_precision, check_number, macro
 from .prediction import Interrupted, check_label_names, predict
 from .saving import check_device, export, find_model, load, save
@@ -64,7 +64,7 @@ class Training(pl.LightningModule):
     def train_dataloader(self):
         self.loaders = dataloaders(
             self.data, self.valid, self.batch_size, self.stage.sampler, self.seed, self.workers,
-            self.trainer.global_rank, self.trainer.world_size, self.labelled, self.stage.steps)
+            self.trainer.global_rank, self.trainer.world_size, self.labelled, self.stage.steps, check=False)
         self.loaders['train'].batch_sampler.set_epoch(self.run_epoch)
         self.steps = len(self.loaders['train'])
         return self.loaders['train']
@@ -210,8 +210,8 @@ def check_training_data(
         check_size(method, part, name)
     if valid is None: return
     check_reading(get_reading(data), get_reading(valid), 'the training images', 'the held-out images')
-    check_real(valid)
-    check_apart(data, valid)
+    check_no_synthetic(valid)
+    check_disjoint(data, valid)
 
 # %% ../nbs/09_learner.ipynb #b5035cf6
 def count_processes(

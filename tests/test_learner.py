@@ -898,9 +898,9 @@ def test_report_of_files_names_the_file_and_the_row(scans):
 
 def test_fit_takes_its_loaders_from_dataloaders(data, monkeypatch):
     make_loaders, asked = learner.dataloaders, []
-    def watch(train, valid, *how):
+    def watch(train, valid, *how, **kw):
         asked.append((len(train), len(valid)))
-        return make_loaders(train, valid, *how)
+        return make_loaders(train, valid, *how, **kw)
     monkeypatch.setattr(learner, 'dataloaders', watch)
     train(data)
     assert len(asked) >= 5 and set(asked) == {(28, 12)}, 'both loaders of each of five epochs'
