@@ -137,7 +137,7 @@ def format_scores(table):
 def phantom(o):
     "The packaged models on new images of the phantom."
     from cxr_workbench.data import from_phantom
-    from cxr_workbench.learner import load, trained
+    from cxr_workbench.learner import load, find_model
     from cxr_workbench.phantom import SyntheticCXR
     fresh = SyntheticCXR(o.images_of_phantom, size=64, seed=3000 + o.seed)
     test = from_phantom(fresh)
@@ -148,7 +148,7 @@ def phantom(o):
     rows = [i for i, _ in pairs]
     labels = [test.label_names[c] for _, c in pairs]
     for name in o.models or ['supervised', 'can', 'lcc']:
-        score_model(load(trained(name)), test.batch(rows).x, masks, labels, test.patient_id[rows], o, name)
+        score_model(load(find_model(name)), test.batch(rows).x, masks, labels, test.patient_id[rows], o, name)
 
 
 def read_boxed_images(o, images, size):

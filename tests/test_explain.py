@@ -284,8 +284,8 @@ def test_intervals_hold_patients_together():
 
 @pytest.mark.parametrize('how', ['grad_cam', 'integrated_gradients', 'occlusion'])
 def test_maps_change_with_the_weights(how):
-    from cxr_workbench.learner import load, trained
-    method, x = load(trained('supervised')), images(4)
+    from cxr_workbench.learner import load, find_model
+    method, x = load(find_model('supervised')), images(4)
     before = E.attribute(method, x, 2, how, **fast(how))
     after = E.attribute(E.shuffle_weights(method), x, 2, how, **fast(how))
     again = E.attribute(method, x, 2, how, **fast(how))

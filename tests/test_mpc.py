@@ -349,9 +349,9 @@ def test_empty_rows_say_nothing_to_the_base_loss():
 
 def test_mixed_precision_gives_finite_losses_and_the_same_ranking(same_ranking):
     "Of a network that has learned something, read on its native grid: the scores of random weights lie within rounding of each other."
-    from cxr_workbench.learner import load, trained
+    from cxr_workbench.learner import load, find_model
     from cxr_workbench.phantom import SyntheticCXR
-    cxr, learned = SyntheticCXR(80, size=64, seed=2026), load(trained('supervised'))
+    cxr, learned = SyntheticCXR(80, size=64, seed=2026), load(find_model('supervised'))
     method = create_method('mpc', labels=cxr.label_names, preset='tiny')
     method.load_state_dict(learned.state_dict(), strict=False)
     x, (y, known) = torch.as_tensor(cxr.images).float().div(255)[:, None], map(torch.as_tensor, L.single_positive(cxr.labels, seed=0))

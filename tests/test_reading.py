@@ -3,7 +3,7 @@ import json
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from test_cli import shell
-from cxr_workbench import learner
+from cxr_workbench import learner, prediction
 from cxr_workbench.data import from_csv
 from cxr_workbench.files import Reading, pack
 from cxr_workbench.phantom import SyntheticCXR
@@ -184,7 +184,7 @@ def test_a_model_of_an_array_is_told_how_files_are_read(table, tmp_path):
     assert 'do not say' not in shell(*predict, '--out', tmp_path/'told.csv', '--fit', 'crop', '--bits', 12)
     model = learner.load(tmp_path/'run')
     told, plain = (pd.read_csv(tmp_path/name)[model.label_names].to_numpy() for name in ('told.csv', 'plain.csv'))
-    right = learner.probabilities(model, torch.from_numpy(pixels).float()[:, None]/255)
+    right = prediction.score_batch(model, torch.from_numpy(pixels).float()[:, None]/255)
     assert np.abs(told - right).max() < 2e-3 < np.abs(plain - right).max()
 
 
