@@ -19,14 +19,14 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 # ---- floors ----
 
 GROUND = {'renamed', 'core', 'labels', 'thorax', 'phantom', 'pictures', 'dicom', 'files', 'tables', 'splits', 'sources'}
-SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention', 'classifier'}
+SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'elastic', 'attention', 'classifier'}
 BESIDE = GROUND | {'data'}
 FLOORS = {  # module -> the modules of the workbench that it may import
     'renamed': set(), 'core': {'renamed'}, 'labels': {'core'}, 'thorax': {'core', 'labels'}, 'phantom': {'core', 'labels', 'thorax'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
     'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'}, 'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'files', 'tables'},
     'data': GROUND, 'backbone': GROUND, 'classifier': GROUND | {'backbone', 'losses', 'consistency'},
-    'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
+    'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'elastic': {'core'}, 'attention': GROUND | {'data', 'backbone'},
     'views': GROUND, 'pointing': GROUND, 'programs': GROUND, 'metrics': GROUND | {'views', 'pointing'},
     'learner': BESIDE | {'views', 'metrics', 'programs'},
     'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
