@@ -14,26 +14,26 @@ Markdown, a file per number of steps.
 import pandas as pd
 from common import arguments, conclude, markdown, of_jobs, paired, shown, summary, test_to_train
 
-QUIET = dict(ipc=0., fpc=0., btc=0.)
+QUIET = dict(image=0., feature=0., batch=0.)
 
 
 def single_positive(ema):
     "Variants of the single-positive regime: method and its arguments."
     tiny = dict(preset='tiny', ema=ema)
-    base = lambda name: ('mpc', dict(tiny, base=name, weights=QUIET))
+    base = lambda name: ('mpc', dict(tiny, loss=name, weights=QUIET))
     return {
         'AN': base('an'), 'AN-LS': base('an_ls'), 'WAN': base('wan'), 'EPR': base('epr'), 'ROLE': base('role'), 'EM': base('em'),
         'MPC': ('mpc', tiny),
         'MPC, tau_neg .2': ('mpc', dict(tiny, tau_neg=.2)),
         'MPC, tau .5 .2': ('mpc', dict(tiny, tau_pos=.5, tau_neg=.2)),
-        'MPC, tau_neg .2, IPC only': ('mpc', dict(tiny, tau_neg=.2, weights=dict(fpc=0., btc=0.))),
-        'MPC, tau_neg .2, FPC only': ('mpc', dict(tiny, tau_neg=.2, weights=dict(ipc=0., btc=0.))),
-        'MPC, tau_neg .2, BTC only': ('mpc', dict(tiny, tau_neg=.2, weights=dict(ipc=0., fpc=0.))),
-        'MPC, observed left out': ('mpc', dict(tiny, observed=False)),
-        'MPC, IPC only': ('mpc', dict(tiny, weights=dict(fpc=0., btc=0.))),
-        'MPC without RED': ('mpc', dict(tiny, deform=0.)),
-        'MPC without FPC': ('mpc', dict(tiny, weights=dict(fpc=0.))),
-        'MPC without BTC': ('mpc', dict(tiny, weights=dict(btc=0.))),
+        'MPC, tau_neg .2, IPC only': ('mpc', dict(tiny, tau_neg=.2, weights=dict(feature=0., batch=0.))),
+        'MPC, tau_neg .2, FPC only': ('mpc', dict(tiny, tau_neg=.2, weights=dict(image=0., batch=0.))),
+        'MPC, tau_neg .2, BTC only': ('mpc', dict(tiny, tau_neg=.2, weights=dict(image=0., feature=0.))),
+        'MPC, observed left out': ('mpc', dict(tiny, count_known=False)),
+        'MPC, IPC only': ('mpc', dict(tiny, weights=dict(feature=0., batch=0.))),
+        'MPC without RED': ('mpc', dict(tiny, elastic=dict(p=0.))),
+        'MPC without FPC': ('mpc', dict(tiny, weights=dict(feature=0.))),
+        'MPC without BTC': ('mpc', dict(tiny, weights=dict(batch=0.))),
         'MPC without rejection': ('mpc', dict(tiny, reject=False)),
     }
 
@@ -44,7 +44,8 @@ def fraction(ema):
     acaa = lambda **kw: ('acaa', {**tiny, **kw})
     return {
         'baseline': ('supervised', tiny),
-        'FixMatch-style': ('mpc', dict(tiny, base='bce', unknown='ignore', weights=dict(fpc=0., btc=0.), deform=0., sampler='mixed')),
+        'FixMatch-style': ('mpc', dict(tiny, loss='bce', unknown='ignore', weights=dict(feature=0., batch=0.),
+                                       elastic=dict(p=0.), sampler='mixed')),
         'ACAA': acaa(),
         'ACAA, prior thresholds': acaa(cap=True),
         'ACAA, eps 1/255': acaa(eps=1/255),
