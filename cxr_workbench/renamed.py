@@ -36,7 +36,8 @@ ARGUMENTS['*'] = {'flip': put_into('weak', 'flip'), 'shift': put_into('weak', 's
 TERMS['supervised'] = {'bce': 'supervised', 'asymmetric': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #60045525
-ARGUMENTS['can'] = {}
+_CAN_LOSS = ('scheme', 'gamma', 'between')
+ARGUMENTS['can'] = {name: put_into('loss_settings', name) for name in _CAN_LOSS}
 TERMS['can'] = {'balance': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #3aef3d00
