@@ -41,7 +41,8 @@ def has_finite_gradients(method):
 def supcon_by_loops(u, y, corr, tau, known, above=None):
     "The formula of the page, unit by unit, in Python numbers."
     units = []
-    for n, i in (y.bool() & known).nonzero().tolist(): units.append((n, i, u[n, i]/u[n, i].norm()))
+    for n, i in (y.bool() & known).nonzero().tolist():
+        units.append((n, i, u[n, i]/u[n, i].norm()))
     losses = []
     for n, i, a in units:
         positives, below = [], 0.
@@ -116,7 +117,8 @@ def test_contrast_counts_known_entries_only():
 def test_contrast_refuses_what_does_not_fit():
     u, y, corr, _ = draw()
     words = r'u \(B, C, d\), y \(B, C\), corr \(C, C\)'
-    for wrong in ((u, y[:, :3], corr), (u, y, corr[:3]), (u[:3], y, corr)):
+    fewer = [(u, y[:, :3], corr), (u, y, corr[:3])]
+    for wrong in [*fewer, (u[:3], y, corr)]:
         with pytest.raises(ValueError, match=words): label_supcon(*wrong)
 
 
@@ -180,7 +182,8 @@ def test_at_the_start_the_method_is_contrasted_without_guidance():
 def test_global_rows_add_to_one_head_by_head_and_no_image_enters():
     attention = LabelAttention(7, dim=24, heads=3)
     scores = attention.scores()
-    for rows in (scores.softmax(-1), others_softmax(scores)): assert torch.allclose(rows.sum(-1), torch.ones(3, 7))
+    for rows in (scores.softmax(-1), others_softmax(scores)):
+        assert torch.allclose(rows.sum(-1), torch.ones(3, 7))
     method = small().eval()
     with torch.no_grad(): a, b = (method.look(batch(seed=s).x)[1] for s in (1, 2))
     for name in ('correlation', 'others_correlation'): assert torch.equal(a[name], b[name])
@@ -200,7 +203,8 @@ def test_consistency_kinds_against_loops():
     B, C = L.shape[:2]
     squared = kl = dice = 0.
     for n in range(B):
-        common, sums = float((G*L[n]).sum()), float(G.sum()) + float(L[n].sum())
+        common = float((G*L[n]).sum())
+        sums = float(G.sum()) + float(L[n].sum())
         dice += 1/B - 2*common/(sums + 1)/B
         for i in range(C):
             for j in range(C):
@@ -224,7 +228,8 @@ def test_kl_is_finite_where_a_row_is_certain():
 def test_consistency_does_not_drive_the_correlation_to_the_identity(kind):
     "Descended alone on fixed label features, the table goes to the mean of the local ones, its diagonal does not grow."
     torch.manual_seed(0)
-    noise, shared = torch.randn(32, 6, 16), torch.randn(1, 6, 16)[:, [0, 0, 1, 1, 2, 3]]
+    noise, shared = torch.randn(32, 6, 16), torch.randn(1, 6, 16)
+    shared = shared[:, [0, 0, 1, 1, 2, 3]]
     attention, L = LabelAttention(6, dim=16, heads=2), local_correlation(noise + 2*shared)
     optimizer = torch.optim.Adam(attention.parameters(), 1e-2)
     for _ in range(150):
@@ -340,7 +345,8 @@ def test_memory_of_the_contrast_is_a_few_matrices_of_present_units():
     for B, C, share in ((64, 14, .5), (128, 14, .5), (64, 28, .5)):
         held, matrix = kept(B, C, share)
         assert held < 10*matrix, (B, C)
-    one, double, few = (kept(n, 14, share)[0] for n, share in ((64, .5), (128, .5), (64, .1)))
+    sizes = [(64, .5), (128, .5), (64, .1)]
+    one, double, few = (kept(n, 14, share)[0] for n, share in sizes)
     assert 3 < double/one < 5 and few < .1*one
 
 
@@ -442,7 +448,8 @@ COMMON = dict(
     epochs=7, lr=3e-4, weight_decay=.02, optimizer='SGD', schedule='constant', ema=.9, unknown='negative')
 OLD = COMMON | dict(
     heads=3, head_dim=8, expansion=2, global_attention=True, kind='kl', tau_local=.3, absolute=True,
-    tau=.2, projection=(32, 16), positive_above=.01, flip=.3, shift=.02, weights=dict(cls=2., con=.3, sc=.2))
+    tau=.2, projection=(32, 16), positive_above=.01, flip=.3, shift=.02,
+    weights=dict(cls=2., con=.3, sc=.2))
 NEW = COMMON | dict(
     attention=dict(heads=3, head_dim=8, expansion=2),
     consistency=dict(kind='kl', tau=.3, absolute=True),
