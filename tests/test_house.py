@@ -190,7 +190,7 @@ READABLE = [
     ROOT/'tests'/'test_views.py', ROOT/'tests'/'test_probes.py', ROOT/'tests'/'test_scripts.py',
     *sorted((ROOT/'tests'/'browser').glob('*.py')),
 ]
-DOWNWARDS = [path for path in PAGES if path.stem.split("_", 1)[-1] in [*PARTS, "views", "can", "lcc", "attention", "renamed"]]
+DOWNWARDS = [path for path in PAGES if path.stem.split('_', 1)[-1] in [*PARTS, 'views']]
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT, tokenize.ENDMARKER}
 
 
