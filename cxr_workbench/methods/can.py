@@ -53,7 +53,7 @@ def match_grids(
     stretch = lambda m: F.interpolate(m, cells, mode='bilinear', align_corners=False)
     return tuple(m if m.shape[2:] == cells else stretch(m) for m in (map_a, map_b))
 
-# %% ../../nbs/20_can.ipynb #cc8669a3
+# %% ../../nbs/20_can.ipynb #e2dfa796
 def check_branches(
     a, b,        # two backbones
     size:int,    # side of the images, pixels
@@ -62,10 +62,12 @@ def check_branches(
     mine, other = list(a.net.parameters()), list(b.net.parameters())
     equal = [p.shape == q.shape and torch.equal(p, q) for p, q in zip(mine, other)]
     same = a.net is b.net or len(mine) == len(other) and all(equal)
-    if not same: return warn_of_few_cells(map(max, a.cells, b.cells), size, 'cross attention')
-    raise ValueError('both branches start with the same weights and would stay equal: their product is then a square. '
-                     "Give branch_b another checkpoint ('densenet121.tv_in1k' beside 'densenet121.ra_in1k'), "
-                     'another network, or train from scratch')
+    if same:
+        raise ValueError('both branches start with the same weights and would stay equal: '
+                         'their product is then a square. '
+                         "Give branch_b another checkpoint ('densenet121.tv_in1k' beside 'densenet121.ra_in1k'), "
+                         'another network, or train from scratch')
+    warn_of_few_cells(map(max, a.cells, b.cells), size, 'cross attention')
 
 # %% ../../nbs/20_can.ipynb #690f51ef
 def balance_weights(
@@ -201,7 +203,7 @@ def _merge_loss_settings(given):
     balance_loss(zero, zero, settings['scheme'] and .5, **settings)
     return settings
 
-# %% ../../nbs/20_can.ipynb #e569bfc8
+# %% ../../nbs/20_can.ipynb #3e00d9bf
 class CAN(Classifier):
     "Two branches, the product of their maps, one classifier; a balance loss and an attention loss."
     RECIPE = dict(epochs=20, lr=1e-4, optimizer='Adam', schedule='cosine')
@@ -260,6 +262,7 @@ class CAN(Classifier):
         return self.tap_a(a), self.tap_b(b)
 
     def combine(self, a, b): return a if self.fuse == 'single' else cross_attention(a, b, self.fuse)
+    def look(self, x): return self.read_maps(*self.branch_maps(x))
 
     def read_maps(self, a, b):
         "Logits (B, C) and probes from the maps of the branches; b is None where there is one branch."
@@ -269,17 +272,18 @@ class CAN(Classifier):
         probes = attention_probes(weight, a, b, self.combine)
         return self.head(z), {'feature_map': x, 'features': z, **probes}
 
-    def look(self, x): return self.read_maps(*self.branch_maps(x))
-
     def supervise(self, logits, y, known):
+        "The balance loss under the prevalence of the training table, a scalar."
         rates = self.rates if self.loss_settings['scheme'] else None
         return balance_loss(logits, y, rates, known=known, **self.loss_settings)
 
     def supervise_branches(self, a, b, y, known):
+        "Mean balance loss of the auxiliary heads, a scalar."
         logits = [head(m.mean((2, 3))) for head, m in zip(self.aux, (a, b))]
         return sum(self.supervise(s, y, known) for s in logits)/2
 
     def compare_branches(self, a, b, y, known):
+        "The attention loss in the reading that was chosen, a scalar."
         if self.attention == 'maps': return attention_loss(a, b)
         if self.attention == 'aux': return self.supervise_branches(a, b, y, known)
         cams = [torch.einsum('ck,bkhw->bchw', head.weight, m) for head, m in zip(self.aux, (a, b))]
@@ -297,7 +301,6 @@ class CAN(Classifier):
         return Step(logits, self.terms(**losses), self.weights, {**probes, 'x_weak': x})
 
     def ablations(self): return ABLATIONS
-
     def cam_targets(self):
         targets = {'product': self.norm, 'branch_a': self.tap_a, 'branch_b': self.tap_b}
         return {name: tap for name, tap in targets.items() if name != 'branch_b' or self.fuse != 'single'}

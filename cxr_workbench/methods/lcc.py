@@ -224,7 +224,7 @@ def _merge_settings(part, defaults, given):
     if strange: raise ValueError(f'{part} has no setting {strange}: there are {list(defaults)}')
     return {**defaults, **given}
 
-# %% ../../nbs/30_lcc.ipynb #4c460f97
+# %% ../../nbs/30_lcc.ipynb #dadff6ca
 class LCC(Classifier):
     "Label features from positions, global and local label correlations that agree, contrast guided by them."
     RECIPE = dict(epochs=5, lr=1e-4, backbone_lr=1e-5, weight_decay=1e-5, optimizer='Adam', schedule='cosine')
@@ -285,10 +285,12 @@ class LCC(Classifier):
         return self.reader(maps) if self.decompose else self.reader(maps, self.backbone.pool(maps))
 
     def supervise(self, logits, y, known):
+        "Binary cross-entropy under the chosen weights, a scalar."
         if self.loss == 'class': return weighted_bce(logits, y, self.prevalence, known)
         return (batch_weighted_bce if self.loss == 'batch' else masked_bce)(logits, y, known)
 
     def compare_correlations(self, probes, y, known):
+        "Local correlations against the global one, or against the labels, a scalar."
         v, how = probes['label_features'], self.consistency
         if how['kind'] != 'dice':
             local = local_correlation(v, how['tau'], how['absolute'])
@@ -298,6 +300,7 @@ class LCC(Classifier):
         return correlation_consistency(pairs(y*mask), label_cosine(v, absolute=True)*pairs(mask), 'dice')
 
     def contrast_labels(self, probes, y, known):
+        "Contrast between the projected label features, a scalar."
         v, how = probes['label_features'], self.contrast
         corr = correlation_guide(probes['others_correlation']) if self.guided else v.new_zeros(v.shape[1], v.shape[1])
         return label_supcon(self.project(v), y, corr, how['tau'], known, how['positive_above'])
