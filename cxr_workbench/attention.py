@@ -64,5 +64,5 @@ def warn_of_few_cells(
     h, w = cells
     if min(h, w) >= 2: return
     warnings.warn(f'{what} has {h} x {w} cells of {size} pixels: with one cell attention is 1 everywhere '
-                  'and holds nothing of places. Give a finer grid (min_cells=2 or more, 8 shows a place), '
+                  'and shows no place. Give a finer grid (min_cells=2 or more, 8 shows a place), '
                   'larger images, or a network of a smaller stride', stacklevel=2)
