@@ -36,12 +36,35 @@ ARGUMENTS['*'] = {'flip': put_into('weak', 'flip'), 'shift': put_into('weak', 's
 TERMS['supervised'] = {'bce': 'supervised', 'asymmetric': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #60045525
-ARGUMENTS['can'] = {}
+_CAN_LOSS = ('scheme', 'gamma', 'between')
+ARGUMENTS['can'] = {name: put_into('loss_settings', name) for name in _CAN_LOSS}
 TERMS['can'] = {'balance': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #3aef3d00
-ARGUMENTS['lcc'] = {}
+_LCC_PARTS = {   # old argument -> part that holds it now, its name there
+    **{name: ('attention', name) for name in ('heads', 'head_dim', 'expansion')},
+    'kind': ('consistency', 'kind'), 'tau_local': ('consistency', 'tau'), 'absolute': ('consistency', 'absolute'),
+    **{name: ('contrast', name) for name in ('tau', 'projection', 'positive_above')}}
+ARGUMENTS['lcc'] = {old: put_into(*place) for old, place in _LCC_PARTS.items()}
 TERMS['lcc'] = {'cls': 'supervised', 'con': 'consistency', 'sc': 'contrast'}
+
+# %% ../nbs/00b_renamed.ipynb #28eded61
+def _switch_attention(arguments, value):
+    "The old `global_attention` of lcc: without it the settings of the attention are nothing."
+    if not value: arguments['attention'] = False
+
+ARGUMENTS['lcc']['global_attention'] = _switch_attention
+
+# %% ../nbs/00b_renamed.ipynb #02964c68
+def _read_old_lcc(arguments):
+    "In files of before `backbone_lr` was a share of `lr`, and there was no weak view unless `weak` was given."
+    new = dict(arguments)
+    if 'lr' in new or 'backbone_lr' in new:
+        new['backbone_lr'] = new.get('lr', 1e-4)*new.get('backbone_lr', .1)
+    if not new.get('weak'): new = {name: value for name, value in new.items() if name not in ('flip', 'shift')}
+    return new
+
+MEANINGS['lcc'] = _read_old_lcc
 
 # %% ../nbs/00b_renamed.ipynb #fa53d51b
 def _split_rate(arguments, factor):
