@@ -41,22 +41,25 @@ def single_positive(ema):
 def fraction(ema):
     "Variants of the labelled fraction: method and its arguments."
     tiny = dict(preset='tiny', ema=ema)
+    image_only, low = dict(feature=0., batch=0.), dict(tau_pos=.7, tau_neg=.05)
     acaa = lambda **kw: ('acaa', {**tiny, **kw})
     return {
         'baseline': ('supervised', tiny),
         'FixMatch-style': ('mpc', dict(tiny, base='bce', unknown='ignore', weights=dict(fpc=0., btc=0.), deform=0., sampler='mixed')),
         'ACAA': acaa(),
-        'ACAA, prior thresholds': acaa(cap=True),
-        'ACAA, eps 1/255': acaa(eps=1/255),
+        'ACAA, prior thresholds': acaa(priors=True),
+        'ACAA, eps 1/255': acaa(attack=dict(eps=1/255)),
         'ACAA, strong view attacked': acaa(adv_on='strong'),
         'ACAA, strong view, no attack': acaa(adv_on='strong', attack=None),
-        'ACAA, strong view, no attack, image only': acaa(adv_on='strong', attack=None, weights=dict(feat=0., bmc=0.)),
-        'ACAA, strong view, no attack, image only, tau .7 .05': acaa(adv_on='strong', attack=None, tau_pos=.7, tau_neg=.05, weights=dict(feat=0., bmc=0.)),
-        'ACAA, strong view attacked, image only, tau .7 .05': acaa(adv_on='strong', tau_pos=.7, tau_neg=.05, weights=dict(feat=0., bmc=0.)),
-        'ACAA, image only': acaa(weights=dict(feat=0., bmc=0.)),
-        'ACAA, feature only': acaa(weights=dict(img=0., bmc=0.)),
-        'ACAA, Batch-Mamba only': acaa(weights=dict(img=0., feat=0.)),
-        'ACAA, terms off': acaa(weights=dict(img=0., feat=0., bmc=0.)),
+        'ACAA, strong view, no attack, image only': acaa(adv_on='strong', attack=None, weights=image_only),
+        'ACAA, strong view, no attack, image only, tau .7 .05':
+            acaa(adv_on='strong', attack=None, weights=image_only, **low),
+        'ACAA, strong view attacked, image only, tau .7 .05':
+            acaa(adv_on='strong', weights=image_only, **low),
+        'ACAA, image only': acaa(weights=image_only),
+        'ACAA, feature only': acaa(weights=dict(image=0., batch=0.)),
+        'ACAA, Batch-Mamba only': acaa(weights=dict(image=0., feature=0.)),
+        'ACAA, terms off': acaa(weights=dict(image=0., feature=0., batch=0.)),
     }
 
 

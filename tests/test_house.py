@@ -19,12 +19,13 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 # ---- floors ----
 
 GROUND = {'renamed', 'core', 'labels', 'thorax', 'phantom', 'pictures', 'dicom', 'files', 'tables', 'splits', 'sources'}
-SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention', 'classifier'}
+SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention', 'classifier', 'attacks', 'scan'}
 BESIDE = GROUND | {'data'}
 FLOORS = {  # module -> the modules of the workbench that it may import
     'renamed': set(), 'core': {'renamed'}, 'labels': {'core'}, 'thorax': {'core', 'labels'}, 'phantom': {'core', 'labels', 'thorax'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
     'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'}, 'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'files', 'tables'},
+    'attacks': {'core'}, 'scan': {'core'},
     'data': GROUND, 'backbone': GROUND, 'classifier': GROUND | {'backbone', 'losses', 'consistency'},
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
     'views': GROUND, 'pointing': GROUND, 'programs': GROUND, 'metrics': GROUND | {'views', 'pointing'},
