@@ -216,8 +216,7 @@ def test_a_network_without_stages_is_refused_by_name(monkeypatch):
 
 def before(method):
     "The state of a method as it was saved when every network was pooled by the mean of its cells."
-    from cxr_workbench.backbone import pool_by_mean
-    pool_by_mean(method.backbone)
+    method.backbone.pool_by_mean()
     if method.head.in_features != method.backbone.dim: method.attach(method.backbone.dim)
     return method.eval()
 

@@ -218,6 +218,7 @@ def bound_names(tree):
         elif isinstance(node, ast.arg): yield node.arg
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
         elif isinstance(node, ast.alias): yield (node.asname or node.name).split('.')[0]
+        elif isinstance(node, ast.ExceptHandler) and node.name: yield node.name
 
 
 def used_names(tree):
