@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['linear_scan', 'selective_scan', 'MambaBlock']
 
-# %% ../nbs/05e_scan.ipynb #005ccec2
+# %% ../nbs/05e_scan.ipynb #ca78f3da
 import functools, math
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import check_shapes
 
-# %% ../nbs/05e_scan.ipynb #b92e8338
+# %% ../nbs/05e_scan.ipynb #b85aab60
 def scan_by_doubling(a:Tensor, x:Tensor)->Tensor:
     "The scan in log2(L) rounds: after each, a state has seen twice as many tokens."
     reach = 1
@@ -22,7 +22,7 @@ def scan_by_doubling(a:Tensor, x:Tensor)->Tensor:
         reach *= 2
     return x
 
-# %% ../nbs/05e_scan.ipynb #1649344d
+# %% ../nbs/05e_scan.ipynb #71b25bb3
 def linear_scan(
     a:Tensor,          # decays, (L, ...)
     x:Tensor,          # inputs, (L, ...); may be overwritten
@@ -40,7 +40,7 @@ def linear_scan(
     for decay, state in zip(decays, states[1:]): h = state.addcmul_(decay, h)
     return x
 
-# %% ../nbs/05e_scan.ipynb #598b3677
+# %% ../nbs/05e_scan.ipynb #2ad7bfca
 class SelectiveScan(torch.autograd.Function):
     "The scan with its gradients written out, tokens first: u, delta (L, b, d), A (N, d), B, C (L, b, N) -> (L, b, d)."
     @staticmethod
@@ -67,7 +67,7 @@ class SelectiveScan(torch.autograd.Function):
             gA = q.mul_(delta[1:, :, None]).sum((0, 1))
         return gx*delta, gdelta, gA, gB, gC
 
-# %% ../nbs/05e_scan.ipynb #53ab45f3
+# %% ../nbs/05e_scan.ipynb #d5bad300
 def check_scan(**tensors):
     "Refuse tensors whose shapes do not fit each other, complex ones, and empty sequences (ValueError)."
     letters = dict(u='b L d', delta='b L d', A='d N', B='b L N', C='b L N', D='d')
@@ -76,7 +76,7 @@ def check_scan(**tensors):
         if tensor is not None and tensor.is_complex(): raise ValueError(f'{name} is complex: this scan is real')
     if not all(sizes.values()): raise ValueError(f'nothing to scan: {sizes}')
 
-# %% ../nbs/05e_scan.ipynb #ee570e9c
+# %% ../nbs/05e_scan.ipynb #9bcfcca6
 def selective_scan(
     u:Tensor,       # what is read, (b, L, d)
     delta:Tensor,   # step sizes, positive, (b, L, d)
@@ -96,7 +96,7 @@ def selective_scan(
         if D is not None: y = torch.addcmul(y, D.to(dtype), u.to(dtype))
     return y.to(u.dtype)
 
-# %% ../nbs/05e_scan.ipynb #809e5ac2
+# %% ../nbs/05e_scan.ipynb #0b17ca56
 class MambaBlock(nn.Module):
     "One Mamba block, causal: (b, L, dim) -> (b, L, dim)."
     def __init__(self, dim,

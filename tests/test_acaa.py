@@ -116,7 +116,7 @@ def test_a_step_attacks_what_is_unknown_and_leaves_no_trace(supervision):
     assert step.weights['supervised'] == early.weights['supervised'] == 1
 
 
-def test_what_has_nothing_to_defend_is_not_moved_by_a_random_start():
+def test_an_image_without_trusted_entries_is_not_moved_by_a_random_start():
     method, x = make(attack='PGD'), torch.rand(3, 1, SIZE, SIZE)
     mask = torch.zeros(3, len(NAMES), dtype=torch.bool)
     mask[1] = True
@@ -453,24 +453,19 @@ def test_a_configuration_of_before_is_read_without_a_word():
     assert (method.ramp, method.reject, method.mixer.enter.out_features) == (.2, False, 16)
 
 
-def test_a_file_of_before_gives_the_same_scores(tmp_path):
-    "Its tensors of the mixer were called batch_mamba."
-    import json
-    from safetensors.torch import load_file, save_file
-    from cxr_workbench.learner import load, save
+def test_a_model_of_before_gives_the_same_scores():
+    "Its tensors of the mixer were called batch_mamba, its terms and arguments otherwise too."
+    from cxr_workbench.renamed import update_config, update_state
     method, x = make().eval(), table().x
     nn.init.normal_(method.mixer.leave.weight)
-    folder = Path(save(method, tmp_path/'model'))
-    config = json.loads((folder/'model.json').read_text())
-    config.pop('vocabulary', None)
-    config['arguments'] |= dict(agree=.5, weights=dict(img=.5))
-    (folder/'model.json').write_text(json.dumps(config))
-    tensors = load_file(folder/'model.safetensors')
-    tensors = {name.replace('mixer.', 'batch_mamba.', 1): t for name, t in tensors.items()}
+    arguments = {**method.config['arguments'], 'agree': .5, 'weights': dict(img=.5)}
+    before = dict(method='acaa', labels=NAMES, size=SIZE, pretrained=False, arguments=arguments)
+    tensors = {name.replace('mixer.', 'batch_mamba.', 1): t for name, t in method.state_dict().items()}
     assert any(name.startswith('batch_mamba.') for name in tensors)
-    save_file(tensors, folder/'model.safetensors')
-    again = load(folder)
-    assert torch.equal(again(x), method(x)) and again.agreement == .5 and again.weights['image'] == .5
+    again = create_method('acaa', labels=NAMES, size=SIZE, **update_config(before)['arguments'])
+    again.load_state_dict(update_state('acaa', tensors))
+    assert torch.equal(again.eval()(x), method(x))
+    assert again.agreement == .5 and again.weights['image'] == .5
     assert torch.equal(again.mixer.leave.weight, method.mixer.leave.weight)
 
 
