@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['FAMILY', 'attack_objective', 'L2', 'gni_fgsm', 'make_attack', 'feature_attack', 'map_radius']
 
-# %% ../nbs/05d_attacks.ipynb #73033263
+# %% ../nbs/05d_attacks.ipynb #d9ebbd36
 import contextlib, inspect, math, threading
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import check_shapes, evaluation_mode, is_count, upcast
 
-# %% ../nbs/05d_attacks.ipynb #de6eedc7
+# %% ../nbs/05d_attacks.ipynb #3939be77
 def attack_objective(
     model,       # (B, ...) -> logits (B, C): a module or any function
     target,      # labels to turn against, (B, C) in {0, 1}
@@ -27,7 +27,7 @@ def attack_objective(
 
     return objective
 
-# %% ../nbs/05d_attacks.ipynb #44c7ef71
+# %% ../nbs/05d_attacks.ipynb #72a7c5a1
 class LInf:
     "The box: every entry changes by at most eps."
     @staticmethod
@@ -39,7 +39,7 @@ class LInf:
     @staticmethod
     def noise(u): return 2*u - 1
 
-# %% ../nbs/05d_attacks.ipynb #f2495cb2
+# %% ../nbs/05d_attacks.ipynb #06813f2c
 class L2:
     "The ball: the length of the whole change is at most eps."
     @staticmethod
@@ -53,10 +53,10 @@ class L2:
     @staticmethod
     def noise(u): return L2.direction(u - .5)
 
-# %% ../nbs/05d_attacks.ipynb #30b26bfd
+# %% ../nbs/05d_attacks.ipynb #f3e73b4c
 NORMS = {'linf': LInf, 'l2': L2}
 
-# %% ../nbs/05d_attacks.ipynb #5d62f374
+# %% ../nbs/05d_attacks.ipynb #45da962a
 @contextlib.contextmanager
 def evaluate_called():
     "Evaluation mode for every module that this thread calls within; each gets its own mode back."
@@ -70,7 +70,7 @@ def evaluate_called():
         try: yield
         finally: hook.remove()
 
-# %% ../nbs/05d_attacks.ipynb #0bf59298
+# %% ../nbs/05d_attacks.ipynb #d13fca50
 def input_gradient(objective, x:Tensor)->Tensor:
     "The gradient of a scalar objective by its input; raises ValueError where there is none."
     x = x.detach().requires_grad_()
@@ -79,7 +79,7 @@ def input_gradient(objective, x:Tensor)->Tensor:
         raise ValueError(f'objective(x) must be one number that depends on x, not {tuple(value.shape)}')
     return torch.autograd.grad(value, x)[0]
 
-# %% ../nbs/05d_attacks.ipynb #d31ba355
+# %% ../nbs/05d_attacks.ipynb #df4249e6
 def check_budget(x, eps, steps, norm):
     "Refuse an unknown norm and a budget that makes no sense (ValueError)."
     if norm not in NORMS: raise ValueError(f'norm={norm!r}: there are {sorted(NORMS)}')
@@ -88,7 +88,7 @@ def check_budget(x, eps, steps, norm):
     if isinstance(eps, Tensor) and eps.ndim not in (0, x.ndim):
         raise ValueError(f'eps of shape {tuple(eps.shape)} for x of shape {tuple(x.shape)}: give (B, 1, ...)')
 
-# %% ../nbs/05d_attacks.ipynb #c98a28de
+# %% ../nbs/05d_attacks.ipynb #f0671942
 def check_input(x, valid)->Tensor:
     "x without gradient, at least float32; raises ValueError where it is not finite or leaves its range."
     if not x.is_floating_point() or x.ndim < 2:
@@ -103,7 +103,7 @@ def check_input(x, valid)->Tensor:
                          'attack pixels before mean and std, or give their range')
     return x
 
-# %% ../nbs/05d_attacks.ipynb #84e67367
+# %% ../nbs/05d_attacks.ipynb #2129cccf
 def gni_fgsm(
     x:Tensor,               # what is attacked, (B, ...): images, features
     objective,              # x -> scalar to raise; a sum over the samples
@@ -145,7 +145,7 @@ def gni_fgsm(
         if callback: callback(steps, x_t)
     return x_t
 
-# %% ../nbs/05d_attacks.ipynb #c52cc3fa
+# %% ../nbs/05d_attacks.ipynb #d9281f12
 FAMILY = {  # name -> arguments of gni_fgsm
     'FGSM': dict(steps=1, decay=0., ahead_momentum=0., ahead_gradient=0.),
     'I-FGSM': dict(decay=0., ahead_momentum=0., ahead_gradient=0.),
@@ -156,7 +156,7 @@ FAMILY = {  # name -> arguments of gni_fgsm
     'PGD': dict(decay=0., ahead_momentum=0., ahead_gradient=0., random_start=1.),
 }
 
-# %% ../nbs/05d_attacks.ipynb #67da5fda
+# %% ../nbs/05d_attacks.ipynb #47fabb15
 def make_attack(
     setting=True,   # True | None or False: no attack | a name of FAMILY | arguments of `gni_fgsm` and perhaps `name`
 ):                  # arguments of `gni_fgsm`, with eps=4/255, steps=3 by default; None where there is no attack
@@ -175,7 +175,7 @@ def make_attack(
         raise ValueError(f'steps={steps!r} of the attack must be a whole number, at least 0')
     return settings
 
-# %% ../nbs/05d_attacks.ipynb #5cd4e805
+# %% ../nbs/05d_attacks.ipynb #14b79681
 @torch.no_grad()
 def feature_attack(
     z:Tensor,        # pooled features, (B, D)
@@ -194,7 +194,7 @@ def feature_attack(
         error = torch.sigmoid(F.linear(z, weight, bias)) - target.to(z.dtype)
         return radius*L2.size(z)*L2.direction((error*mask) @ weight)
 
-# %% ../nbs/05d_attacks.ipynb #76dc0918
+# %% ../nbs/05d_attacks.ipynb #23594cad
 def map_radius(
     maps:Tensor,   # (B, D, h, w)
     z:Tensor,      # their mean over the cells, (B, D)

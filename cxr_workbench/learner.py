@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .core import Method, RowTable, Stage, check_reading, check_size, check_source, create_method
 from .core import evaluation_mode, is_assumed, is_count, get_reading, seed_all
-from .data import batch_sampler, check_apart, check_real, make_loader
+from .data import batch_sampler, check_disjoint, check_no_synthetic, make_loader
 from .metrics import check_number
 from .files import Reading, atomic_path, write_atomic
 from .programs import FORMATS, facts_of, largest_difference, standing_alone
@@ -410,8 +410,8 @@ def check_widths(method, data, valid):
         check_size(method, part, name)
     if valid is None: return
     check_reading(get_reading(data), get_reading(valid), 'the training images', 'the held-out images')
-    check_real(valid)
-    check_apart(data, valid)
+    check_no_synthetic(valid)
+    check_disjoint(data, valid)
 
 # %% ../nbs/09_learner.ipynb #9f6b908a
 def check_labels(

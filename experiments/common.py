@@ -69,11 +69,10 @@ def parts(o, fold):
 def shrunk(data, size):
     "The data set with smaller images, each pixel the mean of those that it replaces."
     import torch
-    from cxr_workbench.data import copy_with
     if size == data.size: return data
     images = torch.from_numpy(np.asarray(data.images)[data.rows]).float()[:, None]
     small = torch.nn.functional.interpolate(images, size=(size, size), mode='area')[:, 0].round().to(torch.uint8)
-    return copy_with(data, images=small.numpy(), rows=np.arange(len(small)), size=size)
+    return data.copy_with(images=small.numpy(), rows=np.arange(len(small)), size=size)
 
 
 def made(o, name, data, **kw):

@@ -141,8 +141,8 @@ def test_anatomy_is_radiological(cxr, healthy):
     x = cxr.draw_images(healthy, 64)
     right, left = x[:, 26:46, 38:50].mean(), x[:, 26:46, 14:26].mean()
     assert right > left + .03   # heart to the viewer's right
-    air, lung, abdomen = x[:, :6, :6].mean(), x[:, 20:30, 14:22].mean(), x[:, 58:, 24:40].mean()
-    assert air < .15 < lung < abdomen
+    air, lung = x[:, :6, :6].mean(), x[:, 20:30, 14:22].mean()
+    assert air < .15 < lung < x[:, 58:, 24:40].mean()   # the abdomen is brighter
 
 
 @settings(max_examples=20, deadline=None)

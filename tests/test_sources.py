@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from cxr_workbench.data import ArrayImages, from_arrays, from_csv, from_npz, copy_with
+from cxr_workbench.data import ArrayImages, from_arrays, from_csv, from_npz
 from cxr_workbench.files import FileImages, PackedImages, Reading, pack
 from cxr_workbench.sources import as_images, check_reading, one_reading
 
@@ -76,9 +76,9 @@ def test_a_source_is_taken_as_it_is():
     data = from_arrays(source, np.zeros((4, 1)))
     assert data.images is source and np.array_equal(np.asarray(source), source.array) and source.shape == (4, 8, 8) and source.dtype == np.uint8
     assert torch.equal(from_arrays(data.images, data.y)[3].x, data[3].x)
-    other = copy_with(data, images=np.zeros((4, 4, 4), np.uint8), size=4)
+    other = data.copy_with(images=np.zeros((4, 4, 4), np.uint8), size=4)
     assert other.size == 4 and other.reading is None and isinstance(other.images, ArrayImages) and data.size == 8
-    with pytest.raises(ValueError, match='size=8'): copy_with(data, images=np.zeros((4, 4, 4), np.uint8), size=8)
+    with pytest.raises(ValueError, match='size=8'): data.copy_with(images=np.zeros((4, 4, 4), np.uint8), size=8)
 
 
 class Odd:

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from cxr_workbench.core import Batch, create_method, seed_all
 from cxr_workbench.data import Repeat, batch_sampler, from_arrays
 from cxr_workbench.methods.trcgl import (GRAPHS, LADDER, LOSSES, ChannelClassAttention, LabelGCN, asymmetric_rows, class_balance, class_margins,
-                                         distribution_balanced_loss, label_adjacency, margin_balanced_loss, real_split, repeat_factors)
+                                         distribution_balanced_loss, label_adjacency, margin_balanced_loss, split_by_patient, repeat_factors)
 
 NAMES = ['Edema', 'Fracture', 'Hernia', 'Mass', 'Nodule']
 
@@ -420,13 +420,13 @@ def test_one_stage_weighs_generated_rows_as_the_second():
 def test_no_generated_row_and_no_shared_patient_is_held_out():
     made = np.zeros(48, bool); made[1::4] = True
     both = data(synthetic=made)
-    train, held = real_split(both, fraction=.25)
+    train, held = split_by_patient(both, fraction=.25)
     assert len(held) and not made[held].any() and not set(both.patient_id[train]) & set(both.patient_id[held])
     assert not set(train) & set(held) and made[train].any() and len(train) + len(held) < 48          # copies of held-out patients go nowhere
     plain = data()
-    train, held = real_split(plain, fraction=.25)
+    train, held = split_by_patient(plain, fraction=.25)
     assert len(train) + len(held) == 48
-    with pytest.raises(ValueError, match='no patients'): real_split(from_arrays(plain.images, plain.y))
+    with pytest.raises(ValueError, match='no patients'): split_by_patient(from_arrays(plain.images, plain.y))
 
 
 def test_prepare_reads_what_unknown_means():

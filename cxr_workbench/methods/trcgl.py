@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import Method, Step, Stage, apply_unknown, upcast, register_method
 from ..labels import as_labels
-from ..data import Repeat, real_split
+from ..data import Repeat, split_by_patient
 from ..backbone import Backbone
 from ..losses import asymmetric_loss, check_targets, masked_bce, masked_mean
 from ..consistency import WeakView

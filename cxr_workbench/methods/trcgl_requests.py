@@ -11,7 +11,7 @@ import hashlib, io, json, os, warnings
 from pathlib import Path
 import numpy as np
 import torch
-from ..data import CXRDataset, from_arrays, from_csv, read_pixels
+from ..data import CXRDataset, from_arrays, from_csv
 from ..files import FileImages, write_atomic
 from ..labels import LabelPolicy, frequency_groups
 from .trcgl_diffusion import PromptLatentDiffusion, sentence, token_ids
@@ -232,7 +232,7 @@ def with_generated(
     plain = data.reading == made.reading   # generated files need no bits, inversion or stretch of their own
     if isinstance(data.images, FileImages) and plain: images = [data.images.paths[row] for row in data.rows] + made.images.paths
     else:
-        real, new = read_pixels(data, np.arange(len(data))), read_pixels(made, np.arange(len(made)))
+        real, new = data.read_pixels(range(len(data))), made.read_pixels(range(len(made)))
         images = np.concatenate([real, np.rint(new*255).astype(np.uint8) if real.dtype == np.uint8 else new])
     synthetic = [torch.zeros(len(data), dtype=torch.bool) if data.synthetic is None else data.synthetic, torch.ones(len(made), dtype=torch.bool)]
     meta = None if data.meta is None else pd.concat([data.meta, pd.DataFrame(index=range(len(made)), columns=data.meta.columns)], ignore_index=True)
