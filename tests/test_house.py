@@ -25,14 +25,10 @@ FLOORS = {  # module -> the modules of the workbench that it may import
     'renamed': set(), 'core': {'renamed'}, 'labels': {'core'}, 'thorax': {'core', 'labels'}, 'phantom': {'core', 'labels', 'thorax'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
     'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'}, 'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'files', 'tables'},
-<<<<<<< HEAD
-    'attacks': {'core'}, 'scan': {'core'},
-    'data': GROUND, 'backbone': GROUND, 'classifier': GROUND | {'backbone', 'losses', 'consistency'},
-=======
     'dataset': GROUND, 'holdout': GROUND | {'dataset'}, 'samplers': GROUND | {'dataset', 'holdout'},
     'data': GROUND | {'dataset', 'holdout', 'samplers'},
+    'attacks': {'core'}, 'scan': {'core'},
     'backbone': GROUND, 'classifier': GROUND | {'backbone', 'losses', 'consistency'},
->>>>>>> main
     'losses': GROUND | {'data', 'backbone'}, 'consistency': GROUND | {'data', 'backbone'}, 'attention': GROUND | {'data', 'backbone'},
     'views': GROUND, 'pointing': GROUND, 'programs': GROUND, 'metrics': GROUND | {'views', 'pointing'},
     'learner': BESIDE | {'views', 'metrics', 'programs'},
