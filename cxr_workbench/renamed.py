@@ -36,17 +36,67 @@ ARGUMENTS['*'] = {'flip': put_into('weak', 'flip'), 'shift': put_into('weak', 's
 TERMS['supervised'] = {'bce': 'supervised', 'asymmetric': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #60045525
-ARGUMENTS['can'] = {}
+_CAN_LOSS = ('scheme', 'gamma', 'between')
+ARGUMENTS['can'] = {name: put_into('loss_settings', name) for name in _CAN_LOSS}
 TERMS['can'] = {'balance': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #3aef3d00
-ARGUMENTS['lcc'] = {}
+_LCC_PARTS = {   # old argument -> part that holds it now, its name there
+    **{name: ('attention', name) for name in ('heads', 'head_dim', 'expansion')},
+    'kind': ('consistency', 'kind'), 'tau_local': ('consistency', 'tau'), 'absolute': ('consistency', 'absolute'),
+    **{name: ('contrast', name) for name in ('tau', 'projection', 'positive_above')}}
+ARGUMENTS['lcc'] = {old: put_into(*place) for old, place in _LCC_PARTS.items()}
 TERMS['lcc'] = {'cls': 'supervised', 'con': 'consistency', 'sc': 'contrast'}
 
+# %% ../nbs/00b_renamed.ipynb #28eded61
+def _switch_attention(arguments, value):
+    "The old `global_attention` of lcc: without it the settings of the attention are nothing."
+    if not value: arguments['attention'] = False
+
+ARGUMENTS['lcc']['global_attention'] = _switch_attention
+
+# %% ../nbs/00b_renamed.ipynb #02964c68
+def _read_old_lcc(arguments):
+    "In files of before `backbone_lr` was a share of `lr`, and there was no weak view unless `weak` was given."
+    new = dict(arguments)
+    if 'lr' in new or 'backbone_lr' in new:
+        new['backbone_lr'] = new.get('lr', 1e-4)*new.get('backbone_lr', .1)
+    if not new.get('weak'): new = {name: value for name, value in new.items() if name not in ('flip', 'shift')}
+    return new
+
+MEANINGS['lcc'] = _read_old_lcc
+
+# %% ../nbs/00b_renamed.ipynb #fa53d51b
+def _split_rate(arguments, factor):
+    "`head_lr`, a multiple of `lr`, as two rates; ValueError where `lr` does not stand beside it."
+    if 'lr' not in arguments or 'backbone_lr' in arguments:
+        raise ValueError('head_lr was a multiple of lr: give lr, the rate of the head, and backbone_lr, '
+                         'the rate of everything else, and leave head_lr out')
+    arguments['backbone_lr'] = arguments['lr']
+    arguments['lr'] = factor*arguments['lr']
+
+# %% ../nbs/00b_renamed.ipynb #fedcd6a9
+def _restate_mpc(arguments):
+    "Arguments of a file of before: `lr` was the rate of all but the head, `warmup` that of the rejection."
+    new = dict(arguments)
+    if 'lr' in new or 'head_lr' in new:
+        new['backbone_lr'] = new.pop('lr', 1e-4)
+        new['lr'] = new.pop('head_lr', 10.)*new['backbone_lr']
+    if 'warmup' in new: new['reject_after'] = new.pop('warmup')
+    return new
+
 # %% ../nbs/00b_renamed.ipynb #331d5341
-ARGUMENTS['mpc'] = {'base': 'loss'}
+ARGUMENTS['mpc'] = {
+    'base': 'loss', 'observed': 'count_known', 'head_lr': _split_rate,
+    'deform': put_into('elastic', 'p'),
+    **{name: put_into('elastic', name) for name in ('sigma', 'strength')},
+    'ops': put_into('strong', 'ops'), 'blur': put_into('strong', 'blur'),
+    'heads': put_into('mixer', 'heads'), 'batch_dropout': put_into('mixer', 'dropout'),
+    **{name: put_into('loss_settings', name) for name in ('smoothing', 'expected', 'entropy')}}
 _LOSSES = ('an', 'an_ls', 'wan', 'epr', 'role', 'em', 'bce')
 TERMS['mpc'] = {**dict.fromkeys(_LOSSES, 'supervised'), 'ipc': 'image', 'fpc': 'feature', 'btc': 'batch'}
+MODULES['mpc'] = {'mixer.listen.': 'mixer.attention.'}
+MEANINGS['mpc'] = _restate_mpc
 
 # %% ../nbs/00b_renamed.ipynb #d2826ff6
 def _put_into_attack(name):

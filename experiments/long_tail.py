@@ -63,10 +63,10 @@ def with_made(train, tail, o, seed):
 
 def phantom_model(train, tail, o, seed, folder):
     "The package's generator, which has seen other phantoms, and its referee."
-    from cxr_workbench.learner import load, trained
+    from cxr_workbench.learner import load, find_model
     from cxr_workbench.methods.trcgl_diffusion import PromptLatentDiffusion, embedded
     from cxr_workbench.methods.trcgl_requests import even_odds
-    return PromptLatentDiffusion.from_pretrained(embedded(), device=o.device if o.device != 'auto' else None), even_odds(load(trained('referee')))
+    return PromptLatentDiffusion.from_pretrained(embedded(), device=o.device if o.device != 'auto' else None), even_odds(load(find_model('referee')))
 
 
 def own_model(train, tail, o, seed, folder):
