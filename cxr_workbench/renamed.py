@@ -98,9 +98,25 @@ TERMS['mpc'] = {**dict.fromkeys(_LOSSES, 'supervised'), 'ipc': 'image', 'fpc': '
 MODULES['mpc'] = {'mixer.listen.': 'mixer.attention.'}
 MEANINGS['mpc'] = _restate_mpc
 
+# %% ../nbs/00b_renamed.ipynb #d2826ff6
+def _put_into_attack(name):
+    "An entry that moves a setting of ACAA's image attack into `attack`, where the attack's own settings win."
+    def change(arguments, value):
+        attack = arguments.get('attack', True)
+        if attack is None or (attack == 'FGSM' and name == 'steps'): return
+        own = dict(name=attack) if isinstance(attack, str) else attack if isinstance(attack, dict) else {}
+        arguments['attack'] = {name: value, **own}
+
+    return change
+
 # %% ../nbs/00b_renamed.ipynb #44749245
-ARGUMENTS['acaa'] = {}
+_FEATURE = {'feature': 'direction', 'radius': 'radius', 'feature_steps': 'steps', 'level': 'level'}
+ARGUMENTS['acaa'] = {
+    'cap': 'priors', 'agree': 'agreement', 'eps': _put_into_attack('eps'), 'steps': _put_into_attack('steps'),
+    **{old: put_into('feature_attack', new) for old, new in _FEATURE.items()},
+}
 TERMS['acaa'] = {'sup': 'supervised', 'img': 'image', 'feat': 'feature', 'bmc': 'batch'}
+MODULES['acaa'] = {'batch_mamba.': 'mixer.'}
 
 # %% ../nbs/00b_renamed.ipynb #ce535552
 ARGUMENTS['trcgl'] = {}

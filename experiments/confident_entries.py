@@ -75,8 +75,7 @@ def measure_views(method, x, high, low):
     with torch.no_grad(): p = torch.sigmoid(method(x))
     trusted = (p >= high) | (p <= low)
     if hasattr(method, 'attack'):
-        from cxr_workbench.methods.acaa import attacked_view
-        other = attacked_view(method, x, (p >= high).float(), trusted)
+        other = method.attack_view(x, (p >= high).float(), trusted)
     elif hasattr(method, 'tau_pos'): other = method.strong(x)
     else: return dict(moved=np.nan, turned=np.nan)
     with torch.no_grad(): q = torch.sigmoid(method(other.clamp(0, 1)))

@@ -55,7 +55,7 @@ def fraction(ema):
         'FixMatch-style': ('mpc', dict(tiny, **fixmatch)),
         'ACAA': acaa(),
         'ACAA, prior thresholds': acaa(priors=True),
-        'ACAA, eps 1/255': acaa(eps=1/255),
+        'ACAA, eps 1/255': acaa(attack=dict(eps=1/255)),
         'ACAA, strong view attacked': acaa(**strong),
         'ACAA, strong view, no attack': acaa(**strong, attack=None),
         'ACAA, strong view, no attack, image only': acaa(**strong, attack=None, weights=ONLY_IMAGE),
