@@ -31,7 +31,9 @@ FLOORS = {  # module -> the modules of the workbench that it may import
     'learner': BESIDE | {'views', 'metrics', 'programs'},
     'explain': BESIDE | {'views', 'metrics'}, 'cli': BESIDE | {'views', 'metrics', 'learner', 'explain'},
 }
-LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}  # two pages of one paper
+LATER = {  # pages of one paper
+    'methods.trcgl': {'methods.trcgl_losses'}, 'methods.trcgl_requests': {'methods.trcgl_diffusion'},
+}
 HEAVY = {'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers', 'IPython', 'nbdev', 'fastcore'}
 PARTS = {  # the parts of views
     'style': set(), 'arrays': set(), 'widget': {'style'},
