@@ -158,12 +158,12 @@ def repeat_factors(
     factor = torch.where(n > 0, factor, 1.)
     return (present*factor).amax(1).clamp(1, maximum).round().long()
 
-# %% ../../nbs/60_trcgl.ipynb #13839cdb
+# %% ../../nbs/60_trcgl.ipynb #73565215
 ATTENTION = dict(gate=True, gate_scale=.05, reduction=16, spatial=.1)   # of ChannelClassAttention
 GRAPH = dict(weight=.05, hidden=256, dropout=.1, kind='symmetric', smooth=1., threshold=.02)
 REPEAT = dict(threshold=.01, maximum=10)   # of repeat_factors
 
-# %% ../../nbs/60_trcgl.ipynb #80b90acd
+# %% ../../nbs/60_trcgl.ipynb #2c70d8b3
 def fill_settings(
     name:str,        # of the argument, for the message
     setting,         # True | False or None | settings that differ from the defaults
@@ -176,7 +176,7 @@ def fill_settings(
     if strange: raise ValueError(f'{name} has no setting {strange}: there are {list(defaults)}')
     return {**defaults, **setting}
 
-# %% ../../nbs/60_trcgl.ipynb #20546c87
+# %% ../../nbs/60_trcgl.ipynb #d641da21
 def read_graph(
     setting,   # True | False or None | a weight | settings that differ from GRAPH
 ):             # a dictionary; None where there is no graph
@@ -187,7 +187,7 @@ def read_graph(
     if settings['kind'] not in GRAPHS: raise ValueError(f"kind={settings['kind']!r}: there are {list(GRAPHS)}")
     return settings
 
-# %% ../../nbs/60_trcgl.ipynb #714ed8e7
+# %% ../../nbs/60_trcgl.ipynb #7ebbe1ed
 def check_pair(name, pair):
     "ValueError where a setting is not one number from 0 for each stage."
     if isinstance(pair, (tuple, list)) and len(pair) == 2 and min(pair) >= 0: return
@@ -308,12 +308,13 @@ class TRCGLNet(Method):
     def recipe(self)->list[Stage]:
         "First everything but the backbone, then everything; a first stage of 0 epochs is left out."
         of = self.settings
-        (first, second), (fast, slow), (low, high) = of['epochs'], of['lr'], of['weight_decay']
+        epochs, lr, decay = of['epochs'], of['lr'], of['weight_decay']
         common = dict(sampler=self.sampler, clip=of['clip'])
-        groups = ((r'backbone\.', of['backbone_lr'], low), ('', slow, high))
-        whole = Stage(second, groups=groups, schedule='cosine', warmup=of['warmup'], ema=of['ema'], **common)
-        if not first: return [whole]
-        return [Stage(first, r'(?!backbone\.)', (('', fast, low),), schedule='constant', **common), whole]
+        groups = ((r'backbone\.', of['backbone_lr'], decay[0]), ('', lr[1], decay[1]))
+        whole = Stage(epochs[1], groups=groups, schedule='cosine', warmup=of['warmup'], ema=of['ema'], **common)
+        if not epochs[0]: return [whole]
+        head = (('', lr[0], decay[0]),)
+        return [Stage(epochs[0], train=r'(?!backbone\.)', groups=head, schedule='constant', **common), whole]
 
     def ablations(self): return dict(LADDER)
     def cam_targets(self): return {'feature_map': self.backbone.tap}
