@@ -569,12 +569,12 @@ def test_a_decoder_is_bettered_alone():
     parts = build_tiny()
     x = torch.randint(0, 256, (12, 1, 16, 16), dtype=torch.uint8)
     td.train_autoencoder(parts['vae'], x, steps=5, batch=6)
-    before, scale, told = copy.deepcopy(parts['vae'].state_dict()), parts['vae'].config.scaling_factor, []
-    def tell(step, rows): told.append((step, len(rows)))
+    before, scale, calls = copy.deepcopy(parts['vae'].state_dict()), parts['vae'].config.scaling_factor, []
+    def tell(step, rows): calls.append((step, len(rows)))
     log = td.train_autoencoder(parts['vae'], x, steps=30, batch=6, encoder=False, every=10, tell=tell)
     assert parts_changed(parts['vae'], before) == {'decoder', 'post_quant_conv'}
     assert parts['vae'].config.scaling_factor == scale and log.loss.iloc[-1] < log.loss.iloc[0]
-    assert told[8] == (9, 0) and told[-1] == (30, 3)
+    assert calls[8] == (9, 0) and calls[-1] == (30, 3)
     assert not any(p.requires_grad for p in parts['vae'].parameters())
 
 # ---- the embedded model ----
@@ -647,8 +647,8 @@ def broken(small_folder, tmp_path):
 def test_a_missing_tensor_is_named_and_not_filled_with_noise(broken, part):
     folder, change = broken
     name = change(part, lambda state, name: state.pop(name))
-    with pytest.raises(ValueError, match=f'{part}.*lacks tensors') as said: open_model(folder)
-    assert name in str(said.value) and 'copy' not in str(said.value)
+    with pytest.raises(ValueError, match=f'{part}.*lacks tensors') as caught: open_model(folder)
+    assert name in str(caught.value) and 'copy' not in str(caught.value)
 
 
 @pytest.mark.parametrize('part', WEIGHTS)
@@ -662,8 +662,8 @@ def test_a_tensor_without_a_place_is_named(broken, part):
 def test_a_tensor_of_another_shape_is_no_damaged_file(broken, part):
     folder, change = broken
     change(part, lambda state, name: state.update({name: torch.zeros(3, *state[name].shape)}))
-    with pytest.raises(ValueError, match=f'{part}.*one and the same model') as said: open_model(folder)
-    assert 'copy the folder' not in str(said.value)
+    with pytest.raises(ValueError, match=f'{part}.*one and the same model') as caught: open_model(folder)
+    assert 'copy the folder' not in str(caught.value)
 
 
 def pickled(folder, part, suffix='.fp16.bin', extra=None):
@@ -692,8 +692,8 @@ def test_a_pickled_file_that_runs_code_is_not_open_model(broken, part, tmp_path)
         def __reduce__(self): return (__import__('pathlib').Path.touch, (tmp_path/'ran',))
     folder, _ = broken
     pickled(folder, part, extra=dict(evil=Evil()))
-    with pytest.raises(ValueError, match=f'{part} cannot be read') as said: open_model(folder)
-    assert 'safetensors' in str(said.value) and not (tmp_path/'ran').exists()
+    with pytest.raises(ValueError, match=f'{part} cannot be read') as caught: open_model(folder)
+    assert 'safetensors' in str(caught.value) and not (tmp_path/'ran').exists()
 
 
 def test_a_part_without_weights_says_what_is_there(broken):
@@ -705,11 +705,11 @@ def test_a_part_without_weights_says_what_is_there(broken):
 def test_noise_levels_are_not_made_up(broken):
     folder, _ = broken
     file = folder/'scheduler'/'scheduler_config.json'
-    told = json.loads(file.read_text())
+    config = json.loads(file.read_text())
     for key in ('beta_start', 'beta_schedule'):
-        file.write_text(json.dumps({k: v for k, v in told.items() if k != key}))
+        file.write_text(json.dumps({k: v for k, v in config.items() if k != key}))
         with pytest.raises(ValueError, match=f'scheduler does not say {key}'): open_model(folder)
-    file.write_text(json.dumps({**told, '_class_name': 'TomorrowScheduler'}))
+    file.write_text(json.dumps({**config, '_class_name': 'TomorrowScheduler'}))
     with pytest.raises(ValueError, match='scheduler.*another version of diffusers'): open_model(folder)
 
 
@@ -727,8 +727,8 @@ def test_a_tokenizer_without_its_words_is_refused(sd_folder, tmp_path):
     (dict(prompt=torch.full((1, 4, 64), float('nan'))), 'no numbers')])
 def test_a_prompt_file_that_is_none_is_refused(small, tmp_path, content, says):
     from safetensors.torch import save
-    told = {'classes': 'null'}
-    (tmp_path/'p.safetensors').write_bytes(content if isinstance(content, bytes) else save(content, told))
+    metadata = {'classes': 'null'}
+    (tmp_path/'p.safetensors').write_bytes(content if isinstance(content, bytes) else save(content, metadata))
     before = small.prompt.clone()
     with pytest.raises(ValueError, match=says): small.load_prompt(tmp_path/'p.safetensors')
     assert torch.equal(small.prompt, before)

@@ -297,8 +297,8 @@ class TRCGLNet(Method):
 
     def weigh_rows(self, synthetic, stage):   # (B,) bool or None -> (B,) or None
         if synthetic is None: return None
-        alone = not self.settings['epochs'][0]
-        return torch.where(synthetic, self.synthetic_weight[1 if alone else min(stage, 1)], 1.)
+        two = self.settings['epochs'][0] > 0
+        return torch.where(synthetic, self.synthetic_weight[min(stage, 1) if two else 1], 1.)
 
     def compute_loss(self, logits, y, known, weight=None):
         tables = dict(margin=dict(counts=self.counts), balanced=dict(prevalence=self.prevalence))
