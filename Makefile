@@ -23,7 +23,8 @@ dev-ready:
 lab: pages-ready ## install, then open JupyterLab at nbs/index.ipynb (on this machine only, with its token)
 	@root=; if [ "$$(id -u)" = 0 ]; then root=--allow-root; echo "--- running as root: JupyterLab is told that this is meant (--allow-root)"; fi; \
 	echo "--- opening JupyterLab at nbs/index.ipynb; the address below holds its token, Ctrl-C twice ends it"; \
-	exec $(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs/index.ipynb \
+	PYTHONPATH="$(CURDIR)/scripts$${PYTHONPATH:+:$$PYTHONPATH}" \
+	exec $(BIN)/python -m jupyterlab --ContentsManager.pre_save_hook=save_hook.keep_committed --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs/index.ipynb \
 	    --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$root $(ARGS)
 
 demo: pages-ready ## install, then train on the phantom, print the per-label table, write an HTML report; no browser

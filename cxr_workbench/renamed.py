@@ -43,10 +43,37 @@ TERMS['can'] = {'balance': 'supervised'}
 ARGUMENTS['lcc'] = {}
 TERMS['lcc'] = {'cls': 'supervised', 'con': 'consistency', 'sc': 'contrast'}
 
+# %% ../nbs/00b_renamed.ipynb #fa53d51b
+def _split_rate(arguments, factor):
+    "`head_lr`, a multiple of `lr`, as two rates; ValueError where `lr` does not stand beside it."
+    if 'lr' not in arguments or 'backbone_lr' in arguments:
+        raise ValueError('head_lr was a multiple of lr: give lr, the rate of the head, and backbone_lr, '
+                         'the rate of everything else, and leave head_lr out')
+    arguments['backbone_lr'] = arguments['lr']
+    arguments['lr'] = factor*arguments['lr']
+
+# %% ../nbs/00b_renamed.ipynb #fedcd6a9
+def _restate_mpc(arguments):
+    "Arguments of a file of before: `lr` was the rate of all but the head, `warmup` that of the rejection."
+    new = dict(arguments)
+    if 'lr' in new or 'head_lr' in new:
+        new['backbone_lr'] = new.pop('lr', 1e-4)
+        new['lr'] = new.pop('head_lr', 10.)*new['backbone_lr']
+    if 'warmup' in new: new['reject_after'] = new.pop('warmup')
+    return new
+
 # %% ../nbs/00b_renamed.ipynb #331d5341
-ARGUMENTS['mpc'] = {'base': 'loss'}
+ARGUMENTS['mpc'] = {
+    'base': 'loss', 'observed': 'count_known', 'head_lr': _split_rate,
+    'deform': put_into('elastic', 'p'),
+    **{name: put_into('elastic', name) for name in ('sigma', 'strength')},
+    'ops': put_into('strong', 'ops'), 'blur': put_into('strong', 'blur'),
+    'heads': put_into('mixer', 'heads'), 'batch_dropout': put_into('mixer', 'dropout'),
+    **{name: put_into('loss_settings', name) for name in ('smoothing', 'expected', 'entropy')}}
 _LOSSES = ('an', 'an_ls', 'wan', 'epr', 'role', 'em', 'bce')
 TERMS['mpc'] = {**dict.fromkeys(_LOSSES, 'supervised'), 'ipc': 'image', 'fpc': 'feature', 'btc': 'batch'}
+MODULES['mpc'] = {'mixer.listen.': 'mixer.attention.'}
+MEANINGS['mpc'] = _restate_mpc
 
 # %% ../nbs/00b_renamed.ipynb #44749245
 ARGUMENTS['acaa'] = {}

@@ -1,20 +1,21 @@
-"""What all experiments share: the parts of a data set, runs at equal optimiser steps that are never lost, paired differences.
+"""What all experiments share: parts of a data set, runs of equal length that are never lost, paired differences.
 
-A run is one row of a CSV file, written as soon as it has ended; a run whose row exists is not trained again, so an experiment
-that was stopped goes on with the same command. Differences are taken between runs on the same images with the same labels
-(same fold, same draw, same seed). Draws are averaged inside a fold, folds are averaged, and the interval over folds is
-Student's, widened for what the training parts of patient folds share (`metrics.corrected_interval`). Phantoms of
-different seeds share nothing.
+A run is one row of a CSV file, written as soon as it has ended; a run whose row exists is not trained again, so an
+experiment that was stopped goes on with the same command. Differences are taken between runs on the same images with
+the same labels (same fold, same draw, same seed). Draws are averaged inside a fold, folds are averaged, and the
+interval over folds is Student's, widened for what the training parts of patient folds share
+(`metrics.corrected_interval`). Phantoms of different seeds share nothing.
 """
-import argparse, json, os, sys, time
+import argparse, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 import numpy as np
 import pandas as pd
 
-SETTINGS = ['size', 'backbone', 'batch_size', 'unlabelled', 'preset']  # of the whole command; the preset is 'tiny' where there is no choice
-KEY = ['data', 'fold', 'draw', 'regime', 'fraction', 'variant', 'steps', *SETTINGS]  # what makes a run this run
+# settings of the whole command; the preset is 'tiny' where there is no choice
+SETTINGS = ['size', 'backbone', 'batch_size', 'unlabelled', 'preset']
+KEY = ['data', 'fold', 'draw', 'regime', 'fraction', 'variant', 'steps', *SETTINGS]   # what makes a run this run
 
 
 def arguments(text, name):
@@ -24,14 +25,14 @@ def arguments(text, name):
     p.add_argument('--table', help='the table beside the .npz, with a column of patient folds')
     p.add_argument('--fold-column', default='cv_fold')
     p.add_argument('--fold-count', type=int, default=5, help='patient folds that the table has')
-    p.add_argument('--folds', type=int, nargs='+', help='patient folds that are held out in turn; for the phantom its seeds')
+    p.add_argument('--folds', type=int, nargs='+', help='folds that are held out in turn; for the phantom its seeds')
     p.add_argument('--draws', type=int, default=3, help='draws of the labelled subset')
     p.add_argument('--steps', type=int, default=360, help='optimiser steps of every run')
     p.add_argument('--variants', nargs='+', help='only these')
-    p.add_argument('--size', type=int, default=64, help='side of the images, pixels; real images are averaged down to it')
+    p.add_argument('--size', type=int, default=64, help='side of the images, pixels; larger ones are averaged')
     p.add_argument('--backbone', default='test_resnet')
     p.add_argument('--batch-size', type=int, default=64, help='rows with labels in a batch, for every variant')
-    p.add_argument('--unlabelled', type=int, default=64, help='rows without labels in a batch, for the variants that use them')
+    p.add_argument('--unlabelled', type=int, default=64, help='rows without labels in a batch, where they are used')
     p.add_argument('--device', default='auto')
     p.add_argument('--jobs', type=int, default=1, help='runs at a time, each with one thread where there are several')
     p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/f'{name}.csv')
@@ -49,7 +50,8 @@ def parts(o, fold):
     from cxr_workbench.data import from_npz, from_phantom, patient_split
     from cxr_workbench.phantom import SyntheticCXR
     if o.data == 'phantom':
-        rest, test = (from_phantom(SyntheticCXR(n, size=o.size, seed=seed)) for n, seed in ((2400, 100+fold), (1500, 200+fold)))
+        rest = from_phantom(SyntheticCXR(2400, size=o.size, seed=100 + fold))
+        test = from_phantom(SyntheticCXR(1500, size=o.size, seed=200 + fold))
     else:
         data = shrunk(from_npz(o.data, table=o.table), o.size)
         column = data.meta[o.fold_column]
@@ -67,18 +69,18 @@ def parts(o, fold):
 def shrunk(data, size):
     "The data set with smaller images, each pixel the mean of those that it replaces."
     import torch
-    from cxr_workbench.data import copy_with
     if size == data.size: return data
     images = torch.from_numpy(np.asarray(data.images)[data.rows]).float()[:, None]
     small = torch.nn.functional.interpolate(images, size=(size, size), mode='area')[:, 0].round().to(torch.uint8)
-    return copy_with(data, images=small.numpy(), rows=np.arange(len(small)), size=size)
+    return data.copy_with(images=small.numpy(), rows=np.arange(len(small)), size=size)
 
 
 def made(o, name, data, **kw):
-    "A method for these labels and images; channels come last in memory, which halves the time of a small network on a processor."
+    "A method for these labels and images; channels last in memory halve the time of a small network."
     import torch
     from cxr_workbench.core import create_method
-    return create_method(name, labels=data.label_names, size=o.size, backbone=o.backbone, **kw).to(memory_format=torch.channels_last)
+    method = create_method(name, labels=data.label_names, size=o.size, backbone=o.backbone, **kw)
+    return method.to(memory_format=torch.channels_last)
 
 
 def annotated(train, regime, fraction, draw):
@@ -90,13 +92,18 @@ def annotated(train, regime, fraction, draw):
 
 
 def epochs_of(stage, data, o, steps):
-    "Epochs of a stage that come closest to the whole epochs of mixed batches that come closest to so many steps, and its rows in a batch."
+    """Epochs of a stage that come closest to so many steps, and its rows in a batch.
+
+    Where rows are without labels, the steps are first rounded to whole epochs of mixed batches, for every variant.
+    """
     from cxr_workbench.data import batch_sampler
     mixed = o.batch_size + o.unlabelled
-    length = lambda kind, rows: len(batch_sampler(data.known, kind, rows, labelled=o.batch_size))
-    if not data.known.any(1).all(): steps = max(1, round(steps/length('mixed', mixed)))*length('mixed', mixed)
+    def count(kind, rows): return len(batch_sampler(data.known, kind, rows, labelled=o.batch_size))
+    if not data.known.any(1).all():
+        length = count('mixed', mixed)
+        steps = max(1, round(steps/length))*length
     rows = mixed if stage.sampler == 'mixed' else o.batch_size
-    return max(1, round(steps/length(stage.sampler, rows))), rows
+    return max(1, round(steps/count(stage.sampler, rows))), rows
 
 
 def scores_of(method, part):
@@ -117,14 +124,19 @@ def train_one(o, job):
     key, name, kw = job['key'], job['method'], job['arguments']
     train, valid, test = parts(o, key['fold'])
     train = annotated(train, key['regime'], key['fraction'], key['draw'])
-    seed_all(1000*key['fold'] + key['draw'])
+    seed = 1000*key['fold'] + key['draw']
+    seed_all(seed)
     method = made(o, name, train, **kw)
     epochs, rows = epochs_of(method.recipe()[0], train, o, key['steps'])
     start = time.time()
-    history = fit(method, train, batch_size=rows, seed=1000*key['fold'] + key['draw'], labelled=o.batch_size, device=o.device, progress=False, epochs=epochs)
-    seconds, (va, vp), (ta, tp) = time.time()-start, scores_of(method, valid), scores_of(method, test)
-    return dict(key, valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, steps_done=int(history['step'].iloc[-1]), rows=len(train),
-                rows_labelled=int(train.known.any(1).sum()), seconds=round(seconds, 1))
+    history = fit(method, train, epochs=epochs, batch_size=rows, labelled=o.batch_size, seed=seed,
+                  device=o.device, progress=False)
+    seconds = round(time.time() - start, 1)
+    valid_auroc, valid_ap = scores_of(method, valid)
+    auroc, ap = scores_of(method, test)
+    done, labelled = int(history['step'].iloc[-1]), int(train.known.any(1).sum())
+    return dict(key, valid_auroc=valid_auroc, valid_ap=valid_ap, auroc=auroc, ap=ap, steps_done=done,
+                rows=len(train), rows_labelled=labelled, seconds=seconds)
 
 
 def done(path):
@@ -141,9 +153,11 @@ def identities(frame, names):
 
 
 def keep(path, row):
-    "One more row in the file; where its columns are others than the file's, all rows are written anew with the columns of both."
+    "One more row in the file; where it has other columns, all rows are written with the columns of both."
     row, have = pd.DataFrame([row]), done(path)
-    if Path(path).exists() and list(row) == list(have): return row.to_csv(path, mode='a', index=False, header=False)
+    if Path(path).exists() and list(row) == list(have):
+        row.to_csv(path, mode='a', index=False, header=False)
+        return
     whole = Path(path).with_suffix('.part')
     pd.concat([have, row] if len(have) else [row]).to_csv(whole, index=False)
     whole.replace(path)
@@ -152,7 +166,9 @@ def keep(path, row):
 def run_all(o, jobs, train=train_one):
     "Train what is not there yet, one row after the other; a run that fails is named and the others go on."
     o.out.parent.mkdir(parents=True, exist_ok=True)
-    for job in jobs: job['key'].update({name: getattr(o, name, 'tiny') for name in SETTINGS}, data='phantom' if o.data == 'phantom' else Path(o.data).stem)
+    settings = {name: getattr(o, name, 'tiny') for name in SETTINGS}
+    data = 'phantom' if o.data == 'phantom' else Path(o.data).stem
+    for job in jobs: job['key'].update(settings, data=data)
     have = set(identities(done(o.out), KEY))
     todo = [job for job in jobs if identity(job['key']) not in have]
     print(f'{len(jobs)} runs, {len(jobs)-len(todo)} of them exist in {o.out}', flush=True)
@@ -166,20 +182,22 @@ def run_all(o, jobs, train=train_one):
                 continue
             row = future.result()
             keep(o.out, row)
-            print(f"{n}/{len(todo)} {row['variant']} fold {row['fold']} draw {row['draw']} {row['regime']} {row['fraction']}: "
-                  f"AUROC {row['auroc']:.4f}, AP {row['ap']:.4f}, {row['steps_done']} steps, {row['seconds']:.0f} s", flush=True)
+            run = '{variant} fold {fold} draw {draw} {regime} {fraction}'.format(**row)
+            told = 'AUROC {auroc:.4f}, AP {ap:.4f}, {steps_done} steps, {seconds:.0f} s'.format(**row)
+            print(f'{n}/{len(todo)} {run}: {told}', flush=True)
     return done(o.out)
 
 
 def conclude(o, jobs_of, tables, train=train_one, name=''):
-    "An experiment from its options: the folds that were not named, every run, and its tables, printed and written beside `--out`."
+    "An experiment from its options: every run, and its tables, printed and written beside `--out`."
     if o.folds is None: o.folds = list(range(3 if o.data == 'phantom' else o.fold_count))
     jobs = jobs_of(o)
     frame = run_all(o, jobs, train)
     if not len(frame): return
     text = tables(o, frame, jobs)
     print('\n' + text)
-    o.out.with_name('-'.join(filter(None, [o.out.stem, name, 'phantom' if o.data == 'phantom' else 'real'])) + '.md').write_text(text + '\n')
+    parts = [o.out.stem, name, 'phantom' if o.data == 'phantom' else 'real']
+    o.out.with_name('-'.join(filter(None, parts)) + '.md').write_text(text + '\n')
 
 
 def interval(values, ratio):
@@ -199,7 +217,10 @@ def paired(frame, variant, baseline, value, ratio):
 
 
 def closed(frame, variant, baseline, upper, value):
-    "The share of the gap between the baseline and the fully labelled bound that a variant closes, over the runs that all three have; NaN where there is no gap."
+    """The share of the gap between the baseline and the fully labelled bound that a variant closes.
+
+    Over the runs that all three have; NaN where there is no gap.
+    """
     wide = frame.pivot_table(index=['fold', 'draw'], columns='variant', values=value)
     if not {variant, baseline, upper} <= set(wide): return np.nan
     low, mine, high = wide[[baseline, variant, upper]].dropna().mean()
@@ -222,13 +243,15 @@ def summary(frame, baseline, upper, order, ratio):
     lines = []
     for variant in [v for v in order if v in set(frame['variant'])]:
         mine = frame[frame['variant'] == variant]
-        line = dict(variant=variant, runs=len(mine), steps=int(mine['steps_done'].median()), auroc=round(mine['auroc'].mean(), 4), ap=round(mine['ap'].mean(), 4))
+        means = {value: round(mine[value].mean(), 4) for value in ('auroc', 'ap')}
+        line = dict(variant=variant, runs=len(mine), steps=int(mine['steps_done'].median()), **means)
         for value in ('auroc', 'ap'):
             found = None if variant == baseline else paired(frame, variant, baseline, value, ratio)
             line[f'{value} - {baseline}'] = shown(found)
         for value in ('auroc', 'ap'):
             gap = paired(frame, upper, baseline, value, ratio)
-            share = closed(frame, variant, baseline, upper, value) if variant != baseline and gap and gap['low'] > 0 else np.nan   # no share of a gap that may not be there
+            there = variant != baseline and gap and gap['low'] > 0   # no share of a gap that may not be there
+            share = closed(frame, variant, baseline, upper, value) if there else np.nan
             line[f'gap closed ({value})'] = '' if np.isnan(share) else f'{share:.0%}'
         lines.append(line)
     return pd.DataFrame(lines)

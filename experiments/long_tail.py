@@ -73,10 +73,10 @@ def open_generator(folder, o):
 
 def open_packaged(train, tail, o, seed, folder):
     "The package's generator, which has seen other phantoms, and its referee."
-    from cxr_workbench.learner import load, trained
+    from cxr_workbench.learner import find_model, load
     from cxr_workbench.methods.trcgl_diffusion import find_packaged
     from cxr_workbench.methods.trcgl_requests import remove_prior
-    return open_generator(find_packaged(), o), remove_prior(load(trained('referee')))
+    return open_generator(find_packaged(), o), remove_prior(load(find_model('referee')))
 
 
 def teach_generator(train, tail, o, seed, folder):

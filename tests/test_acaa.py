@@ -442,9 +442,9 @@ def test_bad_arguments_are_refused(kw, message):
 
 def test_mixed_precision_gives_finite_losses_and_the_same_ranking(same_ranking):
     "Of a network that has learned something, read on its native grid: the scores of random weights lie within rounding of each other."
-    from cxr_workbench.learner import load, trained
+    from cxr_workbench.learner import load, find_model
     from cxr_workbench.phantom import SyntheticCXR
-    cxr, learned = SyntheticCXR(80, size=64, seed=2026), load(trained('supervised'))
+    cxr, learned = SyntheticCXR(80, size=64, seed=2026), load(find_model('supervised'))
     method = create_method('acaa', labels=cxr.label_names, preset='tiny')
     method.load_state_dict(learned.state_dict(), strict=False)
     x, y = torch.as_tensor(cxr.images).float().div(255)[:, None], torch.as_tensor(cxr.labels).float()

@@ -348,8 +348,8 @@ def test_auxiliary_heads_exist_where_a_term_uses_them():
 
 
 def test_the_packaged_model_opens():
-    from cxr_workbench.learner import load, trained
-    method = load(trained('can'), method='can')
+    from cxr_workbench.learner import load, find_model
+    method = load(find_model('can'), method='can')
     assert method.backbone.how and method.backbone_b is not None and method(rand(1, 1, 64, 64)).shape == (1, 14)
 
 

@@ -79,3 +79,29 @@ def test_modes_come_back_one_by_one():
         assert inside is net and not any(m.training for m in net.modules())
         raise RuntimeError
     assert [m.training for m in net.modules()] == modes
+
+
+@pytest.mark.parametrize('letters, tensors, sizes, fits', [
+    ('B C', dict(a=(2, 3), b=(2, 3)), None, True),
+    ('B C', dict(a=(2, 3), b=(2, 4)), None, False),
+    ('B C', dict(a=(2, 3, 1)), None, False),
+    ('B C', dict(a=(2, 3)), {'C': 4}, False),
+    ('B 1 H W', dict(a=(2, 1, 5, 6)), None, True),
+    ('B 1 H W', dict(a=(2, 3, 5, 6)), None, False),
+    ({'a': 'B C', 'b': 'C'}, dict(a=(2, 3), b=(3,)), None, True),
+    ({'a': 'B C', 'b': 'C'}, dict(a=(2, 3), b=(2,)), None, False)])
+def test_shapes_fit_their_letters(letters, tensors, sizes, fits):
+    from cxr_workbench.core import check_shapes
+    tensors = {name: torch.zeros(shape) for name, shape in tensors.items()}
+    if fits: assert check_shapes(letters, sizes, **tensors, absent=None) if isinstance(letters, str) else True
+    else:
+        with pytest.raises(ValueError, match=r'shapes do not fit: a \(2, 3?.*wanted are a \('):
+            check_shapes(letters, sizes, **tensors)
+
+
+def test_methods_are_listed_by_their_package():
+    from cxr_workbench.core import get_factory, list_methods
+    ours = list_methods(origin='cxr_workbench')
+    assert {'supervised', 'mpc', 'can', 'lcc', 'acaa', 'trcgl'} == set(ours) and list_methods(origin='nobody') == []
+    assert 'tiny' in get_factory('mpc').presets
+    with pytest.raises(KeyError, match="no method 'mcp': there are"): get_factory('mcp')

@@ -1,4 +1,4 @@
-"The arithmetic under the tables of experiments/: pairs, intervals, shares, which runs belong to a command, whole patients."
+"The arithmetic under the tables of experiments/: pairs, intervals, shares, runs of a command, whole patients."
 import re, shutil, sys
 from argparse import Namespace
 import numpy as np
@@ -11,23 +11,32 @@ import all_tables, common, confident_entries, correlations, few_labels, lcc_fold
 sys.path.pop(0)
 
 
+OPTIONS = dict(
+    data='phantom', table=None, fold_column='cv_fold', fold_count=5, folds=[0, 1], draws=2, repeats=3, steps=10,
+    variants=None, size=32, backbone='test_resnet', preset='tiny', batch_size=8, unlabelled=8, device='cpu', jobs=1,
+    regime='fraction', fractions=[.1], tune=[], ema=None, method='lcc', ratio=20., tail=.05, rare=.1)
+
+
 def asked(**kw):
     "What a command is told."
-    return Namespace(**{**dict(data='phantom', table=None, folds=[0, 1], draws=2, steps=10, variants=None, size=32, backbone='test_resnet', batch_size=8, unlabelled=8, preset='tiny',
-                               device='cpu', jobs=1, tune=[], fractions=[.1], ema=None, regime='fraction', method='lcc', repeats=3, ratio=20., tail=.05, rare=.1,
-                               fold_count=5, fold_column='cv_fold'), **kw})
+    return Namespace(**{**OPTIONS, **kw})
 
 
 def rows(values, **kw):
     "A table of runs from (fold, draw, variant, auroc)."
-    return pd.DataFrame([dict(fold=f, draw=d, variant=v, auroc=a, ap=a/2, valid_auroc=a, valid_ap=a/2, steps_done=10, **kw) for f, d, v, a in values])
+    def run(fold, draw, variant, auroc):
+        scores = dict(auroc=auroc, ap=auroc/2, valid_auroc=auroc, valid_ap=auroc/2)
+        return dict(fold=fold, draw=draw, variant=variant, steps_done=10, **scores, **kw)
+
+    return pd.DataFrame([run(*value) for value in values])
 
 
 def test_interval_is_students_where_nothing_is_shared():
     from scipy import stats
     x = [.1, .3, .2, .25]
     mean, low, high = common.interval(x, 0)
-    assert (low, high) == pytest.approx(stats.t.interval(.95, 3, loc=np.mean(x), scale=stats.sem(x)))
+    expected = stats.t.interval(.95, 3, loc=np.mean(x), scale=stats.sem(x))
+    assert (low, high) == pytest.approx(expected)
     assert common.interval([.5], 0) == (.5, -np.inf, np.inf)
 
 
@@ -66,7 +75,11 @@ def test_every_experiment_widens_what_folds_give(module):
 
 
 def test_pairs_average_draws_inside_a_fold():
-    frame = rows([(0, 0, 'a', .5), (0, 0, 'b', .6), (0, 1, 'a', .5), (0, 1, 'b', .8), (1, 0, 'a', .4), (1, 0, 'b', .5), (1, 1, 'b', .9)])   # the last has no partner
+    frame = rows([
+        (0, 0, 'a', .5), (0, 0, 'b', .6),
+        (0, 1, 'a', .5), (0, 1, 'b', .8),
+        (1, 0, 'a', .4), (1, 0, 'b', .5),
+        (1, 1, 'b', .9)])   # has no partner
     for ratio in (0, 1/4):
         found = common.paired(frame, 'b', 'a', 'auroc', ratio)
         assert found['folds'] == 2 and found['mean'] == pytest.approx(np.mean([.2, .1]))
@@ -87,9 +100,11 @@ def test_a_table_with_other_folds_is_refused(tmp_path):
 
 
 def test_share_of_the_gap_over_common_runs_only():
-    frame = rows([(0, 0, 'base', .5), (0, 0, 'mine', .6), (0, 0, 'full', .9), (1, 0, 'base', .1), (1, 0, 'full', .9)])
+    first = [(0, 0, 'base', .5), (0, 0, 'mine', .6)]
+    frame = rows([*first, (0, 0, 'full', .9), (1, 0, 'base', .1), (1, 0, 'full', .9)])
     assert common.closed(frame, 'mine', 'base', 'full', 'auroc') == pytest.approx(.25)
-    assert np.isnan(common.closed(rows([(0, 0, 'base', .5), (0, 0, 'mine', .6), (0, 0, 'full', .5)]), 'mine', 'base', 'full', 'auroc'))
+    no_gap = rows([*first, (0, 0, 'full', .5)])
+    assert np.isnan(common.closed(no_gap, 'mine', 'base', 'full', 'auroc'))
 
 
 def test_tuned_baseline_is_chosen_on_validation():
@@ -97,11 +112,14 @@ def test_tuned_baseline_is_chosen_on_validation():
     frame.loc[frame['variant'] == 'baseline at 100', 'auroc'] = .1          # worse on the test part
     best = few_labels.tuned(frame, 'baseline')
     assert best['auroc'].tolist() == [.1] and best['variant'].tolist() == ['baseline, steps tuned']
-    assert few_labels.tuned(pd.concat([frame, rows([(1, 0, 'baseline', .5)])]), 'baseline')['fold'].tolist() == [0]   # one number of steps is no choice
+    more = pd.concat([frame, rows([(1, 0, 'baseline', .5)])])   # one number of steps is no choice
+    assert few_labels.tuned(more, 'baseline')['fold'].tolist() == [0]
     assert not len(few_labels.tuned(rows([(0, 0, 'baseline', .5)]), 'baseline'))
 
 
-@pytest.mark.parametrize('module,more', [(few_labels, {}), (few_labels, dict(regime='single-positive', tune=[5])), (correlations, {}), (correlations, dict(method='can')), (long_tail, {})])
+@pytest.mark.parametrize('module, more', [
+    (few_labels, {}), (few_labels, dict(regime='single-positive', tune=[5])),
+    (correlations, {}), (correlations, dict(method='can')), (long_tail, {})])
 def test_every_run_has_one_key(module, more):
     o = asked(**more)
     jobs = module.jobs_of(o)
@@ -124,7 +142,8 @@ def test_a_command_takes_up_its_own_runs_and_loses_none(tmp_path):
 def test_one_new_run_is_appended(tmp_path):
     o = asked(out=tmp_path/'runs.csv', report_only=False, folds=[0], draws=1, variants=['base', 'whole'])
     first, second = lcc_folds.jobs_of(Namespace(**{**vars(o), 'repeats': 1}))
-    pd.DataFrame([dict(first['key'], **{name: getattr(o, name) for name in common.SETTINGS}, auroc=.5, ap=.2)]).to_csv(o.out, index=False)
+    settings = {name: getattr(o, name) for name in common.SETTINGS}
+    pd.DataFrame([dict(first['key'], **settings, auroc=.5, ap=.2)]).to_csv(o.out, index=False)
     frame = common.run_all(o, [first, second], made_up)
     assert frame['auroc'].tolist() == [.5, .7] and pd.read_csv(o.out).shape[0] == 2
 
@@ -151,7 +170,9 @@ def test_repeats_deal_the_patients_anew():
 
 def test_the_interval_of_the_folds_knows_of_their_overlap():
     rng = np.random.default_rng(0)
-    values = [(f, d, v, .5 + .1*(v == 'whole') + .02*rng.normal()) for d in range(3) for f in range(5) for v in ('base', 'whole')]
+    means, values = {'base': .5, 'whole': .6}, []
+    for draw, fold in np.ndindex(3, 5):
+        values += [(fold, draw, name, mean + .02*rng.normal()) for name, mean in means.items()]
     frame = rows(values).assign(f1=.1)
     text = lcc_folds.tables(asked(variants=['base', 'whole']), frame)
     wide = frame.pivot_table(index=['draw', 'fold'], columns='variant', values='auroc')

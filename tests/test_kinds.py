@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from cxr_workbench import cli, data, labels as L, metrics as M, splits, tables
+from cxr_workbench import cli, data, labels as L, metrics as M, opening, reports, splits, tables
 
 IMAGES = np.zeros((4, 8, 8), np.uint8)
 
@@ -19,7 +19,7 @@ def read(folder, text, **kw):
     return data.from_npz(npz(folder), folder/'t.csv', **kw)
 
 
-# ---- tables that somebody else read
+# ---- tables that were read elsewhere
 
 def test_a_named_index_is_a_column(tmp_path):
     table = pd.DataFrame(dict(patient_id=[1, 1, 2, 2], Edema=[0, 1, 0, 1])).set_index('patient_id')
@@ -35,8 +35,8 @@ def test_columns_moved_by_one_are_seen_where_the_first_held_numbers(last):
 def test_filtered_tables_keep_their_empty_columns():
     table = pd.DataFrame(dict(Edema=[0, 1, 1], **{'Unnamed: 11': [np.nan]*3}))[1:]
     assert list(tables.read_table(table).columns) == ['Edema', 'Unnamed: 11']
-    with pytest.warns(UserWarning, match='delete the empty column'):
-        assert len(tables.read_table(pd.DataFrame(dict(Edema=[0, 1, 1], comment=[np.nan]*3))[1:])) == 2
+    table = pd.DataFrame(dict(Edema=[0, 1, 1], comment=[np.nan]*3))[1:]
+    with pytest.warns(UserWarning, match='delete the empty column'): assert len(tables.read_table(table)) == 2
 
 
 @pytest.mark.parametrize('raw, reason', [
@@ -92,7 +92,8 @@ def test_codes_with_an_e_are_no_rounded_numbers():
     assert L.check_patients(['12E4', '5e3']).tolist() == ['12E4', '5e3']
 
 
-@pytest.mark.parametrize('one, other', [('P1', 'P1\u200b'), ('M\u00fcller', 'Mu\u0308ller'), ('007', '7'), ('p1', 'P1')])
+@pytest.mark.parametrize('one, other', [
+    ('P1', 'P1\u200b'), ('M\u00fcller', 'Mu\u0308ller'), ('007', '7'), ('p1', 'P1')])
 def test_identifiers_that_look_alike_are_named(one, other):
     with pytest.warns(UserWarning, match='two identifiers'): splits.warn_of_ids(L.check_patients([one, other]))
 
@@ -104,8 +105,8 @@ def test_a_row_of_totals_is_named():
 # ---- folds
 
 def folds(values, **kw):
-    table = pd.DataFrame(dict(f=values), **kw)
-    return data.CXRDataset(np.zeros((6, 8, 8), np.uint8), np.eye(6, 2), patient_id=[1, 1, 2, 2, 3, 3], meta=table)
+    table, images = pd.DataFrame(dict(f=values), **kw), np.zeros((6, 8, 8), np.uint8)
+    return data.CXRDataset(images, np.eye(6, 2), patient_id=[1, 1, 2, 2, 3, 3], meta=table)
 
 
 @pytest.mark.parametrize('one, other', [('Test', 'test'), ('te st', 'test')])
@@ -115,7 +116,7 @@ def test_folds_in_two_spellings_are_refused(one, other):
 
 
 def test_only_digits_are_numbers_of_folds():
-    assert [splits.fold_name(fold) for fold in ('1_0', '1e3', '01', '3.0', 3)] == ['1_0', '1e3', '1', '3', '3']
+    assert [splits.parse_fold(fold) for fold in ('1_0', '1e3', '01', '3.0', 3)] == ['1_0', '1e3', '1', '3', '3']
     assert data.hold_out(folds(['1_0', '1_0', '10', '10', 'b', 'b']), '10', 'f')[1].tolist() == [2, 3]
 
 
@@ -150,7 +151,8 @@ def test_rows_of_images_are_numbers(values):
 
 def test_an_npz_and_its_table_agree_on_the_order_of_the_images(tmp_path):
     file = npz(tmp_path, image_id=['a.png', 'b.png', 'c.png', 'd.png'])
-    table = pd.DataFrame(dict(patient_id=[1, 2, 3, 4], image_id=list('dcba'), Edema=[0, 1, 0, 1]))
+    table = pd.DataFrame(dict(patient_id=[1, 2, 3, 4], Edema=[0, 1, 0, 1]))
+    table['image_id'] = list('dcba')
     with pytest.raises(ValueError, match='row 0 of the table is the image d.*but a by the .npz'):
         data.from_npz(file, table)
     right = data.from_npz(file, table.assign(npz_row=[3, 2, 1, 0]))
@@ -181,9 +183,11 @@ WHO = np.arange(60)//2
 
 
 @pytest.mark.parametrize('wrong', [
-    dict(n_boot=-5), dict(n_boot=2.5), dict(n_boot=0, level=95), dict(n_boot=0, bins=0), dict(n_boot=0, bins=2.5),
+    dict(n_boot=-5), dict(n_boot=2.5),
+    dict(n_boot=0, level=95), dict(n_boot=0, bins=0), dict(n_boot=0, bins=2.5),
     dict(n_boot=0, groups=['g', 'g', 'h']), dict(n_boot=0, groups='Auto'),
-    dict(n_boot=0, groups={0: ['g'], 1: 'g', 2: 'g'}), dict(n_boot=0, groups={0: 'macro', 1: 'g', 2: 'g'})])
+    dict(n_boot=0, groups={0: ['g'], 1: 'g', 2: 'g'}),
+    dict(n_boot=0, groups={0: 'macro', 1: 'g', 2: 'g'})])
 def test_reports_refuse_what_they_cannot_follow(wrong):
     with pytest.raises(ValueError, match=[*wrong][-1]): M.report(S, Y, patient_id=WHO, **wrong)
 
@@ -200,7 +204,7 @@ def test_thresholds_by_name_follow_the_labels():
     assert np.array_equal(named, M.f1(S, Y, [.1, .5, .9]))
 
 
-def test_rows_numbered_in_another_order_are_told():
+def test_rows_numbered_in_another_order_are_reported():
     with pytest.warns(UserWarning, match='sort_index'):
         M.auroc(pd.DataFrame(S), pd.DataFrame(Y).sample(frac=1, random_state=0))
 
@@ -225,24 +229,24 @@ def test_the_ratio_of_folds_is_a_number(ratio):
     ('phantom', dict(patient='p'), '--patient'), ('nih14', dict(uncertain=True), '--uncertain'),
     ('t.csv', dict(rows=True), '--rows')])
 def test_options_that_the_data_do_not_use_are_refused(source, given, option):
-    with pytest.raises(ValueError, match=option): cli.check_used(source, given)
+    with pytest.raises(ValueError, match=option): opening.check_used(source, given)
 
 
 def test_options_that_the_data_use_pass():
-    cli.check_used('t.csv', dict(root='.', path='file', packed='pack', how=dict(bits=12)))
-    cli.check_used('x.npz', dict(table='t.csv', labels=['a'], how={}, rows=False))
+    opening.check_used('t.csv', dict(root='.', path='file', packed='pack', how=dict(bits=12)))
+    opening.check_used('x.npz', dict(table='t.csv', labels=['a'], how={}, rows=False))
 
 
 def test_nothing_that_is_read_is_written_over(tmp_path):
     image, run = tmp_path/'a.png', tmp_path/'run'
     run.mkdir()
     for file in (image, run/'model.safetensors', run/'model.json'): file.write_bytes(b'kept')
-    with pytest.raises(FileExistsError, match='would be lost'): cli.check_place(image, tmp_path/'.'/'a.png')
+    with pytest.raises(FileExistsError, match='would be lost'): reports.check_place(image, tmp_path/'.'/'a.png')
     for name in ('model.safetensors', 'model.json'):
-        with pytest.raises(FileExistsError): cli.check_place(run/name, *cli.parts_of(run))
-    assert cli.check_place(run/'report.csv', *cli.parts_of(run)) == run/'report.csv'
+        with pytest.raises(FileExistsError): reports.check_place(run/name, *opening.list_run_files(run))
+    assert reports.check_place(run/'report.csv', *opening.list_run_files(run)) == run/'report.csv'
 
 
 def test_an_argument_of_a_method_is_given_once():
-    with pytest.raises(ValueError, match='backbone'): cli.method_settings(dict(backbone='a'), backbone='b')
-    assert cli.method_settings(dict(backbone='a', lr=1), backbone=None) == dict(backbone='a', lr=1)
+    with pytest.raises(ValueError, match='backbone'): cli.merge_settings(dict(backbone='a'), backbone='b')
+    assert cli.merge_settings(dict(backbone='a', lr=1), backbone=None) == dict(backbone='a', lr=1)

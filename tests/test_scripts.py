@@ -1,5 +1,5 @@
 "Scripts and benchmarks: what is kept of an executed page, and what the benchmarks count."
-import importlib.util, json, subprocess, sys
+import importlib.util, json, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, pytest
 
@@ -102,3 +102,65 @@ def test_reading_takes_fewer_files_than_a_batch_holds(benchmark, tmp_path, monke
     table = benchmark('reading').rows(files=6, size=32, batch=8, rounds=1)
     assert len(table) == 6 and {row['files'] for row in table} == {'phantom'}
     assert json.dumps(table) and all(row['images_per_s'] > 0 for row in table)
+
+
+# ---- pages that were only opened or run in JupyterLab are unchanged for git ----
+
+@pytest.fixture
+def checkout(tmp_path):
+    "A repository with one page, and what saves it as `make lab` does."
+    manage = pytest.importorskip('jupyter_server.services.contents.filemanager').FileContentsManager
+    how = dict(cwd=tmp_path, capture_output=True, check=True)
+    def git(*arguments): return subprocess.run(['git', *arguments], **how).stdout
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('1 + 1\n2'), nbformat.v4.new_markdown_cell('two')])
+    data = {'text/plain': '2', 'application/b+json': {'c': [1, 2]}}
+    nb.cells[0].outputs = [nbformat.v4.new_output('execute_result', data)]
+    nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
+    nbformat.write(nb, tmp_path/'page.ipynb')
+    shutil.copy(ROOT/'nbs'/'06d_overlays.ipynb', tmp_path/'pictures.ipynb')
+    (tmp_path/'.gitignore').write_text('.ipynb_checkpoints/\n')
+    git('init', '-q')
+    git('add', '-A')
+    git('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-qm', 'page')
+    sys.path.insert(0, str(ROOT/'scripts'))
+    try: from save_hook import keep_committed
+    finally: sys.path.pop(0)
+    return manage(root_dir=str(tmp_path), pre_save_hook=keep_committed), git
+
+
+def run_in_lab(manager, name='page.ipynb', source=None, tags=()):
+    "Save a page as JupyterLab does after a run: another display name, the language, counts, another output."
+    nb = manager.get(name, content=True)['content']
+    nb.metadata = {'kernelspec': {'display_name': 'Python 3 (ipykernel)', 'language': 'python', 'name': 'python3'},
+                   'language_info': {'name': 'python', 'version': '3.11.9'}, 'widgets': {'state': {}}}
+    nb.cells[0].update(execution_count=7, metadata={'execution': {'iopub.status.busy': 'now'}, 'tags': list(tags)})
+    nb.cells[0].outputs = [nbformat.v4.new_output('execute_result', {'text/plain': '2.0'}, execution_count=7)]
+    if source is not None: nb.cells[0].source = source
+    manager.save({'type': 'notebook', 'format': 'json', 'content': nb}, name)
+
+
+@pytest.mark.parametrize('name', ['page.ipynb', 'pictures.ipynb'])
+def test_a_page_that_was_run_is_unchanged_for_git(checkout, name):
+    manager, git = checkout
+    run_in_lab(manager, name)
+    assert git('status', '--porcelain') == b''
+
+
+@pytest.mark.parametrize('change', [dict(source='1 + 1.'), dict(tags=['parameters'])])
+def test_an_edited_page_is_saved_with_its_outputs_and_without_traces_of_a_kernel(checkout, change):
+    manager, git = checkout
+    run_in_lab(manager, **change)
+    diff = git('diff', '--unified=0').decode()
+    assert '2.0' in diff and change.get('source', 'parameters') in diff
+    assert not any(word in diff for word in ('ipykernel', 'language_info', 'widgets', 'iopub', '"execution_count": 7'))
+
+
+def test_a_notebook_of_ones_own_is_saved_as_it_is(checkout):
+    manager, git = checkout
+    manager.save({'type': 'notebook', 'format': 'json', 'content': manager.get('page.ipynb')['content']}, 'own.ipynb')
+    run_in_lab(manager, 'own.ipynb')
+    assert 'ipykernel' in (Path(manager.root_dir)/'own.ipynb').read_text()
+
+
+def test_make_lab_saves_through_the_hook():
+    assert '--ContentsManager.pre_save_hook=save_hook.keep_committed' in (ROOT/'Makefile').read_text()

@@ -3,7 +3,7 @@ import copy, json, math
 import numpy as np, pytest, torch
 from torch.nn import functional as F
 from cxr_workbench.core import Batch, create_method, seed_all
-from cxr_workbench.data import Repeat, batch_sampler, from_arrays, real_split
+from cxr_workbench.data import Repeat, batch_sampler, from_arrays, split_by_patient
 from cxr_workbench.methods.trcgl import GRAPHS, LADDER, ChannelClassAttention, LabelGCN
 from cxr_workbench.methods.trcgl import label_adjacency, margin_balanced_loss, repeat_factors
 from cxr_workbench.methods.trcgl_losses import LOSSES, class_balance, class_margins
@@ -474,14 +474,14 @@ def test_one_stage_weighs_generated_rows_as_the_second():
 def test_no_generated_row_and_no_shared_patient_is_held_out():
     made = np.zeros(48, bool); made[1::4] = True
     both = data(synthetic=made)
-    train, held = real_split(both, fraction=.25)
+    train, held = split_by_patient(both, fraction=.25)
     assert len(held) and not made[held].any() and not set(both.patient_id[train]) & set(both.patient_id[held])
     assert not set(train) & set(held) and made[train].any()
     assert len(train) + len(held) < 48   # copies of held-out patients go to neither side
     plain = data()
-    train, held = real_split(plain, fraction=.25)
+    train, held = split_by_patient(plain, fraction=.25)
     assert len(train) + len(held) == 48
-    with pytest.raises(ValueError, match='no patients'): real_split(from_arrays(plain.images, plain.y))
+    with pytest.raises(ValueError, match='no patients'): split_by_patient(from_arrays(plain.images, plain.y))
 
 
 def test_prepare_reads_what_unknown_means():

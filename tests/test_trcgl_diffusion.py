@@ -2,7 +2,7 @@
 import copy, json, sys
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
-from cxr_workbench.data import from_arrays, from_csv, real_split
+from cxr_workbench.data import from_arrays, from_csv, split_by_patient
 from cxr_workbench.files import FileImages
 from cxr_workbench.labels import LabelPolicy
 from cxr_workbench.methods import trcgl_diffusion as td, trcgl_requests as tr
@@ -370,7 +370,7 @@ def test_the_table_is_one_that_from_csv_reads(small, tmp_path):
     real = table()
     both = tr.append_generated(real, tmp_path/'out')
     assert len(both) == 40 + len(made) and both.synthetic.sum() == len(made) and both.images.dtype == np.uint8
-    train, held = real_split(both, fraction=.3)
+    train, held = split_by_patient(both, fraction=.3)
     assert not both.synthetic[held].any() and not set(both.patient_id[train]) & set(both.patient_id[held])
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..core import Method, Step, Stage, apply_unknown, upcast, register_method, register_probe
 from ..backbone import Backbone
 from ..attention import warn_of_few_cells
-from ..losses import check_targets, class_weights, masked_mean, within
+from ..losses import check_targets, class_weights, masked_mean, clamp_prevalence
 from ..consistency import WeakView
 
 # %% ../../nbs/20_can.ipynb #e0b1c6a5
@@ -73,7 +73,7 @@ def balance_weights(
     between=0.,          # power of 1/prevalence between diseases, mean 1
 )->tuple[Tensor, Tensor]:  # weights of positives and of negatives, (C,) each
     "Weights that balance positives and negatives within each disease."
-    pi = within(prevalence)
+    pi = clamp_prevalence(prevalence)
     if scheme not in ('inverse', 'shares'):
         raise ValueError(f"scheme={scheme!r}: give 'inverse' or 'shares'; prevalence=None balances nothing")
     omega = pi**-between

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..core import Method, Step, Stage, apply_unknown, register_method
 from ..renamed import update_state
 from ..labels import as_labels
-from ..data import Repeat, real_split
+from ..data import Repeat, split_by_patient
 from ..backbone import Backbone
 from ..classifier import make_view
 from ..consistency import WeakView

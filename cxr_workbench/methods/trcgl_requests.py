@@ -10,7 +10,7 @@ import hashlib, io, json, os, warnings
 from pathlib import Path
 import numpy as np
 import torch
-from ..data import CXRDataset, from_arrays, from_csv, read_pixels
+from ..data import CXRDataset, from_arrays, from_csv
 from ..files import FileImages, write_atomic
 from ..labels import LabelPolicy, frequency_groups
 from .trcgl_diffusion import PromptLatentDiffusion, token_ids, write_sentence
@@ -271,7 +271,7 @@ def join_images(data:CXRDataset, made:CXRDataset):   # paths, or (n, H, W)
     alike = data.reading == made.reading   # generated files need no bits, inversion or stretch of their own
     if isinstance(data.images, FileImages) and alike:
         return [data.images.paths[row] for row in data.rows] + made.images.paths
-    real, new = (read_pixels(table, np.arange(len(table))) for table in (data, made))
+    real, new = (table.read_pixels(range(len(table))) for table in (data, made))
     if real.dtype == np.uint8: new = np.rint(new*255).astype(np.uint8)
     return np.concatenate([real, new])
 
