@@ -118,10 +118,41 @@ ARGUMENTS['acaa'] = {
 TERMS['acaa'] = {'sup': 'supervised', 'img': 'image', 'feat': 'feature', 'bmc': 'batch'}
 MODULES['acaa'] = {'batch_mamba.': 'mixer.'}
 
+# %% ../nbs/00b_renamed.ipynb #3dbc05f7
+def _put_into_graph(name):
+    "As `put_into('graph', name)`, where a number is the weight of the graph."
+    def change(arguments, value):
+        graph = arguments.get('graph', True)
+        if not isinstance(graph, (bool, dict)): arguments['graph'] = dict(weight=graph) if graph else False
+        put_into('graph', name)(arguments, value)
+
+    return change
+
+# %% ../nbs/00b_renamed.ipynb #01a720b5
+def _put_into_margin(name):
+    "As `put_into('loss_settings', name)`, for the margin loss alone: the others did not read it."
+    def change(arguments, value):
+        if arguments.get('loss', 'margin') == 'margin': put_into('loss_settings', name)(arguments, value)
+
+    return change
+
+# %% ../nbs/00b_renamed.ipynb #6be91777
+def _switch_repeat(arguments, value):
+    "Repeated rows, off or on; their settings stay."
+    if not value: arguments['repeat'] = False
+    else: arguments.setdefault('repeat', True)
+
 # %% ../nbs/00b_renamed.ipynb #ce535552
-ARGUMENTS['trcgl'] = {}
+_GRAPH = dict(hidden='hidden', dropout='dropout', graph_kind='kind', smooth='smooth', threshold='threshold')
+ARGUMENTS['trcgl'] = {
+    **{name: put_into('attention', name) for name in ('gate', 'gate_scale', 'reduction', 'spatial')},
+    **{old: _put_into_graph(new) for old, new in _GRAPH.items()},
+    **{name: _put_into_margin(name) for name in ('beta', 'margin', 'margin_for')},
+    'resample': _switch_repeat, 'rare': put_into('repeat', 'threshold'), 'repeats': put_into('repeat', 'maximum'),
+    'kappa': 'synthetic_weight',
+}
 TERMS['trcgl'] = dict.fromkeys(('margin', 'balanced', 'asymmetric', 'bce'), 'supervised')
-MODULES['trcgl'] = {'graph.': 'label_graph.'}
+MODULES['trcgl'] = {'graph.': 'label_graph.', 'reader.look.': 'reader.queries.'}
 
 # %% ../nbs/00b_renamed.ipynb #159ad450
 def _rename_argument(new, name, value, change):

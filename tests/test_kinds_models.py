@@ -156,7 +156,7 @@ def test_a_part_of_a_diffusion_model_without_numbers_is_named(part, tmp_path):
     pytest.importorskip('diffusers')
     from safetensors.torch import load_file, save_file
     from cxr_workbench.methods import trcgl_diffusion as td
-    folder = shutil.copytree(td.embedded(), tmp_path/'pipeline')
+    folder = shutil.copytree(td.find_packaged(), tmp_path/'pipeline')
     file, = (folder/part).glob('*.safetensors')
     state = load_file(file)
     state[sorted(state)[0]].fill_(float('nan'))
