@@ -37,7 +37,7 @@ TERMS['supervised'] = {'bce': 'supervised', 'asymmetric': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #60045525
 _CAN_LOSS = ('scheme', 'gamma', 'between')
-ARGUMENTS['can'] = {name: put_into('loss_settings', name) for name in _CAN_LOSS}
+ARGUMENTS['can'] = {name: put_into('loss_settings', name) for name in _CAN_LOSS} | {'attention': 'compare'}
 TERMS['can'] = {'balance': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #3aef3d00

@@ -292,7 +292,7 @@ def has_finite_gradients(method):
 
 @pytest.mark.parametrize('arguments', [
     {}, dict(fuse='gate'), dict(fuse='sum'), dict(fuse='concat'), dict(fuse='single'),
-    dict(attention='class'), dict(attention='aux'), dict(weights={'aux': 1.}),
+    dict(compare='class'), dict(compare='aux'), dict(weights={'aux': 1.}),
     dict(loss_settings=dict(scheme=None)), dict(loss_settings=dict(scheme='shares', between=.25))])
 def test_one_image_is_enough_for_a_step(arguments):
     method = tiny(**arguments)
@@ -302,8 +302,8 @@ def test_one_image_is_enough_for_a_step(arguments):
 
 
 def test_all_readings_take_one_label_and_none_known():
-    for attention in ('maps', 'class', 'aux'):
-        method, b = tiny(1, attention=attention), batch(4, 1)
+    for compare in ('maps', 'class', 'aux'):
+        method, b = tiny(1, compare=compare), batch(4, 1)
         step = method.step(b._replace(y=b.y*0, known=~b.known))
         assert torch.isfinite(step.loss) and step.terms['supervised'] == 0
 
@@ -358,7 +358,7 @@ def test_the_product_map_is_the_logit_taken_apart():
     assert torch.allclose(constant, constant[:1].expand_as(constant), atol=1e-5)
 
 
-@pytest.mark.parametrize('arguments', [{}, dict(attention='class'), dict(attention='aux', fuse='gate')])
+@pytest.mark.parametrize('arguments', [{}, dict(compare='class'), dict(compare='aux', fuse='gate')])
 def test_no_loss_depends_on_the_rest_of_the_batch(arguments):
     "Under DDP every rank averages its own share: the loss of a whole batch is the mean of its halves."
     b = batch(8)
@@ -367,7 +367,7 @@ def test_no_loss_depends_on_the_rest_of_the_batch(arguments):
     terms, halves = terms_of(slice(None)), (terms_of(slice(0, 4)), terms_of(slice(4, 8)))
     positives = torch.stack([b.y[:4].sum(), b.y[4:].sum()])
     for name, value in terms.items():
-        per_positive = arguments.get('attention') == 'class' and name == 'attention'
+        per_positive = arguments.get('compare') == 'class' and name == 'attention'
         share = positives/positives.sum() if per_positive else torch.tensor([.5, .5])
         assert torch.allclose(value, sum(w*h[name] for w, h in zip(share, halves)), atol=1e-5)
 
@@ -382,7 +382,7 @@ def test_swapping_the_branches_leaves_loss_and_logits():
 
 
 @pytest.mark.parametrize('bad, words', [
-    (dict(attention='both'), "'maps', 'class' or 'aux'"),
+    (dict(compare='both'), "'maps', 'class' or 'aux'"),
     (dict(loss_settings=dict(gamma=-2.)), 'gamma=-2'),
     (dict(loss_settings=dict(scheme='log')), "'inverse' or 'shares'"),
     (dict(loss_settings=dict(gama=1.)), "no setting.*gama.*there are.*'gamma'")])
@@ -392,9 +392,9 @@ def test_a_method_with_bad_settings_is_not_built(bad, words):
 
 def test_auxiliary_heads_exist_where_a_term_uses_them():
     assert tiny().aux is None and tiny(fuse='single').aux is None
-    for arguments in (dict(attention='class'), dict(attention='aux'), dict(weights={'aux': .3})):
+    for arguments in (dict(compare='class'), dict(compare='aux'), dict(weights={'aux': .3})):
         assert len(tiny(**arguments).aux) == 2
-    method = tiny(attention='class')
+    method = tiny(compare='class')
     step = method.step(batch())
     assert set(step.terms) == {'supervised', 'attention', 'aux'}
     step.loss.backward()
@@ -408,7 +408,7 @@ def test_the_packaged_model_opens():
     assert method.backbone.how and method.backbone_b is not None and method(rand(1, 1, 64, 64)).shape == (1, 14)
 
 
-@pytest.mark.parametrize('arguments', [{}, dict(attention='class'), dict(attention='aux'), dict(fuse='single')])
+@pytest.mark.parametrize('arguments', [{}, dict(compare='class'), dict(compare='aux'), dict(fuse='single')])
 def test_a_label_that_never_occurs_and_a_batch_without_positives(arguments):
     "Both train on: two steps, and every weight and score is a number."
     b = batch(16)
@@ -422,7 +422,7 @@ def test_a_label_that_never_occurs_and_a_batch_without_positives(arguments):
         step.loss.backward()
         optimizer.step()
         assert torch.isfinite(step.loss)
-    if arguments.get('attention') == 'class': assert step.terms['attention'] == 0      # nothing present to compare
+    if arguments.get('compare') == 'class': assert step.terms['attention'] == 0      # nothing present to compare
     assert all(torch.isfinite(p).all() for p in method.parameters())
     assert torch.isfinite(method.eval()(b.x)).all()
 
@@ -434,8 +434,9 @@ OLD = dict(
     epochs=7, lr=3e-4, weight_decay=.02, optimizer='SGD', schedule='constant', sampler='all', ema=.9,
     unknown='negative', weights={'balance': 2., 'attention': .3, 'aux': .1},
     scheme='shares', gamma=1.5, between=.25, attention='class')
-NEW = {key: value for key, value in OLD.items() if key not in ('flip', 'shift', 'scheme', 'gamma', 'between')} | dict(
-    weak=dict(flip=.3, shift=.02), loss_settings=dict(scheme='shares', gamma=1.5, between=.25),
+MOVED = ('flip', 'shift', 'scheme', 'gamma', 'between', 'attention')
+NEW = {key: value for key, value in OLD.items() if key not in MOVED} | dict(
+    weak=dict(flip=.3, shift=.02), compare='class', loss_settings=dict(scheme='shares', gamma=1.5, between=.25),
     weights={'supervised': 2., 'attention': .3, 'aux': .1})
 
 

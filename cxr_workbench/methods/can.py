@@ -189,8 +189,8 @@ ABLATIONS = {
     'product, attention loss': BCE,
     'gate': dict(fuse='gate'),
     'one branch, balance loss': SINGLE,
-    'attention by class': dict(attention='class'),
-    'attention by auxiliary heads': dict(attention='aux'),
+    'attention by class': dict(compare='class'),
+    'attention by auxiliary heads': dict(compare='aux'),
 }
 
 # %% ../../nbs/20_can.ipynb #2e2683e7
@@ -215,13 +215,13 @@ class CAN(Classifier):
         pretrained=False, min_cells=None,
         width=None,              # channels K of both branches; None: of the narrower one
         fuse='product',          # 'product' | 'gate' | 'sum' | 'concat' | 'single': no second branch
-        attention='maps',        # what has to agree: 'maps' | 'class' | 'aux': each branch classifies alone
+        compare='maps',          # what the attention loss compares: 'maps' | 'class' | 'aux': each branch classifies alone
         loss_settings=None,      # those that differ from `LOSS_SETTINGS`
         **network,               # further arguments of Classifier, and settings of the recipe
     ):
-        if attention not in ('maps', 'class', 'aux'):
-            raise ValueError(f"attention={attention!r}: give 'maps', 'class' or 'aux'")
-        self.fuse, self.attention, self.loss_settings = fuse, attention, _merge_loss_settings(loss_settings or {})
+        if compare not in ('maps', 'class', 'aux'):
+            raise ValueError(f"compare={compare!r}: give 'maps', 'class' or 'aux'")
+        self.fuse, self.compare, self.loss_settings = fuse, compare, _merge_loss_settings(loss_settings or {})
         grid = dict(size=size, pretrained=pretrained, min_cells=min_cells, pool='mean')   # the product is pooled
         super().__init__(labels, backbone=backbone, **grid, **network)
         if branch_b is None: branch_b = PARTNERS.get(backbone, backbone) if pretrained else backbone
@@ -241,12 +241,12 @@ class CAN(Classifier):
         self.tap_a, self.tap_b = nn.Identity(), nn.Identity()
         self.norm = nn.BatchNorm2d(self.combine(*torch.zeros(2, 1, self.channels, 1, 1)).shape[1])
         self.head = nn.Linear(self.norm.num_features, self.labels)
-        used = self.weights.get('aux') or self.weights.get('attention') and self.attention != 'maps'
+        used = self.weights.get('aux') or self.weights.get('attention') and self.compare != 'maps'
         self.aux = nn.ModuleList(nn.Linear(self.channels, self.labels) for _ in range(2)) if used else None
 
     def default_weights(self):
         if self.fuse == 'single': return {'supervised': 1.}
-        return {'supervised': 1., 'attention': .5, 'aux': .5 if self.attention == 'class' else 0.}
+        return {'supervised': 1., 'attention': .5, 'aux': .5 if self.compare == 'class' else 0.}
 
     def prepare(self, y, known):
         super().prepare(y, known)
@@ -284,8 +284,8 @@ class CAN(Classifier):
 
     def compare_branches(self, a, b, y, known):
         "The attention loss in the reading that was chosen, a scalar."
-        if self.attention == 'maps': return attention_loss(a, b)
-        if self.attention == 'aux': return self.supervise_branches(a, b, y, known)
+        if self.compare == 'maps': return attention_loss(a, b)
+        if self.compare == 'aux': return self.supervise_branches(a, b, y, known)
         cams = [torch.einsum('ck,bkhw->bchw', head.weight, m) for head, m in zip(self.aux, (a, b))]
         return class_attention_loss(*cams, y, known)
 
