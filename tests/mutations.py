@@ -228,7 +228,9 @@ def work(first, last, seed, folder=''):
         except UnreadableImage as error:
             outcome = 'damaged' if 'damaged' in error.reason else 'refused'
             if not error.reason or error.path != str(path): finding = 'a refusal without a reason'
-        except BaseException as error: outcome, finding = 'error', f'{type(error).__name__}: {error}'[:200]
+        except BaseException as error:
+            outcome = 'error'
+            finding = f'{type(error).__name__}: {error}'[:200]
         memory = peak_memory()
         seconds = round(time.perf_counter() - start, 3)
         record = dict(outcome=outcome, finding=finding, seconds=seconds, megabytes=round(memory))
@@ -256,7 +258,8 @@ def watch(files=500, seed=1, seconds=20, megabytes=500, only=None, folder=''):
                 at = record['number'] + 1
             else:
                 counts[record['outcome']] = counts.get(record['outcome'], 0) + 1
-                slowest, grown = max(slowest, record['seconds']), record['megabytes'] > megabytes >= most
+                grown = record['megabytes'] > megabytes >= most
+                slowest = max(slowest, record['seconds'])
                 most = max(most, record['megabytes'])
                 if grown: record['finding'] = record['finding'] or f'{record["megabytes"]} MB of memory'
                 if record['finding']: findings.append({**current, 'finding': record['finding']})
@@ -265,7 +268,8 @@ def watch(files=500, seed=1, seconds=20, megabytes=500, only=None, folder=''):
             process.kill()
             findings.append({**(current or {}), 'finding': f'more than {patience} s'})
         code = process.wait()
-        if line is None and code: findings.append({**(current or {}), 'finding': f'the process ended with {code}'})
+        if line is None and code:
+            findings.append({**(current or {}), 'finding': f'the process ended with {code}'})
         if current is None and (line == '' or code): break
     return counts, findings, dict(slowest_s=slowest, most_MB=most)
 

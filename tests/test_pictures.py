@@ -122,10 +122,11 @@ def test_interlaced_png(tmp_path):
 
 @pytest.mark.parametrize('bits', [8, 10, 12, 15])
 def test_significant_bits(tmp_path, bits):
-    declared, small = make_chunk(b'sBIT', bytes([bits])), np.rint(smooth()*(2**bits - 1)).astype(np.uint16)
-    assert_reads(write(tmp_path/'x.png', make_png(small, 16, extra=declared)), small/(2**bits - 1))    # left as they were
-    drawn = (small << (16 - bits) | small >> (2*bits - 16)).astype(np.uint16)
-    assert_reads(write(tmp_path/'y.png', make_png(drawn, 16, extra=declared)), drawn/65535)    # as the standard says
+    declared = make_chunk(b'sBIT', bytes([bits]))
+    small = np.rint(smooth()*(2**bits - 1)).astype(np.uint16)                 # left as they were
+    assert_reads(write(tmp_path/'x.png', make_png(small, 16, extra=declared)), small/(2**bits - 1))
+    scaled = (small << (16 - bits) | small >> (2*bits - 16)).astype(np.uint16)     # as the standard says
+    assert_reads(write(tmp_path/'y.png', make_png(scaled, 16, extra=declared)), scaled/65535)
     dark = ((small >> 6) << (16 - bits)).astype(np.uint16)
     assert_reads(write(tmp_path/'z.png', make_png(dark, 16, extra=declared)), dark/65535)
     if bits > 8: assert_reads(tmp_path/'x.png', small/65535, bits=16)
@@ -150,17 +151,25 @@ def test_a_picture_in_the_alpha_channel_is_not_lost(tmp_path):
 
 # TIFF
 
-def make_tiff(values, order='<', big=False, compression=1, predictor=1, white=1, rows_per_strip=None, tile=None, **tags):
+def cut_parts(values, rows_per_strip=None, tile=None):
+    "The strips or tiles of a picture; tiles at its edges are filled up with zeros."
+    height, width = values.shape
+    if not tile:
+        step = rows_per_strip or height
+        return [values[top:top + step] for top in range(0, height, step)]
+    padded = np.pad(values, ((0, -height % tile), (0, -width % tile)))
+    corners = itertools.product(range(0, height, tile), range(0, width, tile))
+    return [padded[top:top + tile, left:left + tile] for top, left in corners]
+
+
+def make_tiff(
+    values, order='<', big=False, compression=1, predictor=1, white=1, rows_per_strip=None, tile=None, **tags):
     "A TIFF of one channel in any type and byte order, in strips or tiles, packed or not."
     values = values.astype(values.dtype.newbyteorder(order))
     height, width = values.shape
-    if tile:
-        parts = [np.pad(block, ((0, tile - block.shape[0]), (0, tile - block.shape[1])))
-                 for top in range(0, height, tile) for left in range(0, width, tile)
-                 for block in [values[top:top + tile, left:left + tile]]]
-    else: parts = [values[top:top + (rows_per_strip or height)] for top in range(0, height, rows_per_strip or height)]
-    pack = {1: bytes, 8: zlib.compress, 32773: encode_packbits}
-    parts = [pack[compression](apply_predictor(part, predictor).tobytes()) for part in parts]
+    pack = {1: bytes, 8: zlib.compress, 32773: encode_packbits}[compression]
+    parts = cut_parts(values, rows_per_strip, tile)
+    parts = [pack(apply_predictor(part, predictor).tobytes()) for part in parts]
     kind = {'u': 1, 'i': 2, 'f': 3}[values.dtype.kind]
     found = {256: width, 257: height, 258: 8*values.dtype.itemsize, 259: compression, 262: white, 277: 1}
     found |= {317: predictor, 339: kind, **{int(tag[1:]): value for tag, value in tags.items()}}
