@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_dicom']
 
-# %% ../nbs/01a2_dicom.ipynb #95af72a7
+# %% ../nbs/01a2_dicom.ipynb #dffc56c2
 import re
 import numpy as np
 from .formats import Refusal, check_declared_size, choose_frame
@@ -14,7 +14,8 @@ from .dicom_tags import check_bits, check_channels, count_frames, find_group, is
 from .dicom_tags import read_frame_numbers, read_numbers, read_whole_number, spacing_ratio
 from .dicom_frames import DEFLATED_FRAMES, check_length, check_stream, decode_frame
 from .dicom_frames import get_frame_stream, inflate_frame, open_dicom
-from .dicom_bits import check_range, check_sign, move_down, read_cell_values, read_stream_values
+from .dicom_bits import check_range, check_sign, move_down, number_range
+from .dicom_bits import read_cell_values, read_stream_values
 
 # %% ../nbs/01a2_dicom.ipynb #7be4ab7a
 def apply_window(
@@ -174,12 +175,14 @@ def read_grey(
     negative, void = is_negative(ds), None
     if cells.dtype.kind == 'f': values, low, high = apply_modality(cells, 0, 1, ds, frame)
     else:
-        signed, stored = read_whole_number(ds, 'PixelRepresentation', 0) == 1, read_whole_number(ds, 'BitsStored')
-        is_moved = read_whole_number(ds, 'HighBit', stored - 1) != stored - 1 and facts.get('precision', 99) > stored
+        signed = read_whole_number(ds, 'PixelRepresentation', 0) == 1
+        stored = read_whole_number(ds, 'BitsStored')
+        high = read_whole_number(ds, 'HighBit', stored - 1)
+        is_moved = high != stored - 1 and facts.get('precision', 99) > stored
         if facts and not is_moved: values, use, signed = read_stream_values(cells, ds, facts, bits)
         else: values, use, void = read_cell_values(cells.view(f'u{cells.dtype.itemsize}'), ds, bits)
         if signed or use >= 16: check_sign(values, use, signed)
-        low, high = (-2**(use - 1), 2**(use - 1) - 1) if signed else (0, 2**use - 1)
+        low, high = number_range(use, signed)
         values, low, high = apply_modality(values, low, high, ds, frame)
     if window: values, low, high = apply_voi(values, low, high, ds, frame)
     if negative: values = high + low - values.astype(np.float64)

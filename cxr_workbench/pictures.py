@@ -273,6 +273,17 @@ def read_wide_png(
     if isinstance(key, tuple): values = np.where((channels == np.array(key)).all(-1), 0, values)
     return values, 0, top
 
+# %% ../nbs/01a1_pictures.ipynb #5556d337
+def check_palette(
+    im,            # an open PIL image of a PNG
+    chunks:list,   # from read_png_chunks
+):
+    "Raises Refusal where pixels ask for colours that the palette does not hold."
+    most, colours = np.asarray(im).max(), len(dict(chunks).get(b'PLTE', b''))//3
+    if im.mode == 'P' and most >= colours:
+        raise Refusal(f'its palette has {colours} colours, and its pixels ask for number {most}: it is damaged, or '
+                      'its palette was lost. Copy it again, or leave it out')
+
 # %% ../nbs/01a1_pictures.ipynb #80bd5a72
 def read_png(
     data:bytes,   # a whole file
@@ -287,10 +298,7 @@ def read_png(
         key, orientation = im.info.get('transparency'), im.getexif().get(274, 1)
         if depth in (2, 4) and colour == 0 and isinstance(key, int):
             im.info['transparency'] = key*255//(2**depth - 1)      # Pillow scales the pixels up, and not the key
-        most, colours = np.asarray(im).max(), len(dict(chunks).get(b'PLTE', b''))//3
-        if im.mode == 'P' and most >= colours:
-            raise Refusal(f'its palette has {colours} colours, and its pixels ask for number {most}: it is damaged, or '
-                          'its palette was lost. Copy it again, or leave it out')
+        check_palette(im, chunks)
         upright, ratio = apply_exif_orientation(im)
     if depth == 16 and colour:
         if frame:

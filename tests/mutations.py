@@ -21,6 +21,11 @@ def make_seeds():
     "Name -> bytes of small files of every format."
     sys.path.insert(0, str(HERE))
     import test_dicom as d, test_pictures as p
+    return make_picture_seeds(p) | make_tiff_seeds(p) | make_dicom_seeds(d)
+
+
+def make_picture_seeds(p):
+    "Name -> bytes of what Pillow writes; an interlaced PNG is made by hand."
     from PIL import Image, features
     found, grey = {}, Image.fromarray(p.BYTES)
     turned = grey.rotate(90).resize(grey.size)
@@ -59,15 +64,22 @@ def make_seeds():
     add('jpeg.tif', rgb, 'TIFF', compression='jpeg')
     add('raw.tif', rgb, 'TIFF')
     add('one.tif', grey.convert('1'), 'TIFF', compression='group4')
+    return found
+
+
+def make_tiff_seeds(p):
+    "Name -> bytes of TIFF with numbers, in strips, in tiles, and as BigTIFF."
+    found = {}
     for kind in ('i1', 'u2', 'f4', 'f8'):
         values = p.make_values(kind)[0]
         found[f'{kind}.tif'] = p.make_tiff(values)
         found[f'{kind}-tiles.tif'] = p.make_tiff(values, '>', False, 8, 3 if kind[0] == 'f' else 2, tile=16)
         found[f'{kind}-big.tif'] = p.make_tiff(values, '<', True, 32773, rows_per_strip=9)
-    return found | make_dicom_seeds(d)
+    return found
 
 
 def make_dicom_seeds(d):
+    "Name -> bytes of DICOM files, plain and packed, and of some that come with pydicom."
     from pydicom import uid
     found, values, eight = {}, d.smooth(12), d.smooth(8)
     window = dict(WindowCenter=2000, WindowWidth=3000, RescaleSlope=1, RescaleIntercept=-1024)
