@@ -29,11 +29,16 @@ class build_with_pages(build_py):
 setup(
     name=facts['package_name'], version=facts['version'], description=facts['description'],
     long_description=(here / 'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    author=facts['author'], author_email=facts['author_email'], url=facts['git_url'], keywords=facts['keywords'].split(),
+    author=facts['author'], author_email=facts['author_email'], url=facts['git_url'],
+    keywords=facts['keywords'].split(),
     license='Apache-2.0', license_files=['LICENSE'],
-    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', 'Intended Audience :: Education',
-                 'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Medical Science Apps.'],
-    packages=find_namespace_packages(include=['cxr_workbench', 'cxr_workbench.*'], exclude=['*.__pycache__']), include_package_data=True, zip_safe=False,
+    classifiers=[
+        'Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', 'Intended Audience :: Education',
+        'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Medical Science Apps.'],
+    packages=find_namespace_packages(include=['cxr_workbench', 'cxr_workbench.*'], exclude=['*.__pycache__']),
+    include_package_data=True, zip_safe=False,
     python_requires=f">={facts['min_python']}", install_requires=facts['requirements'].split(), extras_require=extras,
-    entry_points={'console_scripts': facts['console_scripts'].split(), 'nbdev': ['cxr_workbench=cxr_workbench._modidx:d']},
+    entry_points={
+        'console_scripts': facts['console_scripts'].split(),
+        'nbdev': ['cxr_workbench=cxr_workbench._modidx:d']},
     cmdclass={'build_py': build_with_pages})

@@ -10,7 +10,7 @@ watched. Findings are a crash, a file that takes longer than --seconds, an error
 than --megabytes, and a picture from a PNG or DICOM whose own check sums or lengths say that it is cut off. They are
 printed with the number that makes the file again: --only NUMBER.
 """
-import argparse, io, json, os, resource, select, struct, subprocess, sys, tempfile, time, warnings, zlib
+import argparse, io, json, resource, select, struct, subprocess, sys, tempfile, time, warnings, zlib
 from pathlib import Path
 import numpy as np
 

@@ -1,5 +1,5 @@
 "ACAA: thresholds from class priors, what a step leaves alone, its terms, its names of before, and bad input."
-import copy, os, subprocess, sys, textwrap, warnings
+import copy, os, subprocess, sys, warnings
 from pathlib import Path
 import pytest, torch
 from torch import nn

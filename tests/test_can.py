@@ -4,7 +4,6 @@ import numpy as np
 import pytest, torch
 from torch.nn import functional as F
 from hypothesis import given, settings, strategies as st
-from cxr_workbench.backbone import Backbone
 from cxr_workbench.core import Batch, create_method, seed_all
 from cxr_workbench.methods import can as C
 from cxr_workbench.renamed import update_config

@@ -1,5 +1,5 @@
 "DICOM: an independent pipeline over hundreds of made files and all that come with pydicom; what is said twice."
-import itertools, logging, struct, warnings, zlib
+import itertools, struct, warnings, zlib
 from pathlib import Path
 import numpy as np
 import pytest

@@ -311,7 +311,7 @@ def test_page_reads_downwards(path):
     for i, tree in enumerate(trees):
         here = set().union(*bound[:i + 1])
         below = set().union(*bound[i + 1:])
-        early |= {name: i for name in (used_names(tree) - here) & below}
+        early |= dict.fromkeys((used_names(tree) - here) & below, i)
     assert not early, f'used before their definition (name: code cell): {early}'
 
 

@@ -1,5 +1,4 @@
 "Inputs that contradict themselves or each other, by kind: each is read rightly or refused by its reason."
-import gzip
 import io
 import numpy as np
 import pandas as pd

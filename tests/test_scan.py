@@ -123,7 +123,7 @@ def test_mambapy_agrees(way, dtype, bound):
 @pytest.mark.parametrize('shape', [(2, 5, 3, 2), (1, 1, 2, 3)])
 def test_gradcheck(way, shape):
     args = tensors(*shape)
-    for given in (args, args[:5]): assert torch.autograd.gradcheck(selective_scan, given)
+    for inputs in (args, args[:5]): assert torch.autograd.gradcheck(selective_scan, inputs)
 
 
 @pytest.mark.parametrize('step', [1e-6, 1e3])

@@ -4,7 +4,6 @@ import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from cxr_workbench.data import from_arrays, from_csv, split_by_patient
 from cxr_workbench.files import FileImages
-from cxr_workbench.labels import LabelPolicy
 from cxr_workbench.methods import trcgl_diffusion as td, trcgl_requests as tr
 
 pytest.importorskip('diffusers')
@@ -200,8 +199,8 @@ def test_offload_moves_one_part_at_a_time_and_changes_no_image(small_folder, mon
     whole, lazy = (open_model(small_folder, offload=offload) for offload in (False, True))
     moves = []
     for name in ('vae', 'unet', 'text_encoder'):
-        part, to = getattr(lazy, name), type(getattr(lazy, name)).to
-        monkeypatch.setattr(part, 'to', lambda where, name=name: moves.append((name, str(where))))
+        def note(where, name=name): moves.append((name, str(where)))
+        monkeypatch.setattr(getattr(lazy, name), 'to', note)
     assert torch.equal(lazy.sample(['edema.'], steps=2), whole.sample(['edema.'], steps=2))
     assert moves == [(name, 'cpu') for name in ('text_encoder',)*4 + ('unet',)*2 + ('vae',)*2]   # there and back
 
@@ -460,7 +459,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(small, tmp_path
     fits[0] = 100
     again = run(small, tmp_path/'tight', batch_size=8)
     assert again.drop(columns='probability').equals(whole.drop(columns='probability'))
-    for name, png in pictures(tmp_path/'whole').items():
+    for name in pictures(tmp_path/'whole'):
         pair = [np.asarray(Image.open(tmp_path/d/'images'/name), int) for d in ('whole', 'tight')]
         assert np.abs(pair[0] - pair[1]).max() <= 1
 

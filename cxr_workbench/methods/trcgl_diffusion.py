@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from ..core import default_device
 from ..files import write_atomic
-from ..labels import LabelPolicy, frequency_groups
+from ..labels import frequency_groups
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #a6e0f1aa
 def parse_age(
