@@ -156,7 +156,8 @@ class SyntheticCXR:
         self._set_labels(draw_severity(latent, self._p, mildest))
         self._anatomy = draw_anatomy(self.patient_id, seed)
         self._keys = stream(seed, 6).integers(2**32, size=n, dtype=np.uint32)   # of the noise
-        self._sites = stream(seed, 5).random((self.patient_id[-1] + 1, len(FINDINGS), 8), np.float32)
+        patients = self.patient_id[-1] + 1
+        self._sites = stream(seed, 5).random((patients, len(FINDINGS), 8), np.float32)
 
     def _set_labels(self, severity):   # of the findings, (n, 13): the first label, No Finding, follows from them
         present = severity > 0

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from .files import FileImages, PackedImages, Reading
 from .labels import to_numpy
-from .tables import listed
+from .tables import first_few
 
 # %% ../nbs/01e_sources.ipynb #3025015d
 def check_pixels(
@@ -25,9 +25,9 @@ def check_pixels(
     names = bad if rows is None else np.asarray(rows)[bad]
     broken = ~np.isfinite(low[bad]) | ~np.isfinite(high[bad])
     if broken.any():
-        raise ValueError(f'NaN or infinity in {broken.sum()} images, rows {listed(names[broken])}: leave these rows '
+        raise ValueError(f'NaN or infinity in {broken.sum()} images, rows {first_few(names[broken])}: leave these rows '
                          'out or read the files again')
-    raise ValueError(f'values outside [0, 1] in {len(bad)} images, rows {listed(names)} (from {low[bad].min():g} to '
+    raise ValueError(f'values outside [0, 1] in {len(bad)} images, rows {first_few(names)} (from {low[bad].min():g} to '
                      f'{high[bad].max():g}): '
                      'give uint8, or floats divided by the largest value of their bit depth')
 
@@ -139,8 +139,8 @@ def as_images(
     if isinstance(images, (list, tuple)):
         strange = [i for i, path in enumerate(images) if not isinstance(path, (str, os.PathLike))]
         if strange:
-            raise ValueError(f'a list of images must hold paths, but rows {listed(strange)} do not; np.stack(images) '
-                             'makes an array')
+            raise ValueError(f'a list of images must hold paths, but rows {first_few(strange)} do not; '
+                             'np.stack(images) makes an array')
         return FileImages(images, one_reading(size, fit, reading))
     if isinstance(images, np.ndarray) or hasattr(images, 'detach'): images = ArrayImages(images, reading)
     if not all(hasattr(images, name) for name in ('size', '__len__', '__getitem__')):

@@ -18,12 +18,17 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 
 # ---- floors ----
 
-GROUND = {'renamed', 'core', 'labels', 'thorax', 'phantom', 'pictures', 'dicom', 'files', 'tables', 'splits', 'sources'}
+GROUND = {
+    'renamed', 'core', 'states', 'labels', 'chest', 'findings', 'thorax', 'phantom',
+    'pictures', 'dicom', 'files', 'csv_tables', 'tables', 'splits', 'sources',
+}
 SHARED = GROUND | {'data', 'backbone', 'losses', 'consistency', 'attention', 'classifier'}
 BESIDE = GROUND | {'data'}
 FLOORS = {  # module -> the modules of the workbench that it may import
-    'renamed': set(), 'core': {'renamed'}, 'labels': {'core'}, 'thorax': {'core', 'labels'}, 'phantom': {'core', 'labels', 'thorax'}, 'pictures': {'core'}, 'dicom': {'core', 'pictures'},
-    'files': {'core', 'pictures', 'dicom'}, 'tables': {'core', 'labels'}, 'splits': {'core', 'labels', 'tables'},
+    'renamed': set(), 'core': {'renamed'}, 'states': set(), 'labels': {'core', 'states'},
+    'chest': set(), 'findings': {'states', 'chest'}, 'thorax': {'chest', 'findings'}, 'phantom': {'core', 'labels', 'thorax'},
+    'pictures': {'core'}, 'dicom': {'core', 'pictures'},
+    'files': {'core', 'pictures', 'dicom'}, 'csv_tables': {'states'}, 'tables': {'states', 'csv_tables'}, 'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'files', 'tables'},
     'dataset': GROUND, 'holdout': GROUND | {'dataset'}, 'samplers': GROUND | {'dataset', 'holdout'},
     'data': GROUND | {'dataset', 'holdout', 'samplers'},
@@ -36,7 +41,7 @@ FLOORS = {  # module -> the modules of the workbench that it may import
 LATER = {'methods.trcgl_requests': {'methods.trcgl_diffusion'}}  # two pages of one paper
 HEAVY = {'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers', 'IPython', 'nbdev', 'fastcore'}
 PARTS = {  # the parts of views
-    'style': set(), 'arrays': set(), 'widget': {'style'},
+    'style': set(), 'arrays': {'states'}, 'widget': {'style'},
     'overlays': {'style', 'arrays'}, 'charts': {'style', 'arrays'}, 'curves': {'style', 'arrays'},
     'probes': {'core', 'style', 'arrays', 'overlays', 'charts'},
 }

@@ -3,7 +3,7 @@ import gzip
 import pandas as pd
 import pytest
 from cxr_workbench.labels import CHEXPERT, NIH14
-from cxr_workbench.tables import Checks, find_column, find_labels, join_paths, keep_files, listed, read_table, split_findings
+from cxr_workbench.tables import Checks, find_column, find_labels, join_paths, keep_files, first_few, read_table, split_findings
 
 
 @pytest.mark.parametrize('columns, files, patients', [
@@ -65,4 +65,4 @@ def test_a_record_stops_at_what_is_missing_or_wrong(tmp_path):
 
 
 def test_long_lists_are_cut():
-    assert listed(range(100), 3) == '0, 1, 2 and 97 more' and listed([]) == ''
+    assert first_few(range(100), 3) == '0, 1, 2 and 97 more' and first_few([]) == ''
