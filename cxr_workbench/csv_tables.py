@@ -186,7 +186,7 @@ def read_rows(
     return rows if names is None else [(0, list(names)), *rows]
 
 # %% ../nbs/01b1_csv.ipynb #eb5dd548
-def name_columns(
+def distinct_names(
     names:list[str],  # as the first line gives them
 )->list[str]:         # distinct; a blank one is 'Unnamed: 3', a second 'Edema' is 'Edema.1'
     "Names for the columns, as pandas makes them."
@@ -233,7 +233,7 @@ def infer_types(
 ):                # DataFrame
     "Rows of text as a table: pandas decides what is a number, except for identifiers and file names."
     import pandas as pd
-    names = name_columns(rows[0])
+    names = distinct_names(rows[0])
     usual = {what: set(map(plain_name, columns)) for what, columns in USUAL.items()}
     buffer = io.StringIO(newline='')
     csv.writer(buffer).writerows([names, *rows[1:]])

@@ -10,7 +10,7 @@ __all__ = ['LABELS', 'FINDINGS', 'PAINTERS', 'register_painter', 'on_side', 'ler
 
 # %% ../nbs/00a1_findings.ipynb #a9e25f57
 import numpy as np
-from .chest import Scene, chest_wall, exceeds, heart, hill, mediastinum, rib_distance, stroke
+from .chest import ChestScene, chest_wall, exceeds, heart, hill, mediastinum, rib_distance, stroke
 from .states import CHEXPERT
 
 # %% ../nbs/00a1_findings.ipynb #12f43c86
@@ -29,7 +29,7 @@ def register_painter(
 
 # %% ../nbs/00a1_findings.ipynb #2e8efeb9
 def on_side(
-    s:Scene,
+    s:ChestScene,
     u,  # below .5: the patient's right
 ):
     "1 on one side of the midline, else 0: (b, 1, W)."
@@ -45,7 +45,7 @@ def lerp(
 
 # %% ../nbs/00a1_findings.ipynb #cff0a10d
 def displace(
-    s:Scene,
+    s:ChestScene,
     wanted,  # share of the ray that loses its air, (b, H, W)
 ):           # the share that still had air; the scene keeps the rest
     "Take air out of the scene."
