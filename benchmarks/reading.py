@@ -16,7 +16,7 @@ from cxr_workbench.files import fit_image, pack, read_image
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def find_images(count, folder):
+def find_jpegs(count, folder):
     "Paths of 256 px JPEG files and what they are: real ones where they are at hand, drawn ones otherwise."
     data = Path(os.environ.get('CXR_DATA') or ROOT.parent/'shared'/'data')
     real = data/'nih14'/'images_256'
@@ -63,7 +63,7 @@ def rows(files=600, size=64, batch=64, rounds=5)->list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder/'files').mkdir()
-        paths, kind = find_images(files, folder/'files')
+        paths, kind = find_jpegs(files, folder/'files')
         start = time.perf_counter()
         packed = pack(paths, folder/'pack', size)
         packing = len(paths)/(time.perf_counter() - start)

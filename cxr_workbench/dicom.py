@@ -13,7 +13,7 @@ __all__ = ['DEFLATED_FRAMES', 'apply_window', 'number', 'numbers', 'whole_number
 # %% ../nbs/01a2_dicom.ipynb #0deb5044
 import io, logging, re, zlib
 import numpy as np
-from .pictures import LARGEST, Refusal, check_frame, check_kept, check_size
+from .pictures import LARGEST, Refusal, check_frame, check_kept, check_declared_size
 from .pictures import check_tiles, code_stream, luma, square_pixels
 
 # %% ../nbs/01a2_dicom.ipynb #19cdae68
@@ -435,7 +435,7 @@ def open_dicom(path):
     import pydicom
     with open(path, 'rb') as file: data = file.read()
     check_deflated(data)
-    ds = pydicom.dcmread(io.BytesIO(data), force=True)  # force: old files have no preamble; kind_of looked before
+    ds = pydicom.dcmread(io.BytesIO(data), force=True)  # force: old files have no preamble; detect_kind looked before
     short = [tag for tag in ds.keys() if is_short(ds.get_item(tag))]
     if short or b'\xfe\xff\xdd\xe0' in data[-7:]:                 # fragments of pixels end with this and four bytes
         where = short[0] if short else 'of its pixels'
@@ -669,7 +669,7 @@ def read_dicom(path, bits=None, window=True, frame=None):  # -> values (H, W), l
     "The numbers of a DICOM image after modality, VOI and polarity, with their declared range; pixels made square."
     ds = open_dicom(path)
     frame = place = check_frame(frames_of(ds), frame)
-    check_size(whole_number(ds, 'Rows'), whole_number(ds, 'Columns'))
+    check_declared_size(whole_number(ds, 'Rows'), whole_number(ds, 'Columns'))
     check_bits(ds)
     kind, facts = check_channels(ds), {}
     if kind == 'colour' and not numbers(ds, 'PlanarConfiguration'):

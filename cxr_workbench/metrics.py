@@ -12,7 +12,7 @@ __all__ = ['is_shuffled', 'check_number', 'same_order', 'as_scores', 'absent_lab
 _all_ = ['box_masks', 'map_iou', 'pointing_game']   # handed on from the page before
 
 # %% ../nbs/08_metrics.ipynb #a55e28a1
-import warnings
+import os, warnings
 from typing import NamedTuple
 import numpy as np
 from .labels import as_labels, frequency_groups, patient_codes, to_numpy
@@ -393,11 +393,34 @@ def _tabulate(
     table.attrs['draws'] = left
     return table
 
+# %% ../nbs/08_metrics.ipynb #5ab1e004
+def select_scores(
+    scores,   # a DataFrame as `predict` gives it, or (n, C)
+    data,     # a data set with label_names and perhaps paths
+):            # (n, C)
+    "The score columns of a table of predictions; ValueError where its labels, rows or files are not the data set's."
+    if not hasattr(scores, 'columns'): return scores
+    names = [name for name in scores.columns if name not in ('row', 'path', 'error')]
+    if names != list(data.label_names):
+        raise ValueError(f'the scores are of the labels {names}, and the data set has {list(data.label_names)}')
+    if len(scores) != len(data):
+        raise ValueError(f'there are scores of {len(scores)} rows, and the data set has {len(data)}')
+    rows = list(scores['row']) if 'row' in scores else list(range(len(data)))
+    moved = [i for i, row in enumerate(rows) if row != i]
+    if moved:
+        raise ValueError(f'row {rows[moved[0]]} of the data set is in place {moved[0]} of the scores: '
+                         "score this data set, or sort with .sort_values('row')")
+    files = zip(scores['path'] if 'path' in scores else (), getattr(data, 'paths', None) or ())
+    for i, (mine, theirs) in enumerate(files):
+        if os.path.basename(str(mine)) == os.path.basename(str(theirs)): continue
+        raise ValueError(f'row {i} was scored from {mine}, and the data set has {theirs} there')
+    return scores[names].reset_index(drop=True) if 'row' in scores else scores[names]
+
 # %% ../nbs/08_metrics.ipynb #efb8a89b
 def report(
-    scores, y, known=None,   # probabilities in [0, 1], labels and mask, (n, C)
-    patient_id=None,         # (n,): resampled together; None resamples rows and warns
-    label_names=None,        # (C,); None: the columns of a DataFrame, else 'label 0' ...
+    scores, y, known=None,   # probabilities in [0, 1], labels, mask, (n, C); or what `predict` gives, a data set
+    patient_id=None,         # (n,): resampled together; None: those of a data set; rows are resampled, with a warning
+    label_names=None,        # (C,); None: of a data set, the columns of a DataFrame, else 'label 0' ...
     groups=None,             # dict label -> group, best `frequency_groups` of the training labels; 'auto': those of y
     threshold=.5,            # for F1, a number or (C,); `tune_thresholds` of validation data
     n_boot=1000, seed=0,     # resamples; 0: no intervals
@@ -408,6 +431,11 @@ def report(
     if convention not in ('skip', 'trcgl'): raise ValueError(f"convention={convention!r}: give 'skip' or 'trcgl'")
     check_number(0, n_boot=n_boot)
     if not 0 < level < 1: raise ValueError(f'level={level}: give the share of the resamples inside, as .95')
+    if hasattr(y, 'known') and hasattr(y, 'label_names'):
+        scores, data, y = select_scores(scores, y), y, y.y
+        known = data.known if known is None else known
+        patient_id = data.patient_id if patient_id is None else patient_id
+        label_names = data.label_names if label_names is None else label_names
     names = _names(label_names, np.shape(y)[-1], scores, y)
     threshold = as_threshold(threshold, len(names), names)
     same_order(y, patient_id, ('labels', 'patients'))

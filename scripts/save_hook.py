@@ -2,10 +2,10 @@
 
     PYTHONPATH=scripts jupyter lab --ContentsManager.pre_save_hook=save_hook.keep_committed    # `make lab` does this
 
-An open notebook changes by itself: the name and version of the kernel, execution counts, outputs, widget state. Autosave
-would write all that into files that git tracks. Where every cell has the source that git has, the file is written as git
-has it; what a run showed stays in the browser. Where a source was edited, the notebook is saved with its outputs and
-without those traces. Notebooks that git does not track are saved as they are.
+An open notebook changes by itself: the name and version of the kernel, execution counts, outputs, widget state.
+Autosave would write all that into files that git tracks. Where every cell has the source that git has, the file is
+written as git has it; what a run showed stays in the browser. Where a source was edited, the notebook is saved with its
+outputs and without those traces. Notebooks that git does not track are saved as they are.
 """
 import json, subprocess
 from pathlib import Path

@@ -124,10 +124,10 @@ def test_what_is_saved_is_what_runs(name, tmp_path):
 
 @every_method
 def test_recipe_trains_something_and_takes_every_parameter(name):
-    from cxr_workbench.learner import parameter_groups, trainable
+    from cxr_workbench.learner import parameter_groups, set_trainable
     method = tiny(name)
     for stage in method.recipe():
-        assert trainable(method, stage.train) and parameter_groups(method, stage.groups) and stage.epochs > 0
+        assert set_trainable(method, stage.train) and parameter_groups(method, stage.groups) and stage.epochs > 0
     assert {n for n, p in method.named_parameters() if p.requires_grad} == {n for n, _ in method.named_parameters()}, 'the last stage leaves something frozen'
 
 

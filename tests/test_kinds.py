@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from cxr_workbench import cli, data, labels as L, metrics as M, splits, tables
+from cxr_workbench import cli, data, labels as L, metrics as M, opening, reports, splits, tables
 
 IMAGES = np.zeros((4, 8, 8), np.uint8)
 
@@ -229,24 +229,24 @@ def test_the_ratio_of_folds_is_a_number(ratio):
     ('phantom', dict(patient='p'), '--patient'), ('nih14', dict(uncertain=True), '--uncertain'),
     ('t.csv', dict(rows=True), '--rows')])
 def test_options_that_the_data_do_not_use_are_refused(source, given, option):
-    with pytest.raises(ValueError, match=option): cli.check_used(source, given)
+    with pytest.raises(ValueError, match=option): opening.check_used(source, given)
 
 
 def test_options_that_the_data_use_pass():
-    cli.check_used('t.csv', dict(root='.', path='file', packed='pack', how=dict(bits=12)))
-    cli.check_used('x.npz', dict(table='t.csv', labels=['a'], how={}, rows=False))
+    opening.check_used('t.csv', dict(root='.', path='file', packed='pack', how=dict(bits=12)))
+    opening.check_used('x.npz', dict(table='t.csv', labels=['a'], how={}, rows=False))
 
 
 def test_nothing_that_is_read_is_written_over(tmp_path):
     image, run = tmp_path/'a.png', tmp_path/'run'
     run.mkdir()
     for file in (image, run/'model.safetensors', run/'model.json'): file.write_bytes(b'kept')
-    with pytest.raises(FileExistsError, match='would be lost'): cli.check_place(image, tmp_path/'.'/'a.png')
+    with pytest.raises(FileExistsError, match='would be lost'): reports.check_place(image, tmp_path/'.'/'a.png')
     for name in ('model.safetensors', 'model.json'):
-        with pytest.raises(FileExistsError): cli.check_place(run/name, *cli.parts_of(run))
-    assert cli.check_place(run/'report.csv', *cli.parts_of(run)) == run/'report.csv'
+        with pytest.raises(FileExistsError): reports.check_place(run/name, *opening.list_run_files(run))
+    assert reports.check_place(run/'report.csv', *opening.list_run_files(run)) == run/'report.csv'
 
 
 def test_an_argument_of_a_method_is_given_once():
-    with pytest.raises(ValueError, match='backbone'): cli.method_settings(dict(backbone='a'), backbone='b')
-    assert cli.method_settings(dict(backbone='a', lr=1), backbone=None) == dict(backbone='a', lr=1)
+    with pytest.raises(ValueError, match='backbone'): cli.merge_settings(dict(backbone='a'), backbone='b')
+    assert cli.merge_settings(dict(backbone='a', lr=1), backbone=None) == dict(backbone='a', lr=1)

@@ -1,4 +1,4 @@
-"Pictures whose numbers contradict what the file declares, or of which a decoder keeps a part: the right value, or a refusal."
+"Pictures that contradict what their file declares, or that a decoder reads in part: the right value, or a refusal."
 import io, struct, zlib
 import numpy as np
 import pytest
@@ -11,13 +11,17 @@ TWELVE = np.rint(SHADE*4095).astype(np.uint16)
 EIGHT = np.rint(SHADE*255).astype(np.uint8)
 
 
-def chunk(kind, body): return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+def chunk(kind, body):
+    "A chunk of a PNG."
+    length, check = struct.pack('>I', len(body)), struct.pack('>I', zlib.crc32(kind + body))
+    return length + kind + body + check
 
 
 def png(rows, depth, colour, *more):
     "A PNG of rows of bytes, with chunks (kind, body) before the pixels."
     header = struct.pack('>IIBBBBB', W, H, depth, colour, 0, 0, 0)
-    parts = [(b'IHDR', header), *more, (b'IDAT', zlib.compress(b''.join(b'\0' + row for row in rows))), (b'IEND', b'')]
+    pixels = zlib.compress(b''.join(b'\0' + row for row in rows))
+    parts = [(b'IHDR', header), *more, (b'IDAT', pixels), (b'IEND', b'')]
     return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in parts)
 
 
@@ -29,8 +33,8 @@ def wide(values, channels, alpha=None):
 
 def tiff(strips, order, bits, photometric=1, channels=1, more=None):
     "A TIFF with one directory behind its strips."
-    tags = {256: [W], 257: [H], 258: [bits]*channels, 259: [1], 262: [photometric], 277: [channels], 278: [H]}
-    tags = {**tags, **(more or {})}
+    tags = {256: [W], 257: [H], 258: [bits]*channels, 259: [1]}
+    tags |= {262: [photometric], 277: [channels], 278: [H], **(more or {})}
     starts = [8 + sum(map(len, strips[:k])) for k in range(len(strips))]
     places = (324, 325) if 322 in tags else (273, 279)
     tags = {**tags, places[0]: starts, places[1]: [*map(len, strips)]}
@@ -82,8 +86,9 @@ def test_a_16_bit_png_with_colour_is_turned(read):
 def test_the_transparent_grey_is_the_one_that_is_stored(read, depth):
     top = 2**depth - 1
     values = np.rint(SHADE*top).astype(np.uint16)
-    bits = np.unpackbits(values.astype('>u2').view(np.uint8).reshape(H, W, 2), axis=2)[..., 16 - depth:]
-    rows = [np.packbits(row).tobytes() for row in bits.reshape(H, -1)]
+    pairs = values.astype('>u2').view(np.uint8).reshape(H, W, 2)
+    bits = np.unpackbits(pairs, axis=2)[..., 16 - depth:].reshape(H, -1)
+    rows = [np.packbits(row).tobytes() for row in bits]
     for key in (0, 1, 2, top):
         right = np.where(values == key, 0, values)/top
         near(read(png(rows, depth, 0, (b'tRNS', struct.pack('>H', key)))), right)
@@ -131,7 +136,8 @@ def test_channels_of_16_bits_in_a_tiff(read, order):
     steps = np.diff(three.astype(np.uint16), axis=1, prepend=np.uint16(0)).astype(order + 'u2')
     packed = zlib.compress(steps.tobytes())
     near(read(tiff([packed], order, 16, 2, 3, {259: [8], 317: [2]})), FULL/65535)
-    near(read(tiff([three.tobytes()], order, 16, 2, 3, {274: [8]})), FULL.T[::-1]/65535)
+    rotated = tiff([three.tobytes()], order, 16, 2, 3, {274: [8]})
+    near(read(rotated), FULL.T[::-1]/65535)
     dark = (three >> 8).astype(order + 'u2')
     with pytest.raises(UnreadableImage, match='one of 255 steps'): read(tiff([dark.tobytes()], order, 16, 2, 3))
     near(read(tiff([dark.tobytes()], order, 16, 2, 3), bits=8), (FULL >> 8)/255)
@@ -151,7 +157,8 @@ def test_grey_with_alpha_in_a_tiff(read, order):
 
 
 def test_a_tile_without_bytes_and_a_tiff_without_polarity(read):
-    tiles = [EIGHT[y:y + 16, x:x + 16].tobytes() for y in range(0, H, 16) for x in range(0, W, 16)]
+    corners = [(y, x) for y in range(0, H, 16) for x in range(0, W, 16)]
+    tiles = [EIGHT[y:y + 16, x:x + 16].tobytes() for y, x in corners]
     sides = {322: [16], 323: [16]}
     near(read(tiff(tiles, '<', 8, more=sides)), EIGHT/255)
     with pytest.raises(UnreadableImage, match='zero bytes'): read(tiff([*tiles[:-1], b''], '<', 8, more=sides))
@@ -217,6 +224,7 @@ def test_frames_of_16_bit_colour(read):
 
 def test_cmyk_of_16_bits_of_which_the_upper_8_are_empty(read):
     ink = np.stack([FULL*0]*3 + [65535 - FULL], -1)
-    assert np.abs(read(tiff([ink.astype('<u2').tobytes()], '<', 16, 5, 4)) - SHADE).max() < .01
+    image = read(tiff([ink.astype('<u2').tobytes()], '<', 16, 5, 4))
+    assert np.abs(image - SHADE).max() < .01
     with pytest.raises(UnreadableImage, match='the upper 8 are read'):
         read(tiff([(ink >> 8).astype('<u2').tobytes()], '<', 16, 5, 4))

@@ -3,7 +3,7 @@ import json, shutil
 import pytest, torch
 from cxr_workbench import learner
 from cxr_workbench.backbone import Backbone
-from cxr_workbench.consistency import StrongView, WeakView, moved, pseudo_label
+from cxr_workbench.consistency import StrongView, WeakView, move_images, pseudo_label
 from cxr_workbench.core import create_method
 from cxr_workbench.losses import asymmetric_loss, masked_bce
 
@@ -49,7 +49,8 @@ def test_weights_of_another_precision_are_read(saved, dtype):
     assert after.dtype == torch.float32 and torch.allclose(before, after, rtol=1e-2)
 
 
-@pytest.mark.parametrize('change', [dict(labels=NAMES[::-1]), dict(labels=['a', 'b', 'c']), dict(size=64)])
+@pytest.mark.parametrize('change', [
+    dict(labels=NAMES[::-1]), dict(labels=['a', 'b', 'c']), dict(size=64)])
 def test_weights_beside_another_record_are_refused(saved, change):
     file = saved/'model.json'
     record = json.loads(file.read_text())
@@ -89,7 +90,9 @@ def test_a_record_that_is_no_record_is_named(saved):
 @pytest.mark.parametrize('loss', [masked_bce, asymmetric_loss])
 def test_what_stands_for_an_unknown_label_does_not_count(loss):
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    known = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 1], [1, 1, 1]]).bool()
+    known = torch.tensor([
+        [1, 1, 0], [0, 0, 0],
+        [1, 0, 1], [1, 1, 1]]).bool()
     y = (torch.arange(12).view(4, 3) % 2).float()
     value = loss(logits, y.masked_fill(~known, float('nan')), known)
     assert torch.equal(value, loss(logits, y*known, known))
@@ -100,7 +103,8 @@ def test_what_stands_for_an_unknown_label_does_not_count(loss):
 @pytest.mark.parametrize('bad', [dict(margin=1.), dict(margin=-.1), dict(margin=float('nan')),
                                  dict(gamma_neg=-1.), dict(gamma_pos=-1.)])
 def test_asymmetries_without_a_meaning_are_refused(bad):
-    with pytest.raises(ValueError, match='margin must lie in'): asymmetric_loss(torch.zeros(2, 2), torch.zeros(2, 2), **bad)
+    with pytest.raises(ValueError, match='margin must lie in'):
+        asymmetric_loss(torch.zeros(2, 2), torch.zeros(2, 2), **bad)
 
 
 # ---- views ----
@@ -110,13 +114,15 @@ def test_asymmetries_without_a_meaning_are_refused(bad):
 @pytest.mark.parametrize('how', ['rotate', 'shear', 'translate'])
 def test_half_precision_moves_to_the_same_place(dtype, tolerance, h, w, how):
     g = torch.Generator().manual_seed(0)
-    x, amount = torch.rand(3, 1, h, w, generator=g).to(dtype), (torch.rand(3, 2, generator=g)*.1).to(dtype)
-    out = moved(x, **{how: amount})
+    x = torch.rand(3, 1, h, w, generator=g).to(dtype)
+    amount = (torch.rand(3, 2, generator=g)*.1).to(dtype)
+    out = move_images(x, **{how: amount})
     assert out.dtype == dtype
-    assert (out.double() - moved(x.double(), **{how: amount.double()})).abs().max() < tolerance
+    assert (out.double() - move_images(x.double(), **{how: amount.double()})).abs().max() < tolerance
 
 
-@pytest.mark.parametrize('bad', [dict(posterise=(0, 4)), dict(gamma=(-1, 1)), dict(cutout=(0, 1.5)),
+@pytest.mark.parametrize('bad', [dict(posterise=(0, 4)), dict(gamma=(-1, 1)),
+                                 dict(cutout=(0, 1.5)),
                                  dict(blur=(-.01, .02)), dict(contrast=(-2, 0))])
 def test_ranges_without_a_meaning_are_refused(bad):
     with pytest.raises(ValueError, match='lies outside'): StrongView(**bad)
@@ -131,7 +137,8 @@ def test_a_threshold_that_is_no_number_is_refused():
 
 # ---- backbones ----
 
-@pytest.mark.parametrize('name', ['pit_ti_224', 'pit_ti_distilled_224', 'deit_tiny_distilled_patch16_224', 'efficientvim_m1'])
+@pytest.mark.parametrize('name', [
+    'pit_ti_224', 'pit_ti_distilled_224', 'deit_tiny_distilled_patch16_224', 'efficientvim_m1'])
 def test_a_head_that_reads_more_than_the_map_is_refused_by_name(name):
     with pytest.raises(ValueError, match=f"the features of {name} are not made from its feature map.*pool='mean'"):
         Backbone(name, size=64)
@@ -149,7 +156,7 @@ def test_a_part_of_a_diffusion_model_without_numbers_is_named(part, tmp_path):
     pytest.importorskip('diffusers')
     from safetensors.torch import load_file, save_file
     from cxr_workbench.methods import trcgl_diffusion as td
-    folder = shutil.copytree(td.embedded(), tmp_path/'pipeline')
+    folder = shutil.copytree(td.find_packaged(), tmp_path/'pipeline')
     file, = (folder/part).glob('*.safetensors')
     state = load_file(file)
     state[sorted(state)[0]].fill_(float('nan'))

@@ -9,15 +9,22 @@ ROOT = Path(__file__).resolve().parent.parent
 INI = ConfigParser(delimiters=['='])
 INI.read(ROOT/'settings.ini', encoding='utf-8')
 FACTS = INI['DEFAULT']
-PAGES = {p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb')
-         if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts)}
+
+
+def is_hidden(path): return any(part.startswith(('.', '_')) for part in path.relative_to(ROOT).parts)
+
+
+PAGES = {p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb') if not is_hidden(p)}
 MODULES = {p.relative_to(ROOT).as_posix() for p in (ROOT/'cxr_workbench').rglob('*.py')}
-TOOLS = {'nbdev', 'fastcore', 'execnb', 'ghapi', 'jupytext', 'pytest', 'pytest-xdist', 'hypothesis', 'playwright', 'kaleido'}
+TOOLS = {
+    'nbdev', 'fastcore', 'execnb', 'ghapi', 'jupytext', 'pytest', 'pytest-xdist', 'hypothesis', 'playwright', 'kaleido'}
+DATA = ('.safetensors', '.json', '.csv')   # files of a saved model
 
 
 def build(tree, *what):
     "Run the build in a tree, with the packages that are installed."
-    done = subprocess.run([sys.executable, '-m', 'build', '--no-isolation', *what, str(tree)], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, '-m', 'build', '--no-isolation', *what, str(tree)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -51,9 +58,17 @@ def from_sdist(tree):
     return tarfile.open(next((tree/'dist').glob('*.tar.gz'))), zipfile.ZipFile(next((tree/'dist').glob('*.whl')))
 
 
+def read_member(wheel, ending):
+    "The text of the one file of a wheel with this ending."
+    name, = (n for n in wheel.namelist() if n.endswith(ending))
+    return wheel.read(name).decode()
+
+
+def is_metadata(name): return '.dist-info/' in name
+
+
 @pytest.fixture(scope='module')
-def metadata(from_checkout):
-    return Parser().parsestr(from_checkout.read(next(n for n in from_checkout.namelist() if n.endswith('METADATA'))).decode())
+def metadata(from_checkout): return Parser().parsestr(read_member(from_checkout, '/METADATA'))
 
 
 def requirements(metadata):
@@ -66,50 +81,61 @@ def requirements(metadata):
 
 
 def test_wheel_holds_modules_and_pages(from_checkout):
-    names = {n for n in from_checkout.namelist() if '.dist-info/' not in n}
+    names = {n for n in from_checkout.namelist() if not is_metadata(n)}
     assert {n for n in names if n.endswith('.py')} == MODULES
     assert {n.removeprefix('cxr_workbench/pages/') for n in names if n.endswith('.ipynb')} == PAGES
-    assert {Path(n).suffix for n in names} <= {'.py', '.ipynb', '.safetensors', '.json', '.csv'}
+    assert {Path(n).suffix for n in names} <= {'.py', '.ipynb', *DATA}
     assert all(n.startswith('cxr_workbench/') for n in names)
     page = min(PAGES)
     assert from_checkout.read(f'cxr_workbench/pages/{page}') == (ROOT/'nbs'/page).read_bytes()
 
 
 def test_wheel_carries_every_saved_model(from_checkout):
-    models = {p.relative_to(ROOT).as_posix() for kind in ('*.safetensors', '*.json', '*.csv') for p in (ROOT/'cxr_workbench').rglob(kind)}
-    assert {n for n in from_checkout.namelist() if n.endswith(('.safetensors', '.json', '.csv')) and '.dist-info/' not in n} == models
+    there = {p.relative_to(ROOT).as_posix() for p in (ROOT/'cxr_workbench').rglob('*') if p.suffix in DATA}
+    carried = {n for n in from_checkout.namelist() if n.endswith(DATA) and not is_metadata(n)}
+    assert carried == there
 
 
 def test_sdist_gives_the_same_wheel(from_checkout, from_sdist):
-    files = {n.split('/', 1)[-1] for n in from_sdist[0].getnames()}
-    assert {f'nbs/{p}' for p in PAGES} | MODULES | {'settings.ini', 'LICENSE', 'README.md', 'tests/test_package.py', 'Makefile'} <= files
+    sdist, wheel = from_sdist
+    files = {n.split('/', 1)[-1] for n in sdist.getnames()}
+    named = {'settings.ini', 'LICENSE', 'README.md', 'tests/test_package.py', 'Makefile'}
+    assert {f'nbs/{p}' for p in PAGES} | MODULES | named <= files
     assert not [f for f in files if 'checkpoint' in f or f.endswith('.pyc')]
-    assert {n: from_checkout.getinfo(n).CRC for n in from_checkout.namelist() if '.dist-info/' not in n} == \
-           {n: from_sdist[1].getinfo(n).CRC for n in from_sdist[1].namelist() if '.dist-info/' not in n}
+    assert checksums(from_checkout) == checksums(wheel)
+
+
+def checksums(wheel):
+    "File -> checksum, metadata left out."
+    return {n: wheel.getinfo(n).CRC for n in wheel.namelist() if not is_metadata(n)}
 
 
 def test_metadata_says_what_settings_say(metadata):
-    assert (metadata['Name'], metadata['Version'], metadata['Requires-Python']) == ('cxr-workbench', FACTS['version'], '>=3.11')
+    assert metadata['Name'] == 'cxr-workbench' and metadata['Version'] == FACTS['version']
+    assert metadata['Requires-Python'] == '>=3.11'
     assert set(metadata.get_all('Provides-Extra')) == {'dicom', 'diffusion', 'dev', 'export', 'all'}
     assert 'Apache-2.0' in (metadata['License-Expression'] or metadata['License'])
 
 
 def test_requirements_are_where_they_belong(metadata):
     found = requirements(metadata)
-    assert {'torch', 'timm', 'lightning', 'jupyterlab', 'ipywidgets', 'anywidget', 'plotly', 'captum', 'pandas', 'typer'} <= found['']
+    assert {'torch', 'timm', 'lightning', 'pandas', 'typer', 'captum', 'pydicom'} <= found['']
+    assert {'jupyterlab', 'ipywidgets', 'anywidget', 'plotly'} <= found['']
     assert TOOLS <= found['dev'] and not TOOLS & set().union(*(v for k, v in found.items() if k != 'dev'))
-    assert found['all'] == found['dicom'] | found['diffusion'] | found['export'] and 'pydicom' in found[''] and 'pylibjpeg' in found['dicom'] and 'diffusers' in found['diffusion']
+    assert found['all'] == found['dicom'] | found['diffusion'] | found['export']
+    assert 'pylibjpeg' in found['dicom'] and 'diffusers' in found['diffusion']
 
 
 def test_lightning_leaves_out_its_malicious_releases(metadata):
     from packaging.requirements import Requirement
     lightning, = (Requirement(r) for r in metadata.get_all('Requires-Dist') if r.startswith('lightning'))
-    assert not any(lightning.specifier.contains(v) for v in ('2.6.2', '2.6.3')) and lightning.specifier.contains('2.6.4')
+    assert not any(lightning.specifier.contains(version) for version in ('2.6.2', '2.6.3'))
+    assert lightning.specifier.contains('2.6.4')
 
 
 def test_command_starts_in_the_cli(from_checkout):
     points = ConfigParser(delimiters=['='])
-    points.read_string(from_checkout.read(next(n for n in from_checkout.namelist() if n.endswith('entry_points.txt'))).decode())
+    points.read_string(read_member(from_checkout, '/entry_points.txt'))
     assert points['console_scripts']['cxr-workbench'] == 'cxr_workbench.cli:main'
     assert re.search(r'^def main\b|^main *=', from_checkout.read('cxr_workbench/cli.py').decode(), flags=re.M)
 
@@ -117,8 +143,9 @@ def test_command_starts_in_the_cli(from_checkout):
 def test_versions_agree():
     import yaml
     citation = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
-    assert citation['version'] == FACTS['version'] and f'"{FACTS["version"]}"' in (ROOT/'cxr_workbench'/'__init__.py').read_text()
-    assert re.search(rf'^## \[{re.escape(FACTS["version"])}\]', (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), flags=re.M)
+    version, changes = FACTS['version'], (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+    assert citation['version'] == version and f'"{version}"' in (ROOT/'cxr_workbench'/'__init__.py').read_text()
+    assert re.search(rf'^## \[{re.escape(version)}\]', changes, flags=re.M)
     assert citation['license'] == 'Apache-2.0' and len(citation['references']) == 5
 
 

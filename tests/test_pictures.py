@@ -3,8 +3,9 @@ import gzip, io, itertools, struct, zipfile, zlib
 import numpy as np
 import pytest
 from PIL import Image, features
-from cxr_workbench import files
-from cxr_workbench.files import UnreadableImage, find_images, foreign, kind_of, read_image
+from cxr_workbench import reading
+from cxr_workbench.reading import UnreadableImage, detect_kind, detect_unsupported, explain_error
+from cxr_workbench.reading import find_images, read_image
 from cxr_workbench.pictures import code_stream, turn
 
 
@@ -370,7 +371,7 @@ def test_ratio_alone_and_turned(tmp_path):
 def test_avif(tmp_path):
     if not features.check('avif'): pytest.skip('this Pillow reads no AVIF')
     write(tmp_path/'x.dat', saved(BYTES, 'AVIF', quality=100))
-    assert kind_of((tmp_path/'x.dat').read_bytes()) == 'picture'
+    assert detect_kind((tmp_path/'x.dat').read_bytes()) == 'picture'
     assert np.abs(read_image(tmp_path/'x.dat') - BYTES/255).max() < .03
 
 
@@ -459,8 +460,8 @@ def test_what_is_no_picture_is_named(tmp_path, name, data, words):
 
 
 def test_a_decoder_that_refuses_without_damage_is_not_called_damaged():
-    assert 'damaged or of a kind' in files.reason_for(NotImplementedError('this many bits'))
-    assert files.reason_for(OSError('image file is truncated')).startswith('it is damaged')
+    assert 'damaged or of a kind' in explain_error(NotImplementedError('this many bits'))
+    assert explain_error(OSError('image file is truncated')).startswith('it is damaged')
 
 
 # breaking down
@@ -475,7 +476,7 @@ STAYS = [PanicException('index out of bounds'), ValueError('odd'), RecursionErro
 @pytest.mark.parametrize('error, passes', [(e, True) for e in PASSES] + [(e, False) for e in STAYS])
 def test_what_ends_a_run_and_what_does_not(tmp_path, monkeypatch, error, passes):
     def broken(*args): raise error
-    monkeypatch.setattr(files, 'read_picture', broken)
+    monkeypatch.setattr(reading, 'read_picture', broken)
     path = write(tmp_path/'x.png', saved(BYTES))
     with pytest.raises(type(error) if passes else UnreadableImage): read_image(path)
 
@@ -505,4 +506,4 @@ def test_what_is_left_out_is_told(tmp_path):
 
 
 def test_foreign_leaves_pictures_alone():
-    for kind in ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP', 'JPEG2000'): assert foreign(saved(BYTES, kind)) is None
+    for kind in ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP', 'JPEG2000'): assert detect_unsupported(saved(BYTES, kind)) is None

@@ -3,7 +3,7 @@ import json
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from test_cli import shell
-from cxr_workbench import learner
+from cxr_workbench import learner, prediction
 from cxr_workbench.data import from_csv
 from cxr_workbench.files import Reading, pack
 from cxr_workbench.phantom import SyntheticCXR
@@ -50,7 +50,8 @@ def test_files_are_scored_as_they_were_packed(run, table, packed):
     of_pack = learner.predict(learner.load(run), from_csv(table, packed=packed))[names].to_numpy()
     otherwise = learner.load(run)
     otherwise.reading = Reading(32)
-    as_before = learner.predict(otherwise, [str(table.parent/'images'/f'{i:03d}.png') for i in range(60)])[names].to_numpy()
+    paths = [str(table.parent/'images'/f'{i:03d}.png') for i in range(60)]
+    as_before = learner.predict(otherwise, paths)[names].to_numpy()
     assert np.abs(of_files - of_pack).max() < 2e-3                  # a pack rounds to 8 bits
     assert np.abs(as_before - of_pack).max() > 10*np.abs(of_files - of_pack).max()
 
@@ -58,13 +59,15 @@ def test_files_are_scored_as_they_were_packed(run, table, packed):
 def test_evaluate_reads_other_files_as_the_training_did(run, table):
     shell('evaluate', run, '--n-boot', 5, '--out', table.parent/'held_out.csv')
     shell('evaluate', run, '--data', table, '--n-boot', 5, '--out', table.parent/'files.csv')
-    shell('evaluate', run, '--data', table, '--packed', table.parent/'pack', '--n-boot', 5, '--out', table.parent/'packed.csv')
+    pack_folder = ('--packed', table.parent/'pack')
+    shell('evaluate', run, '--data', table, *pack_folder, '--n-boot', 5, '--out', table.parent/'packed.csv')
     of_files, of_pack = (pd.read_csv(table.parent/name, index_col=0) for name in ('files.csv', 'packed.csv'))
     assert np.nanmax(np.abs(of_files['auroc'] - of_pack['auroc'])) < .02
 
 
 @pytest.mark.parametrize('options, words', [
-    (('--size', 32), ["'crop' against 'pad'", '12 against None']), (('--size', 32, '--fit', 'crop', '--bits', 12, '--invert'), ['invert False against True'])])
+    (('--size', 32), ["'crop' against 'pad'", '12 against None']),
+    (('--size', 32, '--fit', 'crop', '--bits', 12, '--invert'), ['invert False against True'])])
 def test_a_pack_of_another_reading_is_refused_by_both_names(run, table, tmp_path, options, words):
     shell('pack', table, tmp_path/'other', *options)
     said = shell('evaluate', run, '--data', table, '--packed', tmp_path/'other', '--n-boot', 5, status=1)
@@ -78,14 +81,14 @@ def test_a_pack_of_another_size_is_refused(run, table, tmp_path):
 
 
 def test_options_that_contradict_a_pack_are_refused(table, packed, tmp_path):
-    said = shell('fit', 'supervised', '--data', table, '--packed', packed, '--bits', 10, *TRAIN, '--out', tmp_path, status=1)
-    assert 'bits 12 against 10' in said
-    said = shell('fit', 'supervised', '--data', table, '--packed', packed, '--size', 64, *TRAIN, '--out', tmp_path, status=1)
-    assert 'size 32 against 64' in said
+    fit = ('fit', 'supervised', '--data', table, '--packed', packed, *TRAIN, '--out', tmp_path)
+    assert 'bits 12 against 10' in shell(*fit, '--bits', 10, status=1)
+    assert 'size 32 against 64' in shell(*fit, '--size', 64, status=1)
 
 
 def test_options_of_fit_reach_the_files_and_the_model(table, tmp_path):
-    shell('fit', 'supervised', '--data', table, '--size', 32, '--fit', 'stretch', '--bits', 12, '--invert', *TRAIN, '--out', tmp_path/'run')
+    reading = ('--size', 32, '--fit', 'stretch', '--bits', 12, '--invert')
+    shell('fit', 'supervised', '--data', table, *reading, *TRAIN, '--out', tmp_path/'run')
     assert learner.load(tmp_path/'run').reading == Reading(32, 'stretch', bits=12, invert=True)
     shell('evaluate', tmp_path/'run', '--n-boot', 5)
 
@@ -96,7 +99,8 @@ def test_a_training_and_a_held_out_part_of_two_readings_are_refused(table, packe
     valid = from_csv(table, reading=Reading(32, 'pad', bits=12))
     halves = train.subset(train.patient_id < 10), valid.subset(valid.patient_id >= 10)
     method = create_method('supervised', labels=train.label_names, size=32, preset='tiny')
-    with pytest.raises(ValueError, match="'crop' against 'pad'"): learner.fit(method, *halves, epochs=1, progress=False, device='cpu')
+    with pytest.raises(ValueError, match="'crop' against 'pad'"):
+        learner.fit(method, *halves, epochs=1, progress=False, device='cpu')
 
 
 def test_a_model_saved_before_reads_as_it_always_did(run, table, tmp_path):
@@ -113,7 +117,7 @@ def test_the_same_run_goes_on_only_with_the_same_reading(run, table, packed, tmp
     assert 'another run' in said and 'reading' in said
 
 
-# ---- nothing is scored for nothing ----
+# ---- what is refused before anything is scored ----
 
 @pytest.mark.parametrize('place', ['no/such/s.csv', '.'])
 def test_a_place_that_cannot_be_written_is_refused_before_scoring(run, table, tmp_path, monkeypatch, place):
@@ -124,7 +128,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_scoring(run, table, tm
         assert 'folder' in said and 'training' not in said
 
 
-@pytest.mark.parametrize('content, says', [('{"data": {"sou', 'cut off'), ('[]', 'no record'), ('{"data": {}}', "'fold'")])
+@pytest.mark.parametrize('content, says', [
+    ('{"data": {"sou', 'cut off'), ('[]', 'no record'), ('{"data": {}}', "'fold'")])
 def test_a_damaged_record_is_named(run, tmp_path, content, says):
     for name in ('model.json', 'model.safetensors'): (tmp_path/name).write_bytes((run/name).read_bytes())
     (tmp_path/'run.json').write_text(content)
@@ -134,7 +139,7 @@ def test_a_damaged_record_is_named(run, tmp_path, content, says):
 
 # ---- who is on the images ----
 
-def unnamed(table, folder, name):
+def without_patients(table, folder, name):
     "The table without its patients, the files under other names."
     frame = pd.read_csv(table).drop(columns='patient_id')
     for i, path in enumerate(frame['path']):
@@ -147,7 +152,8 @@ def unnamed(table, folder, name):
 
 
 def test_a_table_without_patients_is_refused(table, tmp_path):
-    fit = ('fit', 'supervised', '--data', unnamed(table, tmp_path, 'image{row}.png'), '--size', 32, '--bits', 12, *TRAIN, '--out', tmp_path/'run')
+    path = without_patients(table, tmp_path, 'image{row}.png')
+    fit = ('fit', 'supervised', '--data', path, '--size', 32, '--bits', 12, *TRAIN, '--out', tmp_path/'run')
     said = shell(*fit, status=1)
     assert '--each-image-a-patient' in said and '--patient' in said and not (tmp_path/'run'/'last.ckpt').exists()
     shell(*fit, '--each-image-a-patient')
@@ -155,8 +161,8 @@ def test_a_table_without_patients_is_refused(table, tmp_path):
 
 
 def test_file_names_that_tell_the_patients_split_by_them(table, tmp_path):
-    from cxr_workbench.cli import hold_out
-    path = unnamed(table, tmp_path, '{patient:08d}_{image:03d}.png')
+    from cxr_workbench.data import hold_out
+    path = without_patients(table, tmp_path, '{patient:08d}_{image:03d}.png')
     with pytest.warns(UserWarning, match='names'): train, held = hold_out(from_csv(path, size=32))
     who = np.arange(60)//3
     assert len(held) and not set(who[train]) & set(who[held])
@@ -166,17 +172,20 @@ def test_file_names_that_tell_the_patients_split_by_them(table, tmp_path):
 
 def test_a_model_of_an_array_is_told_how_files_are_read(table, tmp_path):
     frame = pd.read_csv(table)
-    pixels = np.stack([np.round(Reading(32, 'crop', bits=12)(table.parent/path)*255).astype(np.uint8) for path in frame['path']])
+    reading = Reading(32, 'crop', bits=12)
+    floats = np.stack([reading(table.parent/path) for path in frame['path']])
+    pixels = np.round(floats*255).astype(np.uint8)
     np.savez(tmp_path/'images.npz', images=pixels)
     frame.assign(npz_row=range(60)).to_csv(tmp_path/'table.csv', index=False)
-    shell('fit', 'supervised', '--data', tmp_path/'images.npz', '--table', tmp_path/'table.csv', *TRAIN, '--out', tmp_path/'run')
+    data = ('--data', tmp_path/'images.npz', '--table', tmp_path/'table.csv')
+    shell('fit', 'supervised', *data, *TRAIN, '--out', tmp_path/'run')
     predict = ('predict', tmp_path/'run', table.parent/'images')
     assert 'do not say how they were read' in shell(*predict, '--out', tmp_path/'plain.csv')
     assert 'do not say' not in shell(*predict, '--out', tmp_path/'told.csv', '--fit', 'crop', '--bits', 12)
     model = learner.load(tmp_path/'run')
-    told = pd.read_csv(tmp_path/'told.csv')[model.label_names].to_numpy()
-    right = learner.probabilities(model, torch.from_numpy(pixels).float()[:, None]/255)
-    assert np.abs(told - right).max() < 2e-3 < np.abs(pd.read_csv(tmp_path/'plain.csv')[model.label_names].to_numpy() - right).max()
+    told, plain = (pd.read_csv(tmp_path/name)[model.label_names].to_numpy() for name in ('told.csv', 'plain.csv'))
+    right = prediction.score_batch(model, torch.from_numpy(pixels).float()[:, None]/255)
+    assert np.abs(told - right).max() < 2e-3 < np.abs(plain - right).max()
 
 
 def test_options_that_contradict_the_model_are_refused(run, table, tmp_path):

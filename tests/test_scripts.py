@@ -110,9 +110,11 @@ def test_reading_takes_fewer_files_than_a_batch_holds(benchmark, tmp_path, monke
 def checkout(tmp_path):
     "A repository with one page, and what saves it as `make lab` does."
     manage = pytest.importorskip('jupyter_server.services.contents.filemanager').FileContentsManager
-    def git(*arguments): return subprocess.run(['git', *arguments], cwd=tmp_path, capture_output=True, check=True).stdout
+    how = dict(cwd=tmp_path, capture_output=True, check=True)
+    def git(*arguments): return subprocess.run(['git', *arguments], **how).stdout
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('1 + 1\n2'), nbformat.v4.new_markdown_cell('two')])
-    nb.cells[0].outputs = [nbformat.v4.new_output('execute_result', {'text/plain': '2', 'application/b+json': {'c': [1, 2]}})]
+    data = {'text/plain': '2', 'application/b+json': {'c': [1, 2]}}
+    nb.cells[0].outputs = [nbformat.v4.new_output('execute_result', data)]
     nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     nbformat.write(nb, tmp_path/'page.ipynb')
     shutil.copy(ROOT/'nbs'/'06d_overlays.ipynb', tmp_path/'pictures.ipynb')

@@ -27,10 +27,11 @@ def test_import_is_light():
 
 
 PUBLIC = """
-UPLOAD COLOURS DASHES STATES DIVERGING SEQUENTIAL HEAT HEAT_SIGNED HOUSE keep_private apply_style as_array
+UPLOAD COLOURS DASHES STATES DIVERGING SEQUENTIAL HEAT HEAT_SIGNED STYLE keep_private apply_style as_array
 as_control frame_of picture_widget explore as_uint8 image_trace image_grid show_images map_trace outline_trace
 box_trace as_layers show_overlay matrix_axes show_matrix entry_states label_table epoch_means training_curves
-line_look label_axis score_bars label_columns thin curve_figure roc_curve pr_curve calibration_bins wilson
+line_look label_axis score_bars label_columns thin_curve curve_figure roc_curve pr_curve calibration_bins
+wilson_interval
 reliability report_bars histogram show_probes
 """.split()
 
@@ -243,7 +244,7 @@ def test_a_label_without_a_curve_stays_in_the_legend(y, known, reason):
 def test_thinning_keeps_ends_order_and_area(n, seed):
     steps = np.random.default_rng(seed).random((2, n))
     x, y = np.cumsum(steps, 1)/steps.sum(1, keepdims=True)
-    a, b = views.thin(x, y)
+    a, b = views.thin_curve(x, y)
     assert len(a) <= 200 and np.all(np.diff(a) >= 0)
     ends = [0, -1]
     assert np.array_equal(a[ends], x[ends]) and np.array_equal(b[ends], y[ends])
@@ -264,7 +265,7 @@ def test_bins_hold_every_entry(scores, bins):
 @given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
 def test_wilson_lies_around_the_share_and_in_the_unit_interval(case):
     n, k = case
-    low, high = views.wilson(k/n, n)
+    low, high = views.wilson_interval(k/n, n)
     assert -1e-12 <= low <= k/n + 1e-12
     assert k/n - 1e-12 <= high <= 1 + 1e-12
     assert high - low < 1

@@ -77,7 +77,7 @@ def test_the_button_would_be_found(lab, browser):
 
 def test_a_report_sends_nothing(browser, tmp_path):
     import plotly.graph_objects as go
-    from cxr_workbench.cli import write_html
+    from cxr_workbench.reports import write_html
     for theme in ('plotly_white', 'plotly_dark'):
         figures = [go.Figure(go.Bar(y=[n, 2]), dict(template=theme)) for n in (1, 3)]
         write_html(tmp_path/'report.html', *(('heading', 'sentence', figure) for figure in figures))
