@@ -83,7 +83,8 @@ def warn_of_shared_patients(
     both = [] if who is None else np.intersect1d(who[train], who[held])
     if len(both):
         warnings.warn(f'by their file names, {len(both)} patients are in both parts: {first_few(both)}. '
-                      'Is the column of the patients one of studies or images, or is each_image=True wrong?', stacklevel=3)
+                      'Is the column of the patients one of studies or images, or is each_image=True wrong?',
+                      stacklevel=3)
 
 # %% ../nbs/01fa_holdout.ipynb #581ed1e1
 def split_by_patient(
