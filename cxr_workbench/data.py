@@ -21,7 +21,7 @@ from .samplers import Repeat, RowBatches, batch_sampler, dataloaders, make_loade
 from .sources import ArrayImages, as_images
 from .splits import check_split, patient_folds, patient_split
 from .tables import USUAL, Checks, check_dataset, chexpert_table, find_column, find_labels, find_patients
-from .tables import join_paths, keep_files, listed, nih14_table, plain, read_table, table_rows
+from .tables import join_paths, keep_files, first_few, nih14_table, plain_name, read_table, table_rows
 
 # %% ../nbs/02_data.ipynb #3fea3859
 _all_ = [
@@ -35,7 +35,7 @@ def read_synthetic(
     table,  # DataFrame
 ):          # (n,) bool, or None where no column says
     "Which rows are generated images; ValueError where the column is not 0 and 1, or stands twice."
-    found = [name for name in table.columns if plain(name) == 'synthetic']
+    found = [name for name in table.columns if plain_name(name) == 'synthetic']
     if len(found) > 1: raise ValueError(f'the columns {found} both mark generated images: leave one')
     return as_truth(table[found[0]], 'the column synthetic, which marks generated images,') if found else None
 
@@ -44,9 +44,9 @@ def other_columns(
     table, *found,  # DataFrame, and columns that have been found for files, rows and patients, or None
 )->list:
     "Columns that are no labels, whatever they hold."
-    usual = {plain(name) for name in ('synthetic', *USUAL['rows of the images'])}
+    usual = {plain_name(name) for name in ('synthetic', *USUAL['rows of the images'])}
     unnamed = [name for name in table.columns if str(name).startswith('Unnamed: ')]
-    return [name for name in table.columns if name in [*found, *unnamed] or plain(name) in usual]
+    return [name for name in table.columns if name in [*found, *unnamed] or plain_name(name) in usual]
 
 # %% ../nbs/02_data.ipynb #d431af4f
 def match_names(
@@ -76,12 +76,13 @@ def find_packed(
     absent = table['path'][~there]
     if len(absent):
         checks.add('packed images', 'missing', f'{len(absent)} of {len(rows)} images are not in {images}: '
-                   f'{listed(absent, 3)}. Pack them, or leave these rows out with missing=\'skip\'', int(there.sum()))
+                   f'{first_few(absent, 3)}. Pack them, or leave these rows out with missing=\'skip\'',
+                   int(there.sum()))
     checks.stop(missing)
     place, times = np.unique(rows[there], return_counts=True)
     twice = [images.paths[row] for row in place[times > 1]]
     if twice:
-        raise ValueError(f'packed images that more than one row of the table means: {listed(twice)}. '
+        raise ValueError(f'packed images that more than one row of the table means: {first_few(twice)}. '
                          'Name the files with their folders')
     return images, rows[there], table[there].reset_index(drop=True)
 
@@ -218,7 +219,7 @@ def check_order(
     if inside is None: return
     def stems(names): return [os.path.splitext(os.path.basename(str(name).strip()))[0] for name in names]
     mine = stems(inside if rows is None else inside[rows])
-    for column in [name for name in table.columns if plain(name) in ('imageid', 'imageindex')]:
+    for column in [name for name in table.columns if plain_name(name) in ('imageid', 'imageindex')]:
         theirs = stems(table[column])
         if len(mine) != len(theirs) or not set(mine) & set(theirs): continue
         row = next((row for row, pair in enumerate(zip(mine, theirs)) if len(set(pair)) > 1), None)

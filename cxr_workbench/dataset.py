@@ -15,7 +15,7 @@ from .files import FileImages, UnreadableImage
 from .labels import as_labels, as_truth, check_patients
 from .sources import ArrayImages, as_images, check_pixels
 from .splits import warn_of_ids
-from .tables import listed
+from .tables import first_few
 
 # %% ../nbs/01f_dataset.ipynb #2ac945bd
 def as_rows(
@@ -32,7 +32,7 @@ def as_rows(
         raise IndexError(f'rows are whole numbers or a mask, not {rows.dtype} of shape {rows.shape}')
     lowest = -n if negative else 0
     strange = rows[(rows < lowest) | (rows >= n)]
-    if len(strange): raise IndexError(f'there are rows 0 to {n - 1}, but not {listed(strange)}')
+    if len(strange): raise IndexError(f'there are rows 0 to {n - 1}, but not {first_few(strange)}')
     return np.where(rows < 0, rows + n, rows).astype(np.int64)
 
 # %% ../nbs/01f_dataset.ipynb #f490d394

@@ -13,15 +13,15 @@ from .dataset import CXRDataset
 from .labels import check_patients
 from .splits import check_split, parse_fold, parse_patient, patient_folds, patient_split
 from .splits import patients_from_names, read_folds, separate_rows, synthetic_mask
-from .tables import USUAL, check_once, listed, plain
+from .tables import USUAL, check_once, first_few, plain_name
 
 # %% ../nbs/01fa_holdout.ipynb #ae1e5d9d
 def file_names(
     data,  # a CXRDataset
 )->list:   # lists of n names
     "What the images of a data set are called, by its paths and by its columns of files."
-    usual = {plain(name) for name in ('image id', *USUAL['image files'])}
-    columns = [] if data.meta is None else [name for name in data.meta.columns if plain(name) in usual]
+    usual = {plain_name(name) for name in ('image id', *USUAL['image files'])}
+    columns = [] if data.meta is None else [name for name in data.meta.columns if plain_name(name) in usual]
     paths = [] if data.paths is None else [data.paths]
     return paths + [data.meta[name].tolist() for name in columns]
 
@@ -82,8 +82,9 @@ def warn_of_shared_patients(
     who = patients_from_files(data)[1]
     both = [] if who is None else np.intersect1d(who[train], who[held])
     if len(both):
-        warnings.warn(f'by their file names, {len(both)} patients are in both parts: {listed(both)}. Is the column of '
-                      'the patients one of studies or images, or is each_image=True wrong?', stacklevel=3)
+        warnings.warn(f'by their file names, {len(both)} patients are in both parts: {first_few(both)}. '
+                      'Is the column of the patients one of studies or images, or is each_image=True wrong?',
+                      stacklevel=3)
 
 # %% ../nbs/01fa_holdout.ipynb #581ed1e1
 def split_by_patient(
@@ -150,7 +151,7 @@ def check_disjoint(
     "Refuse parts that share an image or a patient, or of which only one has patients (ValueError)."
     shared = np.intersect1d(train.rows, valid.rows) if train.images is valid.images else []
     if len(shared):
-        raise ValueError(f'{len(shared)} images are in both parts, rows {listed(shared)}: '
+        raise ValueError(f'{len(shared)} images are in both parts, rows {first_few(shared)}: '
                          'patient_split keeps parts apart')
     patients = [data.patient_id for data in (train, valid)]
     has_ids = [who is not None for who in patients]

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from .reading import FileImages, Reading
 from .labels import to_numpy
-from .tables import listed
+from .tables import first_few
 
 # %% ../nbs/01e_sources.ipynb #712c0bbd
 def check_pixels(
@@ -25,10 +25,10 @@ def check_pixels(
     names = bad if rows is None else np.asarray(rows)[bad]
     broken = ~np.isfinite(low[bad]) | ~np.isfinite(high[bad])
     if broken.any():
-        raise ValueError(f'NaN or infinity in {broken.sum()} images, rows {listed(names[broken])}: leave these rows '
+        raise ValueError(f'NaN or infinity in {broken.sum()} images, rows {first_few(names[broken])}: leave these rows '
                          'out or read the files again')
     span = f'from {low[bad].min():g} to {high[bad].max():g}'
-    raise ValueError(f'values outside [0, 1] in {len(bad)} images, rows {listed(names)} ({span}): '
+    raise ValueError(f'values outside [0, 1] in {len(bad)} images, rows {first_few(names)} ({span}): '
                      'give uint8, or floats divided by the largest value of their bit depth')
 
 # %% ../nbs/01e_sources.ipynb #c4d70a1f
@@ -139,7 +139,7 @@ def as_images(
     if isinstance(images, (list, tuple)):
         wrong = [i for i, path in enumerate(images) if not isinstance(path, (str, os.PathLike))]
         if wrong:
-            raise ValueError(f'a list of images must hold paths, but rows {listed(wrong)} do not; '
+            raise ValueError(f'a list of images must hold paths, but rows {first_few(wrong)} do not; '
                              'np.stack(images) makes an array')
         return FileImages(images, resolve_reading(size, fit, reading))
     if isinstance(images, np.ndarray) or hasattr(images, 'detach'): images = ArrayImages(images, reading)

@@ -11,7 +11,7 @@ import re, unicodedata, warnings
 import numpy as np
 from .core import is_count
 from .labels import BLANK_IDS, as_truth, check_patients, patient_codes
-from .tables import listed
+from .tables import first_few
 
 # %% ../nbs/01d_splits.ipynb #dbab75da
 def comparable_ids(
@@ -36,7 +36,7 @@ def check_split(
         one, other = (comparable_ids(ids, is_mixed) for ids in (train, valid))
         both = [f'{name} ({other[key]})' for key, name in one.items() if key in other]
     if len(both):
-        raise ValueError(f'{len(both)} patients are in both parts: {listed(both)}. patient_split puts each in one')
+        raise ValueError(f'{len(both)} patients are in both parts: {first_few(both)}. patient_split puts each in one')
 
 # %% ../nbs/01d_splits.ipynb #d7de6095
 def spelling_key(
@@ -65,7 +65,7 @@ def warn_of_ids(
     names = np.unique(patient_id).astype(str).tolist()
     pairs = [' and '.join(map(repr, group)) for group in find_spellings(names)]
     if pairs:
-        warnings.warn(f'{len(pairs)} patients may stand under two identifiers: {listed(pairs, 3)}. '
+        warnings.warn(f'{len(pairs)} patients may stand under two identifiers: {first_few(pairs, 3)}. '
                       'They count as different patients', stacklevel=3)
     pattern = r'-1|\?+|-+|unk(nown)?|missing|anonym(ous|i[sz]ed)|total|sum|mean'
     unknown = [name for name in names if re.fullmatch(pattern, name.casefold())]
@@ -193,7 +193,7 @@ def check_folds(
     "Refuse a real image without a fold, and two folds that differ in spelling only (ValueError)."
     blank = np.flatnonzero((names == '') & ~synthetic)
     if len(blank):
-        raise ValueError(f'{len(blank)} rows are in no fold: rows {listed(blank)}. Give them one, or leave them out')
+        raise ValueError(f'{len(blank)} rows are in no fold: rows {first_few(blank)}. Give them one, or leave them out')
     alike = find_spellings(names.tolist())
     if alike: raise ValueError(f'the folds {alike[0]} differ in their spelling only: write one of them throughout')
 

@@ -25,8 +25,11 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 GROUND = {
     'renamed': set(),
     'core': {'renamed'},
-    'labels': {'core'},
-    'thorax': {'core', 'labels'},
+    'states': set(),
+    'labels': {'states'},
+    'chest': set(),
+    'findings': {'states', 'chest'},
+    'thorax': {'chest', 'findings'},
     'phantom': {'core', 'labels', 'thorax'},
     'formats': set(),
     'tiffs': {'formats'},
@@ -39,7 +42,8 @@ GROUND = {
     'reading': {'core', 'pictures', 'dicom'},
     'packing': {'reading', 'writing'},
     'files': {'writing', 'reading', 'packing'},
-    'tables': {'core', 'labels'},
+    'csv_tables': {'states'},
+    'tables': {'states', 'csv_tables'},
     'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
 }
@@ -61,7 +65,7 @@ BETWEEN = {
 }
 PARTS = {   # of views
     'style': set(),
-    'arrays': set(),
+    'arrays': {'states'},
     'widget': {'style'},
     'overlays': {'style', 'arrays'},
     'charts': {'style', 'arrays'},

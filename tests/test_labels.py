@@ -4,7 +4,8 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from cxr_workbench import labels as L
 
-tables = arrays(np.float64, st.tuples(st.integers(1, 30), st.integers(1, 6)), elements=st.sampled_from([0., 1.]))
+shapes = st.tuples(st.integers(1, 30), st.integers(1, 6))
+tables = arrays(np.float64, shapes, elements=st.sampled_from([0., 1.]))
 seeds = st.integers(0, 2**31)
 
 
@@ -25,9 +26,13 @@ def official(cxr_data):
 
 STATES = [1, 0, -1, None]
 MEANING = {  # (uncertain, blank) -> y and known of the four states
-    ('zeros', 'negative'): ([1, 0, 0, 0], [1, 1, 1, 1]), ('zeros', 'unknown'): ([1, 0, 0, 0], [1, 1, 1, 0]),
-    ('ones', 'negative'): ([1, 0, 1, 0], [1, 1, 1, 1]), ('ones', 'unknown'): ([1, 0, 1, 0], [1, 1, 1, 0]),
-    ('ignore', 'negative'): ([1, 0, 0, 0], [1, 1, 0, 1]), ('ignore', 'unknown'): ([1, 0, 0, 0], [1, 1, 0, 0])}
+    ('zeros', 'negative'): ([1, 0, 0, 0], [1, 1, 1, 1]),
+    ('zeros', 'unknown'): ([1, 0, 0, 0], [1, 1, 1, 0]),
+    ('ones', 'negative'): ([1, 0, 1, 0], [1, 1, 1, 1]),
+    ('ones', 'unknown'): ([1, 0, 1, 0], [1, 1, 1, 0]),
+    ('ignore', 'negative'): ([1, 0, 0, 0], [1, 1, 0, 1]),
+    ('ignore', 'unknown'): ([1, 0, 0, 0], [1, 1, 0, 0]),
+}
 
 
 @pytest.mark.parametrize('uncertain,blank', MEANING)
@@ -38,19 +43,29 @@ def test_policy_table(uncertain, blank):
 
 
 @pytest.mark.parametrize('table', [
-    [[1, 0, -1, None]], [['1', '0', '-1', '']], [['1.0', '0.0', '-1.0', ' ']], [[True, False, np.int8(-1), float('nan')]],
-    np.array([[1, 0, -1, np.nan]]), torch.tensor([[1, 0, -1, float('nan')]]), pd.DataFrame([[1, 0, -1, None]]),
-    pd.DataFrame([[1, 0, -1, None]], dtype='Int64'), pd.DataFrame([[1, 0, -1, None]], dtype=object), pd.DataFrame([['1', '0', '-1', None]], dtype='string'),
-    pd.DataFrame([['1', '0', '-1', '']]), pd.DataFrame([['1', '0', '-1', None]]).astype('category'), pd.DataFrame([[pd.NA, 0, -1, None]]).fillna({0: 1})])
+    [[1, 0, -1, None]], [['1', '0', '-1', '']],
+    [['1.0', '0.0', '-1.0', ' ']], [[True, False, np.int8(-1), float('nan')]],
+    np.array([[1, 0, -1, np.nan]]),
+    torch.tensor([[1, 0, -1, float('nan')]]),
+    pd.DataFrame([[1, 0, -1, None]]),
+    pd.DataFrame([[1, 0, -1, None]], dtype='Int64'),
+    pd.DataFrame([[1, 0, -1, None]], dtype=object),
+    pd.DataFrame([['1', '0', '-1', None]], dtype='string'),
+    pd.DataFrame([['1', '0', '-1', '']]),
+    pd.DataFrame([['1', '0', '-1', None]]).astype('category'),
+    pd.DataFrame([[pd.NA, 0, -1, None]]).fillna({0: 1}),
+])
 def test_every_spelling_of_the_four_states(table):
     np.testing.assert_array_equal(L.label_states(table), np.array([[1, 0, -1, np.nan]], dtype=np.float32))
 
 
 @pytest.mark.parametrize('value', [2, .5, 'yes', 'nan', 'inf', np.inf, -np.inf, 1j, [1]])
 def test_other_values_raise_with_row_column_and_value(value):
-    table = pd.DataFrame({'Edema': [1, 0, 1], 'Mass': [0, 1, 0]}, index=['a.png', 'b.png', 'c.png']).astype(object)
+    columns = {'Edema': [1, 0, 1], 'Mass': [0, 1, 0]}
+    table = pd.DataFrame(columns, index=['a.png', 'b.png', 'c.png']).astype(object)
     table.iat[1, 1] = value
-    with pytest.raises(ValueError, match=r"row 1 \(index 'b.png'\), column 'Mass'.*1 such entr") as error: L.LabelPolicy()(table)
+    with pytest.raises(ValueError, match=r"row 1 \(index 'b.png'\), column 'Mass'.*1 such entr") as error:
+        L.LabelPolicy()(table)
     assert repr(value) in str(error.value)
 
 
@@ -90,14 +105,17 @@ def test_as_labels_copies_and_zeroes_only_unknown():
 @given(tables, seeds)
 def test_single_positive_properties(y, seed):
     kept, known = L.single_positive(y, seed)
-    assert (kept <= y).all() and (kept.sum(1) == y.any(1)).all() and np.array_equal(known, kept == 1)
+    assert (kept <= y).all()
+    assert (kept.sum(1) == y.any(1)).all()
+    assert np.array_equal(known, kept == 1)
     assert np.array_equal(L.single_positive(torch.tensor(y), seed)[0], kept)
 
 
 def test_single_positive_is_uniform_and_respects_known():
     y = np.tile([1., 1, 0, 1], (30000, 1))
     share = L.single_positive(y, 0)[0].mean(0)
-    assert np.abs(share - [1/3, 1/3, 0, 1/3]).max() < 4*np.sqrt(2/9/30000)      # four standard errors
+    standard_error = np.sqrt(2/9/30000)
+    assert np.abs(share - [1/3, 1/3, 0, 1/3]).max() < 4*standard_error
     known = np.tile([False, True, True, True], (30000, 1))
     assert L.single_positive(y, 0, known)[0][:, 0].sum() == 0
     assert not L.single_positive(np.zeros((3, 2)), 0)[1].any()
@@ -108,7 +126,8 @@ def test_keep_fraction_is_nested_whole_patients_and_blind_to_row_order(y, seed, 
     patient = np.array([random.choice('pqrstuvw') for _ in y])
     small, large = [L.keep_fraction(y, patient, f, seed)[1] for f in sorted((a, b))]
     assert (small <= large).all() and (small.all(1) == small.any(1)).all()
-    assert len(set(patient[small.any(1)])) == max(1, round(min(a, b)*len(set(patient)))) and not set(patient[small.any(1)]) & set(patient[~small.any(1)])
+    assert len(set(patient[small.any(1)])) == max(1, round(min(a, b)*len(set(patient))))
+    assert not set(patient[small.any(1)]) & set(patient[~small.any(1)])
     order = np.array(random.sample(range(len(y)), len(y)))
     assert np.array_equal(L.keep_fraction(y[order], patient[order], min(a, b), seed)[1], small[order])
 
@@ -121,9 +140,11 @@ def test_keep_fraction_errors_and_identifiers():
     for missing in (None, float('nan'), '', pd.NA):
         with pytest.raises(ValueError, match='row 2'): L.keep_fraction(y, [1, 2, missing, 4, 5, 6], .5, 0)
     as_numbers, as_text = [L.keep_fraction(y, ids, .5, 1)[1] for ids in (range(6), list('012345'))]
-    assert np.array_equal(as_numbers, as_text)                                   # a table read as text keeps the same patients
+    # a table read as text keeps the same patients
+    assert np.array_equal(as_numbers, as_text)
     assert L.keep_fraction(y, range(6), 1., 0)[1].all()
-    assert L.keep_fraction(y, pd.Series(range(6), index=range(10, 16)), .01, 0)[1].any(1).sum() == 1
+    other_index = pd.Series(range(6), index=range(10, 16))
+    assert L.keep_fraction(y, other_index, .01, 0)[1].any(1).sum() == 1
     before = np.random.default_rng(0).random(y.shape) < .5
     assert np.array_equal(L.keep_fraction(y, range(6), 1., 0, before)[1], before)
 
@@ -140,25 +161,32 @@ def test_long_tail_counts_are_exact(seed, decay, ratio):
     dropped = (known & ~mask)
     assert not dropped[~(y*known).any(1)].any()                                  # rows without a positive stay
     whole = known.any(1) & ~mask.any(1)
-    assert not (dropped & (y == 0))[~whole].any()                                # elsewhere only positives became unknown
+    # elsewhere only positives became unknown
+    assert not (dropped & (y == 0))[~whole].any()
 
 
 def test_long_tail_on_the_official_table(official):
     y, _ = official
     out, known = L.long_tail(y, ratio=500, n_max=5000)
     order = np.argsort(-y.to_numpy().sum(0))
-    assert np.array_equal(out.sum(0)[order], np.round(5000*L.decay_profile(14, 500))) and out.sum(0)[order[-1]] == 10
+    assert np.array_equal(out.sum(0)[order], np.round(5000*L.decay_profile(14, 500)))
+    assert out.sum(0)[order[-1]] == 10
     single = (known.any(1) & ~known.all(1)).mean()
-    assert single < .05 and (~known.any(1)).mean() > .2                          # rows go first; single entries are the rest
+    assert single < .05
+    assert (~known.any(1)).mean() > .2                          # rows go first; single entries are the rest
     assert set(L.frequency_groups(out, known, names=L.NIH14).values()) == {'head', 'medium', 'tail'}
 
 
 def test_long_tail_errors():
     y, _ = random_table()
-    for wrong, words in ((dict(ratio=.5), 'ratio'), (dict(ratio=np.inf), 'ratio'), (dict(decay='linear'), 'decay'), (dict(n_max=10**6), 'at most'), (dict(ratio=1e6), 'lower the ratio')):
+    cases = (
+        (dict(ratio=.5), 'ratio'), (dict(ratio=np.inf), 'ratio'), (dict(decay='linear'), 'decay'),
+        (dict(n_max=10**6), 'at most'), (dict(ratio=1e6), 'lower the ratio'))
+    for wrong, words in cases:
         with pytest.raises(ValueError, match=words): L.long_tail(y, **wrong)
     never = np.pad(y, ((0, 0), (0, 1)))
-    assert np.array_equal(L.long_tail(never, 5)[0][:, :-1], L.long_tail(y, 5)[0])    # a label without positives changes nothing
+    # a label without positives changes nothing
+    assert np.array_equal(L.long_tail(never, 5)[0][:, :-1], L.long_tail(y, 5)[0])
     assert not L.long_tail(np.zeros((4, 3)))[0].any()
 
 
@@ -166,36 +194,54 @@ def test_decay_profile_shapes():
     for decay in ('exponential', 'power'):
         p = L.decay_profile(10, 50, decay)
         assert p[0] == 1 and np.isclose(p[-1], 1/50) and (np.diff(p) < 0).all()
-    assert np.allclose(np.diff(np.log(L.decay_profile(10, 50))), -np.log(50)/9)                              # straight in log y
-    x = np.log(np.arange(1, 11)); assert np.allclose(np.log(L.decay_profile(10, 50, 'power')), -np.log(50)/np.log(10)*x)   # straight in log-log
+    # straight in log y
+    assert np.allclose(np.diff(np.log(L.decay_profile(10, 50))), -np.log(50)/9)
+                                  # straight in log-log
+    x = np.log(np.arange(1, 11))
+    power = np.log(L.decay_profile(10, 50, 'power'))
+    assert np.allclose(power, -np.log(50)/np.log(10)*x)
     assert L.decay_profile(1, 50).tolist() == [1]
 
 
 def test_seeds_matter():
     y, _ = random_table()
-    for regime in (lambda s: L.single_positive(y, s), lambda s: L.keep_fraction(y, np.arange(400)//4, .3, s), lambda s: L.long_tail(y, 20, seed=s)):
+    regimes = (
+        lambda seed: L.single_positive(y, seed),
+        lambda seed: L.keep_fraction(y, np.arange(400)//4, .3, seed),
+        lambda seed: L.long_tail(y, 20, seed=seed))
+    for regime in regimes:
         (a, m), (b, k), (c, _) = regime(0), regime(0), regime(1)
-        assert np.array_equal(a, b) and np.array_equal(m, k) and not np.array_equal(a, c) and a.dtype == np.float32 and m.dtype == bool
+        assert np.array_equal(a, b)
+        assert np.array_equal(m, k)
+        assert not np.array_equal(a, c)
+        assert a.dtype == np.float32
+        assert m.dtype == bool
 
 
 # statistics
 
 def test_frequency_groups_bounds_and_names():
-    y = np.zeros((1000, 4)); y[:50, 0] = y[:49, 1] = y[:10, 2] = y[:9, 3] = 1      # 5 %, 4.9 %, 1 %, 0.9 %
+    y = np.zeros((1000, 4))
+    for label, positives in enumerate((50, 49, 10, 9)): y[:positives, label] = 1     # 5 %, 4.9 %, 1 %, 0.9 %
     assert L.frequency_groups(y) == {0: 'head', 1: 'medium', 2: 'medium', 3: 'tail'}
-    assert L.frequency_groups(pd.DataFrame(y, columns=list('abcd'))) == {'a': 'head', 'b': 'medium', 'c': 'medium', 'd': 'tail'}
+    named = L.frequency_groups(pd.DataFrame(y, columns=list('abcd')))
+    assert named == {'a': 'head', 'b': 'medium', 'c': 'medium', 'd': 'tail'}
     assert list(L.frequency_groups(y[:, ::-1], names=list('dcba'))) == list('abcd')
     known = np.zeros(y.shape, bool); known[:100] = True                            # 100 rows are annotated at all
     assert L.frequency_groups(y, known) == {0: 'head', 1: 'head', 2: 'head', 3: 'head'}
-    split = np.arange(1000)[:, None] % 4 == np.arange(4)                            # one known entry per image: shares are of images all the same
-    assert np.isclose((y*split).sum(0)[0], 13) and L.frequency_groups(y, split) == {0: 'medium', 1: 'medium', 2: 'tail', 3: 'tail'}
+    # one known entry per image: shares are of images all the same
+    split = np.arange(1000)[:, None] % 4 == np.arange(4)
+    assert np.isclose((y*split).sum(0)[0], 13)
+    assert L.frequency_groups(y, split) == {0: 'medium', 1: 'medium', 2: 'tail', 3: 'tail'}
     with pytest.raises(ValueError, match='names'): L.frequency_groups(y, names=['a'])
     with pytest.raises(ValueError, match='tail <= head'): L.frequency_groups(y, head=.01, tail=.05)
 
 
 def brute(y, known):
     C = y.shape[1]
-    n, p, phi = np.zeros((C, C), int), np.full((C, C), np.nan), np.full((C, C), np.nan)
+    n = np.zeros((C, C), int)
+    p = np.full((C, C), np.nan)
+    phi = np.full((C, C), np.nan)
     for i in range(C):
         for j in range(C):
             both = known[:, i] & known[:, j]

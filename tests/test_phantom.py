@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from cxr_workbench.phantom import LATENT_CORR, PREVALENCE, SyntheticCXR, binary_correlation, probability_of_none
-from cxr_workbench.thorax import ANATOMY, FINDINGS, LABELS, PAINTERS, changed, noise, resample_matrix
+from cxr_workbench.thorax import ANATOMY, FINDINGS, LABELS, PAINTERS, changed_pixels, noise, resample_matrix
 
 
 @pytest.fixture(scope='module')
@@ -161,7 +161,7 @@ def test_noise_differs_between_images_and_lattices():
 def test_changed_is_relative():
     delta = np.zeros((2, 8, 8), np.float32)
     delta[0, 2:4, 2:4] = -.5
-    assert changed(delta)[0].sum() == 4 and not changed(delta)[1].any()
+    assert changed_pixels(delta)[0].sum() == 4 and not changed_pixels(delta)[1].any()
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -3,12 +3,16 @@ import gzip
 import pandas as pd
 import pytest
 from cxr_workbench.labels import CHEXPERT, NIH14
-from cxr_workbench.tables import Checks, find_column, find_labels, join_paths, keep_files, listed, read_table, split_findings
+from cxr_workbench.tables import Checks, find_column, find_labels, first_few
+from cxr_workbench.tables import join_paths, keep_files, read_table, split_findings
 
 
 @pytest.mark.parametrize('columns, files, patients', [
-    (['path', 'patient_id'], 'path', 'patient_id'), (['Image Index', 'Patient ID'], 'Image Index', 'Patient ID'), (['File_Name', 'subject_id'], 'File_Name', 'subject_id'),
-    (['image', 'Path', 'PatientID'], 'Path', 'PatientID'), (['study', 'age'], None, None)])
+    (['path', 'patient_id'], 'path', 'patient_id'),
+    (['Image Index', 'Patient ID'], 'Image Index', 'Patient ID'),
+    (['File_Name', 'subject_id'], 'File_Name', 'subject_id'),
+    (['image', 'Path', 'PatientID'], 'Path', 'PatientID'), (['study', 'age'], None, None),
+])
 def test_usual_columns(columns, files, patients):
     table = pd.DataFrame(columns=columns)
     assert find_column(table, 'image files') == files and find_column(table, 'patients') == patients
@@ -21,7 +25,8 @@ def test_two_columns_that_look_alike_are_not_guessed():
 
 
 def test_labels_in_the_order_of_the_table():
-    assert find_labels(pd.DataFrame(columns=['Path', *CHEXPERT])) == CHEXPERT and find_labels(pd.DataFrame(columns=['age', *NIH14[::-1]])) == NIH14[::-1]
+    assert find_labels(pd.DataFrame(columns=['Path', *CHEXPERT])) == CHEXPERT
+    assert find_labels(pd.DataFrame(columns=['age', *NIH14[::-1]])) == NIH14[::-1]
     assert find_labels(pd.DataFrame(columns=['pleural_effusion', 'sex'])) == ['pleural_effusion']
     assert find_labels(pd.DataFrame(columns=['mine', 'sex']), ['mine']) == ['mine']
 
@@ -40,7 +45,8 @@ def test_tables_that_are_none(tmp_path):
 
 def test_paths_are_joined_and_distinct(tmp_path):
     assert join_paths(['a/b.png', '/c.png'], '/root') == ['/root/a/b.png', '/c.png']
-    with pytest.raises(ValueError, match=r'/root/a.png \(rows 0, 2\)'): join_paths(['a.png', 'b.png', 'x/../a.png'], '/root')
+    with pytest.raises(ValueError, match=r'/root/a.png \(rows 0, 2\)'):
+        join_paths(['a.png', 'b.png', 'x/../a.png'], '/root')
     for blank in (None, float('nan'), ' '):
         with pytest.raises(ValueError, match='row 1'): join_paths(['a.png', blank], '/root')
 
@@ -65,4 +71,4 @@ def test_a_record_stops_at_what_is_missing_or_wrong(tmp_path):
 
 
 def test_long_lists_are_cut():
-    assert listed(range(100), 3) == '0, 1, 2 and 97 more' and listed([]) == ''
+    assert first_few(range(100), 3) == '0, 1, 2 and 97 more' and first_few([]) == ''
