@@ -200,8 +200,8 @@ def f1(
     names = getattr(y, 'columns', getattr(scores, 'columns', None))
     scores, y, known = check_scores(scores, y, known, probabilities=True)
     positive = scores >= expand_thresholds(threshold, y.shape[1], names)
-    def count_f1(t, p, c): return 2*(p*t).sum()/(p.sum() + t.sum())
-    return measure_labels(count_f1, positive, y, known)
+    def compute_f1(t, p, c): return 2*(p*t).sum()/(p.sum() + t.sum())
+    return measure_labels(compute_f1, positive, y, known)
 
 # %% ../nbs/07b_scores.ipynb #466ddce9
 def best_threshold(

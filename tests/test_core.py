@@ -19,8 +19,8 @@ def test_labels_that_cannot_be(bad, match):
 
 def test_labels_are_named():
     assert core.parse_labels(np.int64(2)) == ['label 0', 'label 1'] == Method(2).label_names
-    for given in (np.array(['Edema', 'Mass']), ('Edema', 'Mass'), {'Edema': 1, 'Mass': 2}):
-        assert core.parse_labels(given) == ['Edema', 'Mass']
+    for names in (np.array(['Edema', 'Mass']), ('Edema', 'Mass'), {'Edema': 1, 'Mass': 2}):
+        assert core.parse_labels(names) == ['Edema', 'Mass']
     assert all(type(name) is str for name in core.parse_labels(np.array(['Edema'])))
 
 

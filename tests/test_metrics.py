@@ -559,7 +559,6 @@ def test_delong_equals_its_formula(seed, digits):
 @given(st.integers(0, 10**6))
 def test_clustered_variance_equals_obuchowskis_sums(seed):
     "S10, S01 and S11 of the paper, patient by patient."
-    rng = np.random.default_rng(seed)
     scores, y, _, patient = random_scores(60, 1, seed, 1)
     positive, v = y[:, 0] == 1, brute_force_placements(scores[:, 0], y[:, 0] == 1)
     people, theta = np.unique(patient), roc_auc_score(positive, scores[:, 0])
