@@ -8,7 +8,7 @@ ARGS ?=
 PAGES ?=
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help lab demo test browser export execute benchmarks wheel clean pages-ready dev-ready
+.PHONY: help lab demo test browser export lint execute benchmarks wheel clean pages-ready dev-ready
 
 help: ## list these commands
 	@echo "usage: make COMMAND [ARGS=\"...\"]"
@@ -30,7 +30,7 @@ lab: pages-ready ## install, then open JupyterLab at nbs/index.ipynb (on this ma
 demo: pages-ready ## install, then train on the phantom, print the per-label table, write an HTML report; no browser
 	@$(BIN)/cxr-workbench demo $(ARGS)
 
-test: dev-ready ## install what the tests need, then run them: every notebook section, the contract, the house
+test: dev-ready ## install what the tests need, then run them: every notebook section, the contract of methods, the rules of pages
 	@echo "--- pytest, $(JOBS) processes; the slowest tests are listed at the end"
 	@$(BIN)/python -m pytest tests --ignore=tests/browser -q -n $(JOBS) --durations=15 --durations-min=1 $(ARGS)
 
@@ -43,6 +43,9 @@ browser: dev-ready ## run every notebook in JupyterLab in headless Chromium and 
 
 export: dev-ready ## write cxr_workbench/ from the notebooks
 	@$(BIN)/nbdev_export && echo "--- cxr_workbench/ is what nbs/ exports"
+
+lint: dev-ready ## look for long lines and likely errors in notebooks, tests, experiments, benchmarks and scripts
+	@$(BIN)/python -m ruff check .
 
 execute: dev-ready ## run notebooks for committing (pictures kept, widget state dropped), then export; PAGES="nbs/00_core.ipynb" for some
 	@$(BIN)/nbdev_export

@@ -3,7 +3,7 @@ import argparse
 from measure import fastest
 import torch
 from torch.nn import functional as F
-from cxr_workbench.methods.acaa import FAMILY, attack_objective, gni_fgsm
+from cxr_workbench.attacks import FAMILY, attack_objective, gni_fgsm
 
 
 def pass_bare(net, x, y, mask, steps):

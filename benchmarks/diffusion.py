@@ -18,7 +18,7 @@ TEXT = 'Chest radiograph showing Edema.'
 
 def build_wide(size=256):
     "A model of Stable Diffusion's shape: four levels, eightfold autoencoder, 77 tokens; narrow."
-    diffusers, _ = td.libraries()
+    diffusers, _ = td.import_libraries()
     vae = diffusers.AutoencoderKL(
         in_channels=3, out_channels=3, latent_channels=4, sample_size=size,
         block_out_channels=(32, 32, 64, 64), layers_per_block=1, norm_num_groups=8,
@@ -28,7 +28,7 @@ def build_wide(size=256):
         block_out_channels=(64, 128, 192, 192), layers_per_block=2, norm_num_groups=16,
         down_block_types=['CrossAttnDownBlock2D']*3 + ['DownBlock2D'],
         up_block_types=['UpBlock2D'] + ['CrossAttnUpBlock2D']*3)
-    parts = td.small_parts(['Edema'], dim=128, length=77)
+    parts = td.build_small_parts(['Edema'], dim=128, length=77)
     return td.PromptLatentDiffusion(**{**parts, 'vae': vae, 'unet': unet})
 
 
@@ -47,12 +47,12 @@ def measure_sampling(name, model, batches, steps, rounds=2):
 
 def measure_step(model, batch=8, rounds=15):
     "A training step of the prompt over a bare pass forward and backward to the prompt."
-    cells, e = model.unet.config.sample_size, model.read([TEXT]*batch)
+    cells, e = model.unet.config.sample_size, model.embed_texts([TEXT]*batch)
     z = torch.randn(64, 4, cells, cells)
     def pass_bare():
         noisy, t = torch.randn(batch, 4, cells, cells), torch.randint(0, 1000, (batch,))
-        said = model.unet(noisy, t, encoder_hidden_states=model.with_prompt(e)).sample
-        torch.autograd.grad(said.square().mean(), model.prompt)
+        answer = model.unet(noisy, t, encoder_hidden_states=model.append_prompt(e)).sample
+        torch.autograd.grad(answer.square().mean(), model.prompt)
     ends, starts = [], []                # of the steps of training; between them runs a bare pass
     def pass_between(step):
         ends.append(time.perf_counter())
@@ -70,7 +70,7 @@ def rows(batches=(1, 4, 16), steps=10, folder=None, device=None):
     if folder:
         model = td.PromptLatentDiffusion.from_pretrained(folder, device=device)
         return list(measure_sampling(str(folder), model, batches, steps))
-    model = td.PromptLatentDiffusion.from_pretrained(td.embedded(), device='cpu')
+    model = td.PromptLatentDiffusion.from_pretrained(td.find_packaged(), device='cpu')
     with tempfile.TemporaryDirectory() as place:
         build_wide().save(place)
         other = td.PromptLatentDiffusion.from_pretrained(place, device='cpu')

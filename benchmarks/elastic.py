@@ -9,7 +9,7 @@ side. The best of five rounds counts, and the rounds take turns, so that a busy 
 import argparse
 from measure import fastest
 import torch
-from cxr_workbench.methods.mpc import RandomElasticDeformation, elastic_displacement, warp
+from cxr_workbench.elastic import RandomElasticDeformation, elastic_displacement, warp
 
 
 def build_calls(size, sigma, batch):

@@ -76,7 +76,7 @@ def measure_acaa(backbone='test_resnet', labelled=16, **kw):
     def passes():
         z = net.features(x)
         z_adv = net.features(attack())
-        mixed = method.batch_mamba(torch.cat([z, z_adv]))
+        mixed = method.mixer(torch.cat([z, z_adv]))
         clean, pushed, drawn = bce(head(z), y), bce(head(z_adv), rest), bce(head(z[labelled:]), rest)
         (clean + pushed + drawn + bce(head(mixed), torch.cat([y, rest]))).backward()
     def step(): method.step(few).loss.backward()

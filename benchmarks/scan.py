@@ -16,7 +16,7 @@ import argparse, os, platform, statistics
 from measure import peak_bytes, take_turns
 import torch
 from torch.nn import functional as F
-from cxr_workbench.methods.acaa import selective_scan
+from cxr_workbench.scan import selective_scan
 
 STATES = 16
 

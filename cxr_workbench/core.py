@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROBES', 'GROUP', 'Batch', 'check_shapes', 'register_probe', 'check_probes', 'Step', 'is_count', 'Stage', 'upcast',
            'apply_unknown', 'parse_labels', 'Method', 'RowTable', 'register_method', 'list_methods', 'get_factory',
-           'create_method', 'get_reading', 'check_size', 'check_reading', 'is_assumed', 'check_source', 'seed_all',
-           'default_device', 'evaluation_mode']
+           'merge_arguments', 'create_method', 'get_reading', 'check_size', 'check_reading', 'is_assumed',
+           'check_source', 'seed_all', 'default_device', 'evaluation_mode']
 
 # %% ../nbs/00_core.ipynb #bef761c9
 import contextlib, functools, importlib, pkgutil, random
@@ -342,6 +342,18 @@ def get_factory(
         raise KeyError(f'no method {name!r}: there are {list_methods()}')
     return _factories[name]
 
+# %% ../nbs/00_core.ipynb #7a40eee3
+def merge_arguments(
+    first:dict,   # argument -> value
+    given:dict,   # the same, which comes first; settings of a part, a dictionary, are merged one by one
+)->dict:
+    "Arguments with some replaced; dictionaries of settings are merged, `weights` are not."
+    merged = {**first, **given}
+    for name, settings in given.items():
+        both = isinstance(settings, dict) and isinstance(first.get(name), dict)
+        if both and name != 'weights': merged[name] = {**first[name], **settings}
+    return merged
+
 # %% ../nbs/00_core.ipynb #fae5801f
 def create_method(
     name:str,          # a name of list_methods()
@@ -357,7 +369,7 @@ def create_method(
     if preset is not None:
         if preset not in factory.presets:
             raise KeyError(f'{name} has no preset {preset!r}: there are {sorted(factory.presets)}')
-        kw = {**factory.presets[preset], **kw}
+        kw = merge_arguments(factory.presets[preset], kw)
     if not is_count(size) or size < 1: raise ValueError(f'size={size!r}: give the side of the images in pixels')
     if backbone is not None: kw['backbone'] = backbone
     method = factory(labels=labels, size=int(size), pretrained=pretrained, **kw)

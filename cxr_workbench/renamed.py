@@ -36,26 +36,123 @@ ARGUMENTS['*'] = {'flip': put_into('weak', 'flip'), 'shift': put_into('weak', 's
 TERMS['supervised'] = {'bce': 'supervised', 'asymmetric': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #60045525
-ARGUMENTS['can'] = {}
+_CAN_LOSS = ('scheme', 'gamma', 'between')
+ARGUMENTS['can'] = {name: put_into('loss_settings', name) for name in _CAN_LOSS} | {'attention': 'compare'}
 TERMS['can'] = {'balance': 'supervised'}
 
 # %% ../nbs/00b_renamed.ipynb #3aef3d00
-ARGUMENTS['lcc'] = {}
+_LCC_PARTS = {   # old argument -> part that holds it now, its name there
+    **{name: ('attention', name) for name in ('heads', 'head_dim', 'expansion')},
+    'kind': ('consistency', 'kind'), 'tau_local': ('consistency', 'tau'), 'absolute': ('consistency', 'absolute'),
+    **{name: ('contrast', name) for name in ('tau', 'projection', 'positive_above')}}
+ARGUMENTS['lcc'] = {old: put_into(*place) for old, place in _LCC_PARTS.items()}
 TERMS['lcc'] = {'cls': 'supervised', 'con': 'consistency', 'sc': 'contrast'}
 
+# %% ../nbs/00b_renamed.ipynb #28eded61
+def _switch_attention(arguments, value):
+    "The old `global_attention` of lcc: without it the settings of the attention are nothing."
+    if not value: arguments['attention'] = False
+
+ARGUMENTS['lcc']['global_attention'] = _switch_attention
+
+# %% ../nbs/00b_renamed.ipynb #02964c68
+def _read_old_lcc(arguments):
+    "In files of before `backbone_lr` was a share of `lr`, and there was no weak view unless `weak` was given."
+    new = dict(arguments)
+    if 'lr' in new or 'backbone_lr' in new:
+        new['backbone_lr'] = new.get('lr', 1e-4)*new.get('backbone_lr', .1)
+    if not new.get('weak'): new = {name: value for name, value in new.items() if name not in ('flip', 'shift')}
+    return new
+
+MEANINGS['lcc'] = _read_old_lcc
+
+# %% ../nbs/00b_renamed.ipynb #fa53d51b
+def _split_rate(arguments, factor):
+    "`head_lr`, a multiple of `lr`, as two rates; ValueError where `lr` does not stand beside it."
+    if 'lr' not in arguments or 'backbone_lr' in arguments:
+        raise ValueError('head_lr was a multiple of lr: give lr, the rate of the head, and backbone_lr, '
+                         'the rate of everything else, and leave head_lr out')
+    arguments['backbone_lr'] = arguments['lr']
+    arguments['lr'] = factor*arguments['lr']
+
+# %% ../nbs/00b_renamed.ipynb #fedcd6a9
+def _restate_mpc(arguments):
+    "Arguments of a file of before: `lr` was the rate of all but the head, `warmup` that of the rejection."
+    new = dict(arguments)
+    if 'lr' in new or 'head_lr' in new:
+        new['backbone_lr'] = new.pop('lr', 1e-4)
+        new['lr'] = new.pop('head_lr', 10.)*new['backbone_lr']
+    if 'warmup' in new: new['reject_after'] = new.pop('warmup')
+    return new
+
 # %% ../nbs/00b_renamed.ipynb #331d5341
-ARGUMENTS['mpc'] = {'base': 'loss'}
+ARGUMENTS['mpc'] = {
+    'base': 'loss', 'observed': 'count_known', 'head_lr': _split_rate,
+    'deform': put_into('elastic', 'p'),
+    **{name: put_into('elastic', name) for name in ('sigma', 'strength')},
+    'ops': put_into('strong', 'ops'), 'blur': put_into('strong', 'blur'),
+    'heads': put_into('mixer', 'heads'), 'batch_dropout': put_into('mixer', 'dropout'),
+    **{name: put_into('loss_settings', name) for name in ('smoothing', 'expected', 'entropy')}}
 _LOSSES = ('an', 'an_ls', 'wan', 'epr', 'role', 'em', 'bce')
 TERMS['mpc'] = {**dict.fromkeys(_LOSSES, 'supervised'), 'ipc': 'image', 'fpc': 'feature', 'btc': 'batch'}
+MODULES['mpc'] = {'mixer.listen.': 'mixer.attention.'}
+MEANINGS['mpc'] = _restate_mpc
+
+# %% ../nbs/00b_renamed.ipynb #d2826ff6
+def _put_into_attack(name):
+    "An entry that moves a setting of ACAA's image attack into `attack`, where the attack's own settings win."
+    def change(arguments, value):
+        attack = arguments.get('attack', True)
+        if attack is None or (attack == 'FGSM' and name == 'steps'): return
+        own = dict(name=attack) if isinstance(attack, str) else attack if isinstance(attack, dict) else {}
+        arguments['attack'] = {name: value, **own}
+
+    return change
 
 # %% ../nbs/00b_renamed.ipynb #44749245
-ARGUMENTS['acaa'] = {}
+_FEATURE = {'feature': 'direction', 'radius': 'radius', 'feature_steps': 'steps', 'level': 'level'}
+ARGUMENTS['acaa'] = {
+    'cap': 'priors', 'agree': 'agreement', 'eps': _put_into_attack('eps'), 'steps': _put_into_attack('steps'),
+    **{old: put_into('feature_attack', new) for old, new in _FEATURE.items()},
+}
 TERMS['acaa'] = {'sup': 'supervised', 'img': 'image', 'feat': 'feature', 'bmc': 'batch'}
+MODULES['acaa'] = {'batch_mamba.': 'mixer.'}
+
+# %% ../nbs/00b_renamed.ipynb #3dbc05f7
+def _put_into_graph(name):
+    "As `put_into('graph', name)`, where a number is the weight of the graph."
+    def change(arguments, value):
+        graph = arguments.get('graph', True)
+        if not isinstance(graph, (bool, dict)): arguments['graph'] = dict(weight=graph) if graph else False
+        put_into('graph', name)(arguments, value)
+
+    return change
+
+# %% ../nbs/00b_renamed.ipynb #01a720b5
+def _put_into_margin(name):
+    "As `put_into('loss_settings', name)`, for the margin loss alone: the others did not read it."
+    def change(arguments, value):
+        if arguments.get('loss', 'margin') == 'margin': put_into('loss_settings', name)(arguments, value)
+
+    return change
+
+# %% ../nbs/00b_renamed.ipynb #6be91777
+def _switch_repeat(arguments, value):
+    "Repeated rows, off or on; their settings stay."
+    if not value: arguments['repeat'] = False
+    else: arguments.setdefault('repeat', True)
 
 # %% ../nbs/00b_renamed.ipynb #ce535552
-ARGUMENTS['trcgl'] = {}
+_GRAPH = dict(hidden='hidden', dropout='dropout', graph_kind='kind', smooth='smooth', threshold='threshold')
+ARGUMENTS['trcgl'] = {
+    **{name: put_into('attention', name) for name in ('gate', 'gate_scale', 'reduction', 'spatial')},
+    **{old: _put_into_graph(new) for old, new in _GRAPH.items()},
+    **{name: _put_into_margin(name) for name in ('beta', 'margin', 'margin_for')},
+    'resample': _switch_repeat, 'rare': put_into('repeat', 'threshold'), 'repeats': put_into('repeat', 'maximum'),
+    'kappa': 'synthetic_weight',
+}
 TERMS['trcgl'] = dict.fromkeys(('margin', 'balanced', 'asymmetric', 'bce'), 'supervised')
-MODULES['trcgl'] = {'graph.': 'label_graph.'}
+MODULES['trcgl'] = {'graph.': 'label_graph.', 'reader.look.': 'reader.queries.'}
 
 # %% ../nbs/00b_renamed.ipynb #159ad450
 def _rename_argument(new, name, value, change):

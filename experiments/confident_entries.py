@@ -1,16 +1,20 @@
-"""Why consistency helps or does not: what a network trusts on the rows without labels, and what the strong view changes.
+"""Why consistency helps or does not: what a network trusts without labels, and what the strong view changes.
 
-    python experiments/confident_entries.py fraction --folds 0 1 2                                  on the phantom, 10 % of the patients labelled
-    python experiments/confident_entries.py fraction --data images.npz --table table.csv --jobs 2   on real images, five patient folds
+    python experiments/confident_entries.py fraction --folds 0 1 2
+    python experiments/confident_entries.py fraction --data images.npz --table table.csv --jobs 2
     python experiments/confident_entries.py single-positive --variants AN MPC 'MPC, tau_neg .2'
 
-Each variant of few_labels.py is trained as there; then its probabilities on the training entries whose labels were taken away are
-held against those labels. `over` is the share of the truly present entries above the upper threshold and `right` how many of all
-entries above it are present; `under` is the share of all entries below the lower threshold, `missed` how many of those are present,
-beside the prevalence, which is what calling everything absent would miss. `information` is the share of the uncertainty about the
-hidden labels (their entropy at the prevalence of each label) that the trusted entries take away. `moved` is the mean change of a
-trusted probability under the view that the method trains against, in evaluation mode, `turned` the share of trusted entries whose
-probability crosses the middle between the thresholds. One row per run in `--out`, the table beside it.
+The first runs on the phantom with labels of 10 % of the patients, the second on real images in five patient folds.
+
+Each variant of few_labels.py is trained as there; then its probabilities on the training entries whose labels
+were taken away are held against those labels. `over` is the share of the truly present entries above the
+upper threshold and `right` how many of all entries above it are present; `under` is the share of all entries
+below the lower threshold, `missed` how many of those are present, beside the prevalence, which is what
+calling everything absent would miss. `information` is the share of the uncertainty about the hidden labels
+(their entropy at the prevalence of each label) that the trusted entries take away. `moved` is the mean change
+of a trusted probability under the view that the method trains against, in evaluation mode, `turned` the share
+of trusted entries whose probability crosses the middle between the thresholds. One row per run in `--out`,
+the table beside it.
 """
 import time
 import numpy as np
@@ -19,10 +23,13 @@ from common import annotated, arguments, conclude, epochs_of, interval, made, ma
 from few_labels import fraction, single_positive
 
 MEASURES = ('over', 'right', 'under', 'missed', 'prevalence', 'information', 'moved', 'turned')
+SHOWN = {
+    'single-positive': ['AN', 'MPC', 'MPC, tau_neg .2'],
+    'fraction': ['baseline', 'FixMatch-style', 'ACAA', 'ACAA, prior thresholds']}
 
 
-def thresholds(method):
-    "The thresholds of a method that has them, those of MPC or ACAA otherwise."
+def find_thresholds(method):
+    "The thresholds of a method that has them, those of ACAA otherwise."
     if hasattr(method, 'taus'): return method.taus
     return getattr(method, 'tau_pos', .8), getattr(method, 'tau_neg', .1)
 
@@ -33,35 +40,49 @@ def entropy(p):
     return -(p*np.log2(p) + (1-p)*np.log2(1-p))
 
 
-def of_entries(p, y, hidden, high, low):
+def share(part, whole):
+    "How much of the whole the part is; NaN of nothing."
+    return float(part.sum()/whole.sum()) if whole.sum() else np.nan
+
+
+def measure_information(over, under, hidden, present):
+    "The share of the entropy of the hidden labels that the trusted entries take away; all (N, C) bool."
+    before, after = [], []
+    for c in range(hidden.shape[1]):
+        n = hidden[:, c].sum()
+        if not n: continue
+        before.append(n*entropy(share(present[:, c], hidden[:, c])))
+        high, low = over[:, c], under[:, c]
+        groups = high, low, hidden[:, c] & ~high & ~low
+        left = [g.sum()*entropy(share(present[:, c] & g, g)) for g in groups if g.sum()]
+        after.append(sum(left))
+    return 1 - sum(after)/sum(before)
+
+
+def measure_entries(p, y, hidden, high, low):
     "The measures of probabilities, labels and which entries are hidden, (N, C) each."
     over, under, present = (p >= high) & hidden, (p <= low) & hidden, (y > 0) & hidden
-    share = lambda part, whole: float(part.sum()/whole.sum()) if whole.sum() else np.nan
-    before, after = [], []
-    for c in range(p.shape[1]):
-        n, prior = hidden[:, c].sum(), share(present[:, c], hidden[:, c])
-        if not n: continue
-        before.append(n*entropy(prior))
-        groups = [over[:, c], under[:, c], hidden[:, c] & ~over[:, c] & ~under[:, c]]
-        after.append(sum(g.sum()*entropy(share(present[:, c] & g, g)) for g in groups if g.sum()))
-    return dict(over=share(over & present, present), right=share(over & present, over), under=share(under, hidden), missed=share(under & present, under),
-                prevalence=share(present, hidden), information=1 - sum(after)/sum(before))
+    return dict(
+        over=share(over & present, present), right=share(over & present, over),
+        under=share(under, hidden), missed=share(under & present, under),
+        prevalence=share(present, hidden), information=measure_information(over, under, hidden, present))
 
 
-def of_views(method, x, high, low):
+def measure_views(method, x, high, low):
     "What the view that the method trains against does to the trusted entries of images (B, 1, H, W)."
     import torch
     method.eval()
     with torch.no_grad(): p = torch.sigmoid(method(x))
     trusted = (p >= high) | (p <= low)
     if hasattr(method, 'attack'):
-        from cxr_workbench.methods.acaa import attacked_view
-        other = attacked_view(method, x, (p >= high).float(), trusted)
+        other = method.attack_view(x, (p >= high).float(), trusted)
     elif hasattr(method, 'tau_pos'): other = method.strong(x)
     else: return dict(moved=np.nan, turned=np.nan)
     with torch.no_grad(): q = torch.sigmoid(method(other.clamp(0, 1)))
     middle = (high + low)/2
-    return dict(moved=float((p - q).abs()[trusted].mean()), turned=float(((p > middle) != (q > middle))[trusted].float().mean()))
+    crossed = ((p > middle) != (q > middle))[trusted]
+    moved = (p - q).abs()[trusted]
+    return dict(moved=float(moved.mean()), turned=float(crossed.float().mean()))
 
 
 def train_one(o, job):
@@ -77,34 +98,50 @@ def train_one(o, job):
     method = made(o, job['method'], train, **job['arguments'])
     epochs, batch = epochs_of(method.recipe()[0], train, o, key['steps'])
     start = time.time()
-    history = fit(method, train, batch_size=batch, seed=seed, labelled=o.batch_size, device=o.device, progress=False, epochs=epochs)
+    options = dict(labelled=o.batch_size, device=o.device, progress=False, epochs=epochs)
+    history = fit(method, train, batch_size=batch, seed=seed, **options)
     p = predict(method, whole, batch_size=256)[list(whole.label_names)].to_numpy()
-    hidden, (high, low) = (whole.known & ~train.known).numpy(), thresholds(method)
+    hidden, (high, low) = (whole.known & ~train.known).numpy(), find_thresholds(method)
     rows = np.flatnonzero(hidden.any(1))[:256]
-    return dict(key, **of_entries(p, whole.y.numpy(), hidden, high, low), **of_views(method.cpu(), whole.batch(rows).x, high, low),
-                auroc=np.nan, ap=np.nan, steps_done=int(history['step'].iloc[-1]), seconds=round(time.time()-start, 1))
+    entries = measure_entries(p, whole.y.numpy(), hidden, high, low)
+    views = measure_views(method.cpu(), whole.batch(rows).x, high, low)
+    done = dict(steps_done=int(history['step'].iloc[-1]), seconds=round(time.time()-start, 1))
+    return dict(key, **entries, **views, auroc=np.nan, ap=np.nan, **done)
 
 
 def jobs_of(o):
     "Every run, with its key."
     table = (single_positive if o.regime == 'single-positive' else fraction)(None)
-    names = o.variants or (['AN', 'MPC', 'MPC, tau_neg .2'] if o.regime == 'single-positive' else ['baseline', 'FixMatch-style', 'ACAA', 'ACAA, prior thresholds'])
-    if strange := [v for v in names if v not in table]: raise SystemExit(f'no variant {strange}: there are {list(table)}')
-    share = o.fraction if o.regime == 'fraction' else 1.
-    key = lambda fold, v: dict(data=o.data, fold=fold, draw=0, regime=o.regime, fraction=share, variant=v, steps=o.steps)
-    return [dict(key=key(fold, v), method=table[v][0], arguments=table[v][1]) for fold in o.folds for v in names]
+    names = o.variants or SHOWN[o.regime]
+    if strange := [v for v in names if v not in table]:
+        raise SystemExit(f'no variant {strange}: there are {list(table)}')
+    share, jobs = o.fraction if o.regime == 'fraction' else 1., []
+    for fold in o.folds:
+        for variant in names:
+            key = dict(data=o.data, fold=fold, draw=0, regime=o.regime, fraction=share, variant=variant, steps=o.steps)
+            jobs.append(dict(key=key, method=table[variant][0], arguments=table[variant][1]))
+    return jobs
+
+
+def summarise(variant, runs, ratio):
+    "Means of the runs of a variant over folds, with an interval for the information."
+    mean, low, high = interval(runs['information'], ratio)
+    shown = {k: '' if runs[k].isna().all() else f'{runs[k].mean():.3f}' for k in MEASURES}
+    shown['information'] = f'{mean:.3f} [{low:.3f}, {high:.3f}]'
+    return dict(variant=variant, runs=len(runs), **shown)
 
 
 def tables(o, frame, jobs):
-    "Means over folds, with an interval for the information."
+    "The Markdown of all that is there."
     frame, lines = of_jobs(frame, jobs), []
     for variant in dict.fromkeys(job['key']['variant'] for job in jobs):
         mine = frame[frame['variant'] == variant]
-        if not len(mine): continue
-        mean, low, high = interval(mine['information'], test_to_train(o))
-        lines.append(dict(variant=variant, runs=len(mine), **{k: '' if mine[k].isna().all() else f'{mine[k].mean():.3f}' for k in MEASURES}) | dict(information=f'{mean:.3f} [{low:.3f}, {high:.3f}]'))
-    what = 'one positive label per image' if o.regime == 'single-positive' else f'{o.fraction:.0%} of the patients labelled'
-    return f"### {'phantom' if o.data == 'phantom' else 'real images'}, {what}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}\n\n" + markdown(pd.DataFrame(lines))
+        if len(mine): lines.append(summarise(variant, mine, test_to_train(o)))
+    data = 'phantom' if o.data == 'phantom' else 'real images'
+    what = 'one positive label per image'
+    if o.regime == 'fraction': what = f'{o.fraction:.0%} of the patients labelled'
+    title = f'### {data}, {what}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}'
+    return f'{title}\n\n{markdown(pd.DataFrame(lines))}'
 
 
 def main(command=None):

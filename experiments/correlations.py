@@ -1,13 +1,15 @@
 """Where labels look and how they relate: the parts of LCC and of CAN, added one at a time.
 
-    python experiments/correlations.py lcc                                       on the phantom, three seeds
+    python experiments/correlations.py lcc                       on the phantom, three seeds
     python experiments/correlations.py can --folds 0 1 2 --steps 360
-    python experiments/correlations.py lcc --data images.npz --table table.csv --jobs 2   on real images, five patient folds
+    python experiments/correlations.py lcc --data images.npz --table table.csv --jobs 2
+                                                                 on real images, five patient folds
 
-Every variant gets the same number of optimiser steps, the same batches and the same augmentation; for CAN one branch also gets
-twice the steps, which is the compute of two branches. Beside the scores a run says where its maps look (pointing game on the
-phantom's lesions: the method's own attention, and Grad-CAM of every variant) and how its learned correlation ranks the pairs of
-labels (Spearman, against the training labels and against what the phantom declares). One row per run in `--out`, tables beside it.
+Every variant gets the same number of optimiser steps, the same batches and the same augmentation; for CAN one branch
+also gets twice the steps, which is the compute of two branches. Beside the scores a run measures where its maps have
+their maximum (pointing game on the phantom's lesions: the method's own attention, and Grad-CAM of every variant) and
+how its learned correlation ranks the pairs of labels (Spearman, against the training labels and against what the
+phantom declares). One row per run in `--out`, tables beside it.
 """
 import time
 import numpy as np
@@ -19,22 +21,31 @@ from common import scores_of, shown, summary, test_to_train
 def lcc_variants():
     "The ladder of the method's own page, and two of its switches."
     from cxr_workbench.methods.lcc import LADDER
-    return {**LADDER, 'consistency with the labels': dict(kind='dice', weights=dict(sc=0.)), 'base, plain BCE': dict(decompose=False, loss='plain')}
+    return {
+        **LADDER,
+        'consistency with the labels': dict(consistency=dict(kind='dice'), weights=dict(contrast=0.)),
+        'base, plain BCE': dict(decompose=False, loss='plain')}
 
 
 def can_variants():
     "One branch, two branches, their product, and the two losses."
-    bce, quiet = dict(scheme=None, gamma=0.), dict(weights=dict(attention=0.))
-    return {'one branch, BCE': dict(fuse='single', **bce), 'one branch, twice the steps': dict(fuse='single', **bce),
-            'concatenation': dict(fuse='concat', **bce, **quiet), 'product': dict(**bce, **quiet), '+ balance': quiet, '+ attention loss': {},
-            'one branch, balance': dict(fuse='single')}
+    bce = dict(loss_settings=dict(scheme=None, gamma=0.))
+    no_agreement = dict(weights=dict(attention=0.))
+    return {
+        'one branch, BCE': dict(fuse='single', **bce),
+        'one branch, twice the steps': dict(fuse='single', **bce),
+        'concatenation': dict(fuse='concat', **bce, **no_agreement),
+        'product': dict(**bce, **no_agreement),
+        '+ balance': no_agreement,
+        '+ attention loss': {},
+        'one branch, balance': dict(fuse='single')}
 
 
 VARIANTS = {'lcc': lcc_variants, 'can': can_variants}
 DOUBLE = {'one branch, twice the steps'}   # variants with twice the optimiser steps
 
 
-def f1_of(method, part):
+def macro_f1(method, part):
     "Macro F1 at a threshold of one half."
     from cxr_workbench.learner import predict
     from cxr_workbench.metrics import f1
@@ -45,34 +56,43 @@ def f1_of(method, part):
 def grad_cam(method, x):
     "Grad-CAM of every label at the method's first target: (B, 1, H, W) -> (B, C, h, w)."
     import torch
-    held, target = [], next(iter(method.cam_targets().values()))
-    hook = target.register_forward_hook(lambda module, given, out: held.append(out))
+    maps, target = [], next(iter(method.cam_targets().values()))
+    hook = target.register_forward_hook(lambda module, given, out: maps.append(out))
     logits = method(x)
     hook.remove()
-    grads = [torch.autograd.grad(logits[:, c].sum(), held[0], retain_graph=True)[0] for c in range(logits.shape[1])]
-    return torch.stack([(g.mean((2, 3), keepdim=True)*held[0]).sum(1).clamp(min=0) for g in grads], 1).detach()
+    cams = []
+    for c in range(logits.shape[1]):
+        grad, = torch.autograd.grad(logits[:, c].sum(), maps[0], retain_graph=True)
+        cams.append((grad.mean((2, 3), keepdim=True)*maps[0]).sum(1).clamp(min=0))
+    return torch.stack(cams, 1).detach()
 
 
-def where_it_looks(method, fold, size, n=300):
+def find_device(method): return next(method.parameters()).device
+
+
+def measure_pointing(method, fold, size, n=300):
     "Shares of lesions that are hit by the method's attention, by Grad-CAM, and by chance, on the phantom's test part."
     import torch
     from cxr_workbench.data import from_phantom
     from cxr_workbench.metrics import pointing_game
     from cxr_workbench.phantom import SyntheticCXR
     phantom = SyntheticCXR(n, size=size, seed=200+fold)
-    x, masks = from_phantom(phantom).batch(range(n)).x.to(next(method.parameters()).device), np.stack([phantom.mask(i) for i in range(n)])
+    x = from_phantom(phantom).batch(range(n)).x.to(find_device(method))
+    masks = np.stack([phantom.mask(i) for i in range(n)])
     with torch.no_grad(): probes = method.eval().look(x)[1]
     mean = lambda maps: float(np.nanmean(pointing_game(maps.cpu(), masks)))
+    hits = mean(probes['attention']) if 'attention' in probes else np.nan
     there = masks.any((2, 3))
-    return dict(hits=mean(probes['attention']) if 'attention' in probes else np.nan, cam_hits=mean(grad_cam(method, x)), chance=float(masks[there].mean()))
+    return dict(hits=hits, cam_hits=mean(grad_cam(method, x)), chance=float(masks[there].mean()))
 
 
-def ranks(method, train, declared=None):
+def rank_pairs(method, train, declared=None):
     "Spearman correlation over label pairs of the learned correlation with the counted and the declared one."
     import torch
     from scipy.stats import spearmanr
     from cxr_workbench.labels import correlation
-    with torch.no_grad(): probes = method.eval().look(train.batch([0]).x.to(next(method.parameters()).device))[1]
+    x = train.batch([0]).x.to(find_device(method))
+    with torch.no_grad(): probes = method.eval().look(x)[1]
     if 'others_correlation' not in probes: return dict(counted=np.nan, declared=np.nan)
     G = probes['others_correlation'].cpu().numpy()
     pairs, learned = np.triu_indices(len(G), 1), (G + G.T)/2
@@ -80,7 +100,8 @@ def ranks(method, train, declared=None):
         if truth is None: return np.nan
         fine = np.isfinite(truth[pairs])
         return float(spearmanr(learned[pairs][fine], truth[pairs][fine]).statistic)
-    return dict(counted=against(correlation(train.y.numpy(), train.known.numpy())), declared=against(declared))
+    counted = correlation(train.y.numpy(), train.known.numpy())
+    return dict(counted=against(counted), declared=against(declared))
 
 
 def run(o, job, split):
@@ -97,13 +118,15 @@ def run(o, job, split):
     history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False,
                   epochs=epochs_of(method.recipe()[0], train, o, key['steps'])[0])
     seconds, (va, vp), (ta, tp) = time.time()-start, scores_of(method, valid), scores_of(method, test)
-    phantom = o.data == 'phantom'
-    places = where_it_looks(method, key['fold'], o.size) if phantom else dict(hits=np.nan, cam_hits=np.nan, chance=np.nan)
-    return dict(key, valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, f1=f1_of(method, test), **places, **ranks(method, train, declared() if phantom else None),
-                steps_done=int(history['step'].iloc[-1]), rows=len(train), seconds=round(seconds, 1))
+    phantom, places = o.data == 'phantom', dict(hits=np.nan, cam_hits=np.nan, chance=np.nan)
+    if phantom: places = measure_pointing(method, key['fold'], o.size)
+    related = rank_pairs(method, train, declared_correlation() if phantom else None)
+    scores = dict(valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, f1=macro_f1(method, test))
+    done = int(history['step'].iloc[-1])
+    return dict(key, **scores, **places, **related, steps_done=done, rows=len(train), seconds=round(seconds, 1))
 
 
-def declared():
+def declared_correlation():
     "The correlation of the binary labels that the phantom declares, (C, C), NaN where it says nothing."
     from cxr_workbench.phantom import SyntheticCXR
     return SyntheticCXR(1).true_corr
@@ -117,8 +140,11 @@ def jobs_of(o):
     table = VARIANTS[o.method]()
     for name in o.variants or table:
         if name not in table: raise SystemExit(f'{o.method} has no variant {name!r}: there are {list(table)}')
-    key = lambda fold, variant: dict(data=o.data, fold=fold, draw=0, regime=o.method, fraction=1., variant=variant, steps=o.steps*(2 if variant in DOUBLE else 1))
-    return [dict(key=key(fold, v), method=o.method, arguments=table[v]) for fold in o.folds for v in o.variants or table]
+    def key(fold, variant):
+        steps = o.steps*(2 if variant in DOUBLE else 1)
+        return dict(data=o.data, fold=fold, draw=0, regime=o.method, fraction=1., variant=variant, steps=steps)
+    runs = [(fold, variant) for fold in o.folds for variant in o.variants or table]
+    return [dict(key=key(fold, v), method=o.method, arguments=table[v]) for fold, v in runs]
 
 
 def with_interval(values, ratio):
@@ -148,18 +174,20 @@ def tables(o, frame, jobs):
     asked, ratio = dict.fromkeys(job['key']['variant'] for job in jobs), test_to_train(o)
     order = [v for v in asked if v in set(frame['variant'])]
     lines = summary(frame, order[0], None, order, ratio).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
-    pairs = [*zip(order, order[1:]), *((a, b) for a in DOUBLE for b in ('product', '+ attention loss') if {a, b} <= set(order))]
+    whole = [(a, b) for a in DOUBLE for b in ('product', '+ attention loss') if {a, b} <= set(order)]
     difference = lambda a, b: {v: shown(paired(frame, b, a, v, ratio)) for v in ('auroc', 'ap', 'f1')}
-    steps = [dict(step=f'{b} against {a}', **difference(a, b)) for a, b in pairs]
+    steps = [dict(step=f'{b} against {a}', **difference(a, b)) for a, b in [*zip(order, order[1:]), *whole]]
     where = o.data if o.data == 'phantom' else 'real images'
-    text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(lines), *(['**One part at a time**', markdown(pd.DataFrame(steps))] if steps else []),
-            '**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0], ratio))]
+    text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(lines)]
+    if steps: text += ['**One part at a time**', markdown(pd.DataFrame(steps))]
+    text += ['**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0], ratio))]
     return '\n\n'.join(text)
 
 
 def main(command=None):
     p = arguments(__doc__, 'correlations')
-    p.add_argument('--preset', default='maps', help="the method's setting: 'maps' leaves at least 8 x 8 cells, 'tiny' the native map and a third of the time")
+    p.add_argument('--preset', default='maps', help="the method's setting: 'maps' leaves at least 8 x 8 cells, "
+                                                    "'tiny' the native map and a third of the time")
     p.add_argument('method', choices=list(VARIANTS))
     o = p.parse_args(command)
     conclude(o, jobs_of, tables, train_and_look, o.method)

@@ -37,7 +37,7 @@ def single_positive(ema):
         'MPC, tau_neg .2, BTC only': mpc(tau_neg=.2, weights=ONLY_BATCH),
         'MPC, observed left out': mpc(count_known=False),
         'MPC, IPC only': mpc(weights=ONLY_IMAGE),
-        'MPC without RED': mpc(elastic=False),
+        'MPC without RED': mpc(elastic=dict(p=0.)),
         'MPC without FPC': mpc(weights=dict(feature=0.)),
         'MPC without BTC': mpc(weights=dict(batch=0.)),
         'MPC without rejection': mpc(reject=False),
@@ -49,13 +49,13 @@ def fraction(ema):
     tiny = dict(preset='tiny', ema=ema)
     def acaa(**kw): return 'acaa', dict(tiny, **kw)
     strong, strict = dict(adv_on='strong'), dict(tau_pos=.7, tau_neg=.05)
-    fixmatch = dict(loss='bce', unknown='ignore', weights=ONLY_IMAGE, elastic=False, sampler='mixed')
+    fixmatch = dict(loss='bce', unknown='ignore', weights=ONLY_IMAGE, elastic=dict(p=0.), sampler='mixed')
     return {
         'baseline': ('supervised', tiny),
         'FixMatch-style': ('mpc', dict(tiny, **fixmatch)),
         'ACAA': acaa(),
         'ACAA, prior thresholds': acaa(priors=True),
-        'ACAA, eps 1/255': acaa(eps=1/255),
+        'ACAA, eps 1/255': acaa(attack=dict(eps=1/255)),
         'ACAA, strong view attacked': acaa(**strong),
         'ACAA, strong view, no attack': acaa(**strong, attack=None),
         'ACAA, strong view, no attack, image only': acaa(**strong, attack=None, weights=ONLY_IMAGE),

@@ -1,11 +1,12 @@
-"""The protocol of the label-correlation paper: three times 5-fold cross-validation, patients whole, and the mean over 15 runs.
+"""The protocol of the label-correlation paper: three times 5-fold cross-validation, patients whole, mean over 15 runs.
 
     python experiments/lcc_folds.py                                              on the phantom
     python experiments/lcc_folds.py --data images.npz --table table.csv --jobs 2 on real images
     python experiments/lcc_folds.py --variants base whole --repeats 1 --folds 0 1
 
-Every repeat deals the patients anew; macro AUROC and macro F1 at one half, as the paper reports them. The differences to the base
-have an interval that knows of the overlap of the training parts (Nadeau and Bengio, 2003). Phantom numbers are phantom numbers.
+Every repeat assigns the patients to folds anew; macro AUROC and macro F1 at one half, as the paper reports them. The
+differences to the base have an interval that is corrected for the overlap of the training parts (Nadeau and Bengio,
+2003). Phantom numbers are phantom numbers.
 """
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ def fold_parts(o, repeat, fold):
     "Training, validation and test part of one fold of one repeat."
     from cxr_workbench.data import from_npz, from_phantom, patient_folds, patient_split
     from cxr_workbench.phantom import SyntheticCXR
-    data = from_phantom(SyntheticCXR(3000, size=o.size, seed=100)) if o.data == 'phantom' else shrunk(from_npz(o.data, table=o.table), o.size)
+    if o.data == 'phantom': data = from_phantom(SyntheticCXR(3000, size=o.size, seed=100))
+    else: data = shrunk(from_npz(o.data, table=o.table), o.size)
     held = patient_folds(data.patient_id, data.y, folds=FOLDS, seed=repeat) == fold
     rest, test = data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
     train, valid = patient_split(rest.patient_id, rest.y, fraction=.15, seed=repeat)
@@ -32,8 +34,11 @@ def train_fold(o, job): return run(o, job, fold_parts(o, job['key']['draw'], job
 
 def jobs_of(o):
     "Every run of the protocol; the repeat is the draw."
-    key = lambda repeat, fold, variant: dict(data=o.data, fold=fold, draw=repeat, regime='3 x 5 folds', fraction=1., variant=variant, steps=o.steps)
-    return [dict(key=key(r, f, v), method='lcc', arguments=VARIANTS[v]) for r in range(o.repeats) for f in o.folds for v in o.variants]
+    def key(repeat, fold, variant):
+        where = dict(data=o.data, fold=fold, draw=repeat, regime='3 x 5 folds', fraction=1.)
+        return dict(where, variant=variant, steps=o.steps)
+    runs = [(repeat, fold, v) for repeat in range(o.repeats) for fold in o.folds for v in o.variants]
+    return [dict(key=key(*run), method='lcc', arguments=VARIANTS[run[-1]]) for run in runs]
 
 
 def tables(o, frame, jobs=None):
@@ -43,7 +48,8 @@ def tables(o, frame, jobs=None):
     for variant in o.variants:
         mine = frame[frame['variant'] == variant].set_index(['draw', 'fold']).sort_index()
         other = frame[frame['variant'] == base].set_index(['draw', 'fold']).reindex(mine.index)
-        line = dict(variant=variant, runs=len(mine), **{v: f'{mine[v].mean():.4f} ± {mine[v].std():.4f}' for v in ('auroc', 'f1', 'ap')})
+        line = dict(variant=variant, runs=len(mine))
+        for v in ('auroc', 'f1', 'ap'): line[v] = f'{mine[v].mean():.4f} ± {mine[v].std():.4f}'
         for v in ('auroc', 'f1'):
             found = None if variant == base or len(mine) < 2 else interval(mine[v] - other[v], 1/(FOLDS - 1))._asdict()
             line[f'{v} - {base}'] = shown(found)
@@ -58,7 +64,8 @@ def main(command=None):
     p.add_argument('--preset', default='maps', help="the method's setting: 'maps' or 'tiny'")
     p.add_argument('--repeats', type=int, default=3, help='times the patients are dealt to folds')
     o = p.parse_args(command)
-    o.folds, o.variants = o.folds if o.folds is not None else list(range(FOLDS)), o.variants or list(VARIANTS)
+    if o.folds is None: o.folds = list(range(FOLDS))
+    o.variants = o.variants or list(VARIANTS)
     conclude(o, jobs_of, tables, train_fold)
 
 

@@ -1,14 +1,15 @@
 """The long tail: the parts of TRCGL-Net, added one at a time, and generated images against repeated real ones.
 
-    python experiments/long_tail.py                                       on the phantom made long-tailed, three seeds
-    python experiments/long_tail.py --data images.npz --table table.csv   on real images made long-tailed, five patient folds
+    python experiments/long_tail.py                                       # on the phantom made long-tailed
+    python experiments/long_tail.py --data images.npz --table table.csv   # on real images, five patient folds
     python experiments/long_tail.py --variants base '+ loss and sampler' 'tail repeated' '+ generated' --jobs 2
 
-Training labels are thinned until the most frequent label has `--ratio` times the positives of the rarest; validation and test
-parts keep theirs. The tail are the labels below `--tail` of the training images. Every variant gets the same number of optimiser
-steps, a sixth of them with a frozen backbone. `+ generated` adds images of the package's small diffusion model, which has seen
-phantoms that the training part has not; for real images it is first taught those of the training part, `--teach` steps (64 px).
-`tail repeated` draws the real images that these were made after, as often. One row per run in `--out`, a table per size beside it.
+Training labels are thinned until the most frequent label has `--ratio` times the positives of the rarest; validation
+and test parts keep theirs. The tail are the labels below `--tail` of the training images. Every variant gets the same
+number of optimiser steps, a sixth of them with a frozen backbone. `+ generated` adds images of the package's small
+diffusion model, which has seen phantoms that the training part has not; for real images it is first taught those of
+the training part, `--teach` steps (64 px). `tail repeated` draws the real images that these were made after, as often.
+One row per run in `--out`, a table per size beside it.
 """
 import time
 from dataclasses import replace
@@ -25,97 +26,116 @@ ONE_CELL = ('† The feature map of these runs is one cell, on which attention i
             'attention, and the variants after it add a second score of the same features in its place.')
 
 
-def variants():
+def list_variants():
     "The ladder of the method's page, then the rivals of its last step."
     from cxr_workbench.methods import trcgl
     ladder = {name: trcgl.LADDER[name] for name in LADDER}
-    return {**ladder, '+ generated': {}, 'tail repeated': {}, 'base, sampler': {**ladder['base'], 'resample': True}}
+    return {**ladder, '+ generated': {}, 'tail repeated': {}, 'base, sampler': {**ladder['base'], 'repeat': True}}
 
 
-def thinned(train, o, fold):
+def thin_labels(train, o, fold):
     "The training part with a long tail; rows that were set aside are left out."
     from cxr_workbench.labels import long_tail
-    train = train.with_labels(*long_tail(train.y.numpy(), ratio=o.ratio, seed=fold, known=train.known.numpy()))
+    thinned = long_tail(train.y.numpy(), ratio=o.ratio, seed=fold, known=train.known.numpy())
+    train = train.with_labels(*thinned)
     return train.subset(np.flatnonzero(train.known.any(1).numpy()))
 
 
-def tail_of(train, o):
+def find_tail(train, o):
     "Which labels are rare, (C,) bool."
     from cxr_workbench.labels import frequency_groups
-    groups = frequency_groups(train.y.numpy(), train.known.numpy(), head=max(.05, o.tail), tail=o.tail, names=train.label_names)
+    bounds = dict(head=max(.05, o.tail), tail=o.tail)
+    groups = frequency_groups(train.y.numpy(), train.known.numpy(), names=train.label_names, **bounds)
     return np.array([groups[name] == 'tail' for name in train.label_names])
 
 
-def requests_of(train, tail, seed):
-    "What the generator is asked for: rows of the tail with all their labels, as often as lifts each to three times its count."
+def make_requests(train, tail, seed):
+    "Rows of the tail with all their labels, as often as brings each tail label to three times its count."
     from cxr_workbench.methods.trcgl_requests import tail_requests
     return tail_requests(train, [name for name, rare in zip(train.label_names, tail) if rare], seed=seed)
 
 
-def with_made(train, tail, o, seed):
-    "The training part and images that a generator made after its rows of the tail, judged by a classifier that is no part of it."
-    from cxr_workbench.methods.trcgl_requests import generate, with_generated
-    folder = o.out.parent/'generated'/f'{Path(o.data).stem}-{seed}-ratio-{o.ratio:g}'    # what is there is not drawn again
-    model, judge = (phantom_model if o.data == 'phantom' else own_model)(train, tail, o, seed, folder/'model')
-    generate(model, requests_of(train, tail, seed), folder, judge, tries=2, batch_size=32, seed=seed, steps=20)
-    return with_generated(train, folder), recognised(model, judge, train, tail)
+def add_generated(train, tail, o, seed):
+    "The training part and images made after its rows of the tail, judged by a classifier that is no part of the run."
+    from cxr_workbench.methods.trcgl_requests import append_generated, generate
+    folder = o.out.parent/'generated'/f'{Path(o.data).stem}-{seed}-ratio-{o.ratio:g}'   # kept: not drawn again
+    prepare = open_packaged if o.data == 'phantom' else teach_generator
+    model, judge = prepare(train, tail, o, seed, folder/'model')
+    requests = make_requests(train, tail, seed)
+    generate(model, requests, folder, judge, tries=2, batch_size=32, seed=seed, steps=20)
+    return append_generated(train, folder), compare_pairs(model, judge, train, tail)
 
 
-def phantom_model(train, tail, o, seed, folder):
+def open_generator(folder, o):
+    from cxr_workbench.methods.trcgl_diffusion import PromptLatentDiffusion
+    return PromptLatentDiffusion.from_pretrained(folder, device=o.device if o.device != 'auto' else None)
+
+
+def open_packaged(train, tail, o, seed, folder):
     "The package's generator, which has seen other phantoms, and its referee."
-    from cxr_workbench.learner import load, find_model
-    from cxr_workbench.methods.trcgl_diffusion import PromptLatentDiffusion, embedded
-    from cxr_workbench.methods.trcgl_requests import even_odds
-    return PromptLatentDiffusion.from_pretrained(embedded(), device=o.device if o.device != 'auto' else None), even_odds(load(find_model('referee')))
+    from cxr_workbench.learner import find_model, load
+    from cxr_workbench.methods.trcgl_diffusion import find_packaged
+    from cxr_workbench.methods.trcgl_requests import remove_prior
+    return open_generator(find_packaged(), o), remove_prior(load(find_model('referee')))
 
 
-def own_model(train, tail, o, seed, folder):
-    "The package's generator, taught the images and labels of this training part, and a supervised classifier of the same rows."
-    import torch
+def teach_generator(train, tail, o, seed, folder):
+    "The package's generator, taught the images and labels of this part, and a supervised classifier of the same rows."
     from cxr_workbench.learner import fit
-    from cxr_workbench.methods import trcgl_diffusion as td
-    from cxr_workbench.methods.trcgl_requests import even_odds
-    if not (folder/'prompt.safetensors').exists():
-        known, fresh = td.PromptLatentDiffusion.from_pretrained(td.embedded(), device='cpu'), td.small_parts(train.label_names, seed=seed)
-        model = td.PromptLatentDiffusion(known.vae, known.unet, fresh['text_encoder'], fresh['tokenizer'], known.scheduler, seed=seed)
-        for net in (model.vae, model.unet): net.to(memory_format=torch.channels_last)
-        pixels, texts = train.batch(range(len(train))).x, sentences(train)
-        td.train_autoencoder(model.vae, pixels, steps=o.teach//2, lr=1e-3, seed=seed)
-        z = torch.cat([model.to_latents(x) for x in pixels.split(200)])
-        td.train_base(model, z, texts, steps=o.teach, lr=1e-3, seed=seed)
-        rare = np.flatnonzero((train.y[:, tail] > 0).any(1))
-        td.train_prompt(model, z[rare], [texts[i] for i in rare], steps=o.teach//10, seed=seed)
-        model.save(folder)
+    from cxr_workbench.methods.trcgl_requests import remove_prior
+    if not (folder/'prompt.safetensors').exists(): train_generator(train, tail, o, seed).save(folder)
     judge = made(o, 'supervised', train, preset=o.preset)
     fit(judge, train, epochs=12, batch_size=o.batch_size, seed=seed + 1, device=o.device, progress=False)
-    return td.PromptLatentDiffusion.from_pretrained(folder, device=o.device if o.device != 'auto' else None), even_odds(judge)
+    return open_generator(folder, o), remove_prior(judge)
 
 
-def sentences(data, without=None):
+def train_generator(train, tail, o, seed):
+    "The package's autoencoder and denoiser with a new text encoder, trained on this part."
+    import torch
+    from cxr_workbench.methods import trcgl_diffusion as td
+    packaged = td.PromptLatentDiffusion.from_pretrained(td.find_packaged(), device='cpu')
+    fresh = td.build_small_parts(train.label_names, seed=seed)
+    known = dict(vae=packaged.vae, unet=packaged.unet, scheduler=packaged.scheduler)
+    model = td.PromptLatentDiffusion(**{**fresh, **known}, seed=seed)
+    for net in (model.vae, model.unet): net.to(memory_format=torch.channels_last)
+    pixels, texts = train.batch(range(len(train))).x, write_sentences(train)
+    td.train_autoencoder(model.vae, pixels, steps=o.teach//2, lr=1e-3, seed=seed)
+    z = torch.cat([model.to_latents(x) for x in pixels.split(200)])
+    td.train_base(model, z, texts, steps=o.teach, lr=1e-3, seed=seed)
+    rare = np.flatnonzero((train.y[:, tail] > 0).any(1))
+    td.train_prompt(model, z[rare], [texts[i] for i in rare], steps=o.teach//10, seed=seed)
+    return model
+
+
+def write_sentences(data, without=None):
     "One sentence for every row, a label left out where it is named."
-    from cxr_workbench.methods.trcgl_diffusion import sentence
-    return [sentence([name for name, y in zip(data.label_names, row) if y and name != without]) for row in data.y.tolist()]
+    from cxr_workbench.methods.trcgl_diffusion import write_sentence
+    def name_present(row): return [name for name, y in zip(data.label_names, row) if y and name != without]
+    return [write_sentence(name_present(row)) for row in data.y.tolist()]
 
 
-def recognised(model, judge, train, tail, n=20):
-    "Share of pairs in which the judge gives the image with a tail label in its sentence more than the one without, from the same noise; mean over the tail."
+def compare_pairs(model, judge, train, tail, n=20):
+    """Share of pairs in which the judge gives the image with a tail label in its sentence more than the one without,
+    from the same noise; mean over the tail."""
     found = []
     for c in np.flatnonzero(tail):
         rows = train.subset(np.flatnonzero(train.y[:, c].numpy() == 1)[:n])
-        p, q = (judge(model.sample(sentences(rows, without), steps=20, seeds=range(len(rows))))[:, c] for without in (None, train.label_names[c]))
+        def score(without): return judge(model.sample(write_sentences(rows, without), steps=20, seeds=range(len(rows))))
+        p, q = (score(without)[:, c] for without in (None, train.label_names[c]))
         found.append(float((p > q).float().mean()))
     return float(np.mean(found))
 
 
-def with_repeats(train, tail, o, seed):
+def add_repeats(train, tail, o, seed):
     "The training part, and the real rows that generated ones would copy, as often."
-    return train.subset(np.concatenate([np.arange(len(train)), requests_of(train, tail, seed).source.to_numpy()])), None
+    again = make_requests(train, tail, seed).source.to_numpy()
+    return train.subset(np.concatenate([np.arange(len(train)), again])), None
 
 
-MORE = {'+ generated': with_made, 'tail repeated': with_repeats}   # what is added to the training part
+MORE = {'+ generated': add_generated, 'tail repeated': add_repeats}   # what is added to the training part
 
 
-def planned(method, steps):
+def plan_steps(method, steps):
     "The recipe with exactly so many steps, a sixth of them in the first stage."
     stages, first = method.recipe(), round(steps/6)
     lengths = [first, steps - first] if len(stages) == 2 else [steps]
@@ -124,13 +144,16 @@ def planned(method, steps):
     return method
 
 
-def scores(method, part, tail):
+def score_part(method, part, tail):
     "Means over all labels and over the tail."
     from cxr_workbench.learner import predict
     from cxr_workbench.metrics import auroc, average_precision, f1
-    p, y, known = predict(method, part, batch_size=256)[list(part.label_names)].to_numpy(), part.y.numpy(), part.known.numpy()
-    values = dict(auroc=auroc(p, y, known), ap=average_precision(p, y, known), f1=f1(p, y, known=known, threshold=.2))
-    return {k: float(np.nanmean(v)) for k, v in values.items()} | {f'tail_{k}': float(np.nanmean(np.asarray(v)[tail])) for k, v in values.items()}
+    table = predict(method, part, batch_size=256)
+    p, y, known = table[list(part.label_names)].to_numpy(), part.y.numpy(), part.known.numpy()
+    values = dict(
+        auroc=auroc(p, y, known), ap=average_precision(p, y, known), f1=f1(p, y, known=known, threshold=.2))
+    whole = {k: float(np.nanmean(v)) for k, v in values.items()}
+    return whole | {f'tail_{k}': float(np.nanmean(np.asarray(v)[tail])) for k, v in values.items()}
 
 
 def train_one(o, job):
@@ -141,17 +164,22 @@ def train_one(o, job):
     if o.jobs > 1: torch.set_num_threads(1)
     key = job['key']
     train, valid, test = parts(o, key['fold'])
-    train = thinned(train, o, key['fold'])
-    tail, seed = tail_of(train, o), 1000*key['fold'] + key['draw']
+    train = thin_labels(train, o, key['fold'])
+    tail, seed = find_tail(train, o), 1000*key['fold'] + key['draw']
     pairs = None
     if key['variant'] in MORE: train, pairs = MORE[key['variant']](train, tail, o, seed)
     seed_all(seed)
-    method = planned(made(o, 'trcgl', train, preset=o.preset, rare=o.rare, **job['arguments']), key['steps'])
+    arguments = dict(repeat=dict(threshold=o.rare)) | job['arguments']
+    if arguments['repeat'] is True: arguments['repeat'] = dict(threshold=o.rare)
+    method = plan_steps(made(o, 'trcgl', train, preset=o.preset, **arguments), key['steps'])
     start = time.time()
     history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False)
-    seconds = round(time.time()-start, 1)
-    return dict(key, **{f'valid_{k}': v for k, v in scores(method, valid, tail).items()}, **scores(method, test, tail), steps_done=int(history.groupby('stage')['step'].max().sum()),
-                rows=len(train), made=int(train.synthetic.sum()) if train.synthetic is not None else 0, tail=int(tail.sum()), pairs=pairs, seconds=seconds)
+    seconds = round(time.time() - start, 1)
+    found = {f'valid_{k}': v for k, v in score_part(method, valid, tail).items()} | score_part(method, test, tail)
+    generated = 0 if train.synthetic is None else int(train.synthetic.sum())
+    steps_done = int(history.groupby('stage')['step'].max().sum())
+    return {**key, **found, 'steps_done': steps_done, 'rows': len(train), 'made': generated,
+            'tail': int(tail.sum()), 'pairs': pairs, 'seconds': seconds}
 
 
 def tables(o, frame, jobs):
@@ -174,10 +202,10 @@ def tables(o, frame, jobs):
     text = [f'{data}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(pd.DataFrame(map(means, order)))]
     text += ['**Against the base**', against([(order[0], v) for v in order[1:]])]
     if one_by_one: text += ['**One part at a time**', against(one_by_one)]
-    return '\n\n'.join([*text, *generated(o, frame), *([ONE_CELL] if blind else [])])
+    return '\n\n'.join([*text, *describe_generated(o, frame), *([ONE_CELL] if blind else [])])
 
 
-def generated(o, frame):
+def describe_generated(o, frame):
     "A sentence on the generated images of the runs, where there are any."
     drawn = frame[frame['made'] > 0]
     if 'pairs' not in drawn or not drawn['pairs'].notna().any(): return []
@@ -189,19 +217,25 @@ def generated(o, frame):
 
 def jobs_of(o):
     "Every run of the experiment, with its key."
-    table = variants()
+    table = list_variants()
     chosen = o.variants or [v for v in table if o.size == 64 or v != '+ generated']
-    if '+ generated' in chosen and o.size != 64: raise SystemExit('the generator draws 64 pixels: --size 64, or leave out "+ generated"')
-    if strange := [v for v in chosen if v not in table]: raise SystemExit(f'no variant {strange}: there are {list(table)}')
-    key = lambda fold, v: dict(data=o.data, fold=fold, draw=0, regime=f'tail, ratio {o.ratio:g}', fraction=1., variant=v, steps=o.steps)
-    return [dict(key=key(fold, v), method='trcgl', arguments=table[v]) for fold in o.folds for v in chosen]
+    if '+ generated' in chosen and o.size != 64:
+        raise SystemExit('the generator draws 64 pixels: --size 64, or leave out "+ generated"')
+    if strange := [v for v in chosen if v not in table]:
+        raise SystemExit(f'no variant {strange}: there are {list(table)}')
+    common = dict(draw=0, regime=f'tail, ratio {o.ratio:g}', fraction=1.)
+    def name_run(fold, v): return dict(data=o.data, fold=fold, **common, variant=v, steps=o.steps)
+    return [dict(key=name_run(fold, v), method='trcgl', arguments=table[v]) for fold in o.folds for v in chosen]
 
 
 def main(command=None):
     p = arguments(__doc__, 'long_tail')
-    p.add_argument('--ratio', type=float, default=50., help='positives of the most frequent label over those of the rarest, in training')
-    p.add_argument('--tail', type=float, default=.03, help='labels on less than this share of the training images are the tail')
-    p.add_argument('--rare', type=float, default=.1, help='threshold of the repeats; the 0.01 of the paper repeats nothing in so small a table')
+    p.add_argument('--ratio', type=float, default=50.,
+                   help='positives of the most frequent label over those of the rarest, in training')
+    p.add_argument('--tail', type=float, default=.03,
+                   help='labels on less than this share of the training images are the tail')
+    p.add_argument('--rare', type=float, default=.1,
+                   help='threshold of the repeats; the 0.01 of the paper repeats nothing in so small a table')
     p.add_argument('--preset', default='tiny', help="the method's setting: 'tiny' or 'maps'")
     p.add_argument('--teach', type=int, default=3000, help='steps in which the generator is taught real images')
     o = p.parse_args(command)

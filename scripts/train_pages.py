@@ -59,9 +59,9 @@ OFTEN = dict(zip(FINDINGS, np.maximum(PREVALENCE, .12)))    # what the generator
 
 def write_sentences(data, without=None):
     "One sentence for every row, a label left out where it is named."
-    from cxr_workbench.methods.trcgl_diffusion import sentence
+    from cxr_workbench.methods.trcgl_diffusion import write_sentence
     def name_present(row): return [name for name, y in zip(data.label_names, row) if y and name != without]
-    return [sentence(name_present(row)) for row in data.y.tolist()]
+    return [write_sentence(name_present(row)) for row in data.y.tolist()]
 
 
 def build_tail():
@@ -159,7 +159,7 @@ def train_diffusion(out, rows=None, steps=None):
         return from_phantom(SyntheticCXR(rows or n, size=64, seed=seed, prevalence=prevalence))
     table, tail = build_tail()
     data, mostly_tail = paint(8000, 61), paint(10000, 62, **dict.fromkeys(tail, .4))
-    model = td.PromptLatentDiffusion(**td.small_parts(data.label_names))
+    model = td.PromptLatentDiffusion(**td.build_small_parts(data.label_names))
     for net in (model.vae, model.unet): net.to(memory_format=torch.channels_last)
     columns = [table.label_names.index(name) for name in tail]
     shown = table.subset((table.y[:, columns] > 0).any(1).numpy())
@@ -207,8 +207,8 @@ def compare_scores(s, t):
 def recognise(model, tail, n=100):
     "What the referee says of real, rebuilt and generated images in pairs: with the label, and the same without it."
     import pandas as pd
-    from cxr_workbench.methods.trcgl_requests import even_odds
-    referee, found = even_odds(load(home/'referee')), []
+    from cxr_workbench.methods.trcgl_requests import remove_prior
+    referee, found = remove_prior(load(home/'referee')), []
     phantom = SyntheticCXR(3000, size=64, seed=99, prevalence=np.maximum(PREVALENCE, .06))
     data = from_phantom(phantom)
     for name in tail:

@@ -56,7 +56,7 @@ case ",${EXTRAS-}," in *,diffusion,*)
         61_trcgl_diffusion.ipynb 62_trcgl_requests.ipynb) ;;
 *)
     say "without the extra, the generator says what to install"
-    "$bin/python" -c 'from cxr_workbench.methods.trcgl_diffusion import libraries; libraries()' 2>&1 |
+    "$bin/python" -c 'from cxr_workbench.methods.trcgl_diffusion import import_libraries; import_libraries()' 2>&1 |
         grep -F 'pip install cxr-workbench[diffusion]' || fail "no word about the extra" ;;
 esac
 

@@ -5,7 +5,7 @@
     python tests/mutations.py --files 2000 --folder radiographs    # with the image files of a folder as seeds
 
 Seeds of every format that is read are damaged by flipped bits, missing ends, blocks of zeros or noise, blocks that were
-swapped, left out or doubled, numbers set to extremes and heads of other files. Each file is read in a process that is
+swapped, left out or repeated, numbers set to extremes and heads of other files. Each file is read in a process that is
 watched. Findings are a crash, a file that takes longer than --seconds, an error other than UnreadableImage, more memory
 than --megabytes, and a picture from a PNG or DICOM whose own check sums or lengths say that it is cut off. They are
 printed with the number that makes the file again: --only NUMBER.
@@ -17,10 +17,15 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 
 
-def seeds():
+def make_seeds():
     "Name -> bytes of small files of every format."
     sys.path.insert(0, str(HERE))
     import test_dicom as d, test_pictures as p
+    return make_picture_seeds(p) | make_tiff_seeds(p) | make_dicom_seeds(d)
+
+
+def make_picture_seeds(p):
+    "Name -> bytes of what Pillow writes; an interlaced PNG is made by hand."
     from PIL import Image, features
     found, grey = {}, Image.fromarray(p.BYTES)
     turned = grey.rotate(90).resize(grey.size)
@@ -38,8 +43,9 @@ def seeds():
     add('stored.png', grey, 'PNG', compress_level=0)
     add('dpi.png', grey, 'PNG', dpi=(100, 150))
     add('frames.png', grey, 'PNG', save_all=True, append_images=[grey.rotate(5)])
-    rows = zlib.compress(p.interlaced(p.BYTES))
-    found['interlaced.png'] = p.png(p.BYTES, packed=lambda _: rows, interlaced=1, extra=p.chunk(b'sBIT', b'\7'))
+    rows = zlib.compress(p.interlace(p.BYTES))
+    seven_bits = p.make_chunk(b'sBIT', b'\7')
+    found['interlaced.png'] = p.make_png(p.BYTES, packed=lambda _: rows, interlaced=1, extra=seven_bits)
     add('grey.jpg', grey, 'JPEG')
     add('colour.jpg', rgb, 'JPEG')
     add('progressive.jpg', rgb, 'JPEG', progressive=True)
@@ -58,15 +64,22 @@ def seeds():
     add('jpeg.tif', rgb, 'TIFF', compression='jpeg')
     add('raw.tif', rgb, 'TIFF')
     add('one.tif', grey.convert('1'), 'TIFF', compression='group4')
+    return found
+
+
+def make_tiff_seeds(p):
+    "Name -> bytes of TIFF with numbers, in strips, in tiles, and as BigTIFF."
+    found = {}
     for kind in ('i1', 'u2', 'f4', 'f8'):
-        values = p.kind_values(kind)[0]
-        found[f'{kind}.tif'] = p.tiff(values)
-        found[f'{kind}-tiles.tif'] = p.tiff(values, '>', False, 8, 3 if kind[0] == 'f' else 2, tile=16)
-        found[f'{kind}-big.tif'] = p.tiff(values, '<', True, 32773, rows_per_strip=9)
-    return found | dicom_seeds(d)
+        values = p.make_values(kind)[0]
+        found[f'{kind}.tif'] = p.make_tiff(values)
+        found[f'{kind}-tiles.tif'] = p.make_tiff(values, '>', False, 8, 3 if kind[0] == 'f' else 2, tile=16)
+        found[f'{kind}-big.tif'] = p.make_tiff(values, '<', True, 32773, rows_per_strip=9)
+    return found
 
 
-def dicom_seeds(d):
+def make_dicom_seeds(d):
+    "Name -> bytes of DICOM files, plain and packed, and of some that come with pydicom."
     from pydicom import uid
     found, values, eight = {}, d.smooth(12), d.smooth(8)
     window = dict(WindowCenter=2000, WindowWidth=3000, RescaleSlope=1, RescaleIntercept=-1024)
@@ -78,15 +91,15 @@ def dicom_seeds(d):
         'big': dict(values=values, syntax=uid.ExplicitVRBigEndian), 'eight': dict(values=eight, stored=8, allocated=8),
         'signed': dict(values=d.smooth(12, signed=True), signed=True, photometric='MONOCHROME1'),
         'high': dict(values=values << 4, high=15),
-        'rle': dict(values=values, syntax=uid.RLELossless, pixels=[d.rle(values, 16)]),
-        'jpeg': dict(values=eight, stored=8, allocated=8, syntax=uid.JPEGBaseline8Bit, pixels=[d.jpeg(eight)]),
+        'rle': dict(values=values, syntax=uid.RLELossless, pixels=[d.encode_rle(values, 16)]),
+        'jpeg': dict(values=eight, stored=8, allocated=8, syntax=uid.JPEGBaseline8Bit, pixels=[d.encode_jpeg(eight)]),
         'deflated': dict(values=values, syntax='1.2.840.10008.1.2.8.1', pixels=[deflated]),
-        'table': dict(values=values, VOILUTSequence=d.table(d.SQUARE, depth=16)),
-        'groups': dict(values=values, **d.groups(FrameVOILUTSequence=dict(WindowCenter=1000, WindowWidth=800))),
+        'table': dict(values=values, VOILUTSequence=d.make_table(d.SQUARE, depth=16)),
+        'groups': dict(values=values, **d.make_groups(FrameVOILUTSequence=dict(WindowCenter=1000, WindowWidth=800))),
         'spacing': dict(values=values, PixelSpacing=[.2, .3]),
         'colour': dict(values=np.stack([eight, eight[::-1], eight], -1), stored=8, allocated=8,
                        photometric='RGB')}
-    try: made['j2k'] = dict(values=values, syntax=uid.JPEG2000Lossless, pixels=[d.j2k(values, 12)])
+    try: made['j2k'] = dict(values=values, syntax=uid.JPEG2000Lossless, pixels=[d.encode_j2k(values, 12)])
     except BaseException as error:
         if 'Skipped' not in type(error).__name__: raise
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +111,7 @@ def dicom_seeds(d):
     return found
 
 
-def seeds_of(folder):
+def read_seeds(folder):
     "Name -> bytes of the image files of a folder, of at most 4 MB."
     from cxr_workbench.files import find_images
     small = [path for path in find_images(folder) if 0 < path.stat().st_size < 4e6]
@@ -109,7 +122,7 @@ EXTREMES = [b'\0\0', b'\xff\xff', b'\0\0\0\0', b'\xff\xff\xff\xff', b'\x7f\xff\x
             b'\x80\0', b'\1\0']
 
 
-def mutated(number:int, seed:int, files:dict):
+def damage(number:int, seed:int, files:dict):
     "The damaged file of a number, and how it was made."
     rng = np.random.default_rng((seed, number))
     names = list(files)
@@ -163,7 +176,7 @@ def png_is_cut(data):
 
 
 def dicom_is_cut(data):
-    "Whether an element is longer than the file, or the pixels are fewer than the tags say; False where one cannot tell."
+    "Whether an element is longer than the file, or its pixels are fewer than the tags say; False where unknown."
     at, tags, syntax, head = 132, {}, b'', 0   # the head of a file is always explicit, and mostly says how long it is
     long = {b'OB', b'OW', b'OF', b'SQ', b'UT', b'UN', b'OD', b'OL', b'UC', b'UR', b'OV', b'SV', b'UV'}
     while at + 8 <= len(data):
@@ -194,14 +207,14 @@ def dicom_is_cut(data):
 
 
 def is_cut(data):
-    "A DICOM file may begin with anything, also with the head of a PNG; what counts is its mark at byte 128."
+    "A DICOM file may begin with anything, also with the head of a PNG; its mark at byte 128 decides."
     if data[128:132] == b'DICM': return dicom_is_cut(data)
     return data[:4] == b'\x89PNG' and png_is_cut(data)
 
 
 # ---- the process that reads, and the one that watches ----
 
-def most_memory():
+def peak_memory():
     "Megabytes that this process held at most; what getrusage says may be those of the process that started it."
     status = Path('/proc/self/status')
     if not status.exists(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
@@ -212,9 +225,9 @@ def work(first, last, seed, folder=''):
     "Read the files of some numbers and print one line of JSON for each."
     warnings.simplefilter('ignore')
     from cxr_workbench.files import UnreadableImage, read_image
-    files, path = seeds_of(folder) if folder else seeds(), Path(tempfile.mkdtemp())/'x'
+    files, path = read_seeds(folder) if folder else make_seeds(), Path(tempfile.mkdtemp())/'x'
     for number in range(first, last):
-        name, how, data = mutated(number, seed, files)
+        name, how, data = damage(number, seed, files)
         path.write_bytes(data)
         print(json.dumps(dict(number=number, name=name, how=how)), flush=True)
         start, finding = time.perf_counter(), ''
@@ -227,14 +240,16 @@ def work(first, last, seed, folder=''):
         except UnreadableImage as error:
             outcome = 'damaged' if 'damaged' in error.reason else 'refused'
             if not error.reason or error.path != str(path): finding = 'a refusal without a reason'
-        except BaseException as error: outcome, finding = 'error', f'{type(error).__name__}: {error}'[:200]
-        memory = most_memory()
+        except BaseException as error:
+            outcome = 'error'
+            finding = f'{type(error).__name__}: {error}'[:200]
+        memory = peak_memory()
         seconds = round(time.perf_counter() - start, 3)
-        told = dict(outcome=outcome, finding=finding, seconds=seconds, megabytes=round(memory))
-        print(json.dumps(told), flush=True)
+        record = dict(outcome=outcome, finding=finding, seconds=seconds, megabytes=round(memory))
+        print(json.dumps(record), flush=True)
 
 
-def line_of(process, seconds):
+def read_line(process, seconds):
     "The next line of a process; None where it ended, '' where nothing came in time."
     ready, _, _ = select.select([process.stdout], [], [], seconds)
     return (process.stdout.readline() or None) if ready else ''
@@ -248,21 +263,25 @@ def watch(files=500, seed=1, seconds=20, megabytes=500, only=None, folder=''):
         command = [sys.executable, '-u', __file__, '--work', str(at), str(last), str(seed), folder]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         current, patience = None, 60
-        while line := line_of(process, patience):
-            told, patience = json.loads(line), seconds
-            if 'number' in told: current = told; at = told['number'] + 1
+        while line := read_line(process, patience):
+            record, patience = json.loads(line), seconds
+            if 'number' in record:
+                current = record
+                at = record['number'] + 1
             else:
-                counts[told['outcome']] = counts.get(told['outcome'], 0) + 1
-                slowest, grown = max(slowest, told['seconds']), told['megabytes'] > megabytes >= most
-                most = max(most, told['megabytes'])
-                if grown: told['finding'] = told['finding'] or f'{told["megabytes"]} MB of memory'
-                if told['finding']: findings.append({**current, 'finding': told['finding']})
+                counts[record['outcome']] = counts.get(record['outcome'], 0) + 1
+                grown = record['megabytes'] > megabytes >= most
+                slowest = max(slowest, record['seconds'])
+                most = max(most, record['megabytes'])
+                if grown: record['finding'] = record['finding'] or f'{record["megabytes"]} MB of memory'
+                if record['finding']: findings.append({**current, 'finding': record['finding']})
                 current = None
         if line == '':
             process.kill()
             findings.append({**(current or {}), 'finding': f'more than {patience} s'})
         code = process.wait()
-        if line is None and code: findings.append({**(current or {}), 'finding': f'the process ended with {code}'})
+        if line is None and code:
+            findings.append({**(current or {}), 'finding': f'the process ended with {code}'})
         if current is None and (line == '' or code): break
     return counts, findings, dict(slowest_s=slowest, most_MB=most)
 

@@ -5,7 +5,8 @@ from cxr_workbench.attention import LabelLinear, attend, label_linear, position_
 
 def draw(B=3, C=4, D=6, h=2, w=5):
     g = torch.Generator().manual_seed(0)
-    return torch.randn(C, D, generator=g, dtype=torch.float64), torch.randn(B, D, h, w, generator=g, dtype=torch.float64)
+    q = torch.randn(C, D, generator=g, dtype=torch.float64)
+    return q, torch.randn(B, D, h, w, generator=g, dtype=torch.float64)
 
 
 def test_equals_the_loop():
@@ -18,7 +19,8 @@ def test_equals_the_loop():
             weights = torch.stack([torch.exp(q[c] @ F[b, :, i, j]/6**.5) for i, j in cells])
             weights = weights/weights.sum()
             assert torch.allclose(a[b, c].flatten(), weights)
-            assert torch.allclose(v[b, c], sum(k*F[b, :, i, j] for k, (i, j) in zip(weights, cells)))
+            expected = sum(k*F[b, :, i, j] for k, (i, j) in zip(weights, cells))
+            assert torch.allclose(v[b, c], expected)
 
 
 def test_queries_per_image():
@@ -38,24 +40,29 @@ def test_extreme_scores_are_finite_and_add_to_one(size):
     q, F = (t.float()*size for t in draw())
     q.requires_grad_()
     a = position_attention(q, F)
-    assert torch.isfinite(a).all() and torch.allclose(a.sum((2, 3)), torch.ones(3, 4), atol=1e-5)
+    assert torch.isfinite(a).all()
+    assert torch.allclose(a.sum((2, 3)), torch.ones(3, 4), atol=1e-5)
     assert torch.isfinite(torch.autograd.grad(attend(a, F).sum(), q)[0]).all()
 
 
-def test_one_cell_is_looked_at_whatever_the_query():
+def test_one_cell_has_all_attention_whatever_the_query():
     q, F = draw(h=1, w=1)
     assert torch.equal(position_attention(q, F), torch.ones(3, 4, 1, 1, dtype=F.dtype))
 
 
 def test_mixed_precision_still_adds_to_one():
     q, F = (t.float() for t in draw())
-    with torch.autocast('cpu', dtype=torch.bfloat16): a = position_attention(q, F); v = attend(a, F)
-    assert torch.allclose(a.float().sum((2, 3)), torch.ones(3, 4), atol=1e-2) and torch.isfinite(v).all()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        a = position_attention(q, F)
+        v = attend(a, F)
+    assert torch.allclose(a.float().sum((2, 3)), torch.ones(3, 4), atol=1e-2)
+    assert torch.isfinite(v).all()
 
 
 def test_heads_are_label_specific():
     head, v = LabelLinear(4, 6), torch.randn(3, 4, 6)
-    one = v.clone(); one[:, 2] += 1
+    one = v.clone()
+    one[:, 2] += 1
     changed = (head(one) != head(v)).any(0)
     assert changed.tolist() == [False, False, True, False]
     assert torch.allclose(label_linear(v, head.weight), head(v) - head.bias, atol=1e-6)
@@ -64,8 +71,9 @@ def test_heads_are_label_specific():
 def test_what_does_not_fit_is_refused():
     q, F = draw()
     for wrong in ((q[0], F), (q[:, :3], F), (q, F[0])):
-        with pytest.raises(ValueError, match='feature map'): position_attention(*wrong)
-    with pytest.raises(ValueError, match='grid of'): attend(torch.ones(3, 4, 1, 1), F)
+        with pytest.raises(ValueError, match=r'feature_map \(B, D, h, w\)'): position_attention(*wrong)
+    with pytest.raises(ValueError, match=r'attention \(3, 4, 1, 1\).*feature_map \(3, 6, 2, 5\)'):
+        attend(torch.ones(3, 4, 1, 1), F)
 
 
 @pytest.mark.parametrize('h, w', [(1, 1), (1, 7), (7, 1)])

@@ -124,3 +124,12 @@ def test_methods_are_listed_by_their_package():
     assert {'supervised', 'mpc', 'can', 'lcc', 'acaa', 'trcgl'} == set(ours) and list_methods(origin='nobody') == []
     assert 'tiny' in get_factory('mpc').presets
     with pytest.raises(KeyError, match="no method 'mcp': there are"): get_factory('mcp')
+
+
+def test_a_setting_of_a_part_leaves_the_others_of_the_preset():
+    from cxr_workbench.core import merge_arguments
+    first = dict(mixer=dict(heads=4, dropout=.1), weights=dict(image=0.), weak=True, lr=1.)
+    given = dict(mixer=dict(heads=2), weights=dict(batch=0.), weak=dict(flip=0.))
+    merged = merge_arguments(first, given)
+    assert merged == dict(mixer=dict(heads=2, dropout=.1), weights=dict(batch=0.), weak=dict(flip=0.), lr=1.)
+    assert merge_arguments(first, dict(mixer=False))['mixer'] is False and first['mixer']['heads'] == 4

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageFile
 from cxr_workbench import files, packing, reading, writing
-from cxr_workbench.dicom import apply_table, apply_window
+from cxr_workbench.dicom import apply_lut, apply_window
 from cxr_workbench.pictures import to_unit
 from cxr_workbench.reading import FileImages, Reading, UnreadableImage
 from cxr_workbench.reading import find_images, fit_image, is_image_file, read_image
@@ -375,10 +375,10 @@ def test_a_table_of_three_entries(tmp_path):
 def test_tables_held_as_bytes():
     item = table_item([0, 1, 2, 3])
     item['LUTData'].VR, item['LUTData']._value = 'OW', np.array([0, 7, 300, 9], '<u2').tobytes()
-    shown, *_ = apply_table(np.array([[0, 1, 2, 3, 9]]), item)
+    shown, *_ = apply_lut(np.array([[0, 1, 2, 3, 9]]), item)
     assert shown.tolist() == [[0, 7, 300, 9, 9]]
     item['LUTData']._value = bytes([5, 6, 7, 8])
-    assert apply_table(np.array([[0, 3]]), item)[0].tolist() == [[5, 8]]
+    assert apply_lut(np.array([[0, 3]]), item)[0].tolist() == [[5, 8]]
 
 
 def test_colour_dicom(tmp_path):

@@ -3,7 +3,7 @@ import json, shutil
 import pytest, torch
 from cxr_workbench import learner
 from cxr_workbench.backbone import Backbone
-from cxr_workbench.consistency import StrongView, WeakView, moved, pseudo_label
+from cxr_workbench.consistency import StrongView, WeakView, move_images, pseudo_label
 from cxr_workbench.core import create_method
 from cxr_workbench.losses import asymmetric_loss, masked_bce
 
@@ -116,9 +116,9 @@ def test_half_precision_moves_to_the_same_place(dtype, tolerance, h, w, how):
     g = torch.Generator().manual_seed(0)
     x = torch.rand(3, 1, h, w, generator=g).to(dtype)
     amount = (torch.rand(3, 2, generator=g)*.1).to(dtype)
-    out = moved(x, **{how: amount})
+    out = move_images(x, **{how: amount})
     assert out.dtype == dtype
-    assert (out.double() - moved(x.double(), **{how: amount.double()})).abs().max() < tolerance
+    assert (out.double() - move_images(x.double(), **{how: amount.double()})).abs().max() < tolerance
 
 
 @pytest.mark.parametrize('bad', [dict(posterise=(0, 4)), dict(gamma=(-1, 1)),
@@ -156,7 +156,7 @@ def test_a_part_of_a_diffusion_model_without_numbers_is_named(part, tmp_path):
     pytest.importorskip('diffusers')
     from safetensors.torch import load_file, save_file
     from cxr_workbench.methods import trcgl_diffusion as td
-    folder = shutil.copytree(td.embedded(), tmp_path/'pipeline')
+    folder = shutil.copytree(td.find_packaged(), tmp_path/'pipeline')
     file, = (folder/part).glob('*.safetensors')
     state = load_file(file)
     state[sorted(state)[0]].fill_(float('nan'))

@@ -1,17 +1,20 @@
 "The label-correlation method: what its page does not assert, against loops written here."
-import math, os, subprocess, sys, textwrap
+import json, math, os, subprocess, sys, textwrap, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from cxr_workbench.core import Batch, create_method, seed_all
-from cxr_workbench.methods.lcc import (LADDER, LCC, LabelAttention, LabelReader, batch_weighted_bce, correlation_consistency, correlation_guide,
-                                       label_cosine, label_supcon, local_correlation, others_softmax)
+from cxr_workbench.methods.lcc import LADDER, LCC, LabelAttention, LabelReader
+from cxr_workbench.methods.lcc import batch_weighted_bce, correlation_consistency, correlation_guide
+from cxr_workbench.methods.lcc import label_cosine, label_supcon, local_correlation, others_softmax
+from cxr_workbench.renamed import update_config
 
 NAMES = ['Edema', 'Fracture', 'Hernia', 'Mass', 'Nodule']
 
 
 def draw(B=6, C=5, d=7, seed=0, share=.5, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
-    u, y = torch.randn(B, C, d, generator=g, dtype=dtype), (torch.rand(B, C, generator=g) < share).to(dtype)
+    u = torch.randn(B, C, d, generator=g, dtype=dtype)
+    y = (torch.rand(B, C, generator=g) < share).to(dtype)
     corr = torch.rand(C, C, generator=g, dtype=dtype)
     return u, y, (corr + corr.T)/2, torch.rand(B, C, generator=g) < .7
 
@@ -24,24 +27,36 @@ def small(**kw):
 def batch(n=12, C=5, seed=0):
     g = torch.Generator().manual_seed(seed)
     y = (torch.rand(n, C, generator=g) < .4).float()
-    return Batch(torch.rand(n, 1, 32, 32, generator=g), y, torch.ones_like(y, dtype=torch.bool), torch.arange(n))
+    x = torch.rand(n, 1, 32, 32, generator=g)
+    return Batch(x, y, torch.ones_like(y, dtype=torch.bool), torch.arange(n))
+
+
+def has_finite_gradients(method):
+    grads = [p.grad for p in method.parameters() if p.grad is not None]
+    return all(torch.isfinite(grad).all() for grad in grads)
 
 
 # ---- the contrast ----
 
 def supcon_by_loops(u, y, corr, tau, known, above=None):
     "The formula of the page, unit by unit, in Python numbers."
-    units = [(n, i, u[n, i]/u[n, i].norm()) for n in range(len(u)) for i in range(u.shape[1]) if y[n, i] == 1 and known[n, i]]
+    units = []
+    for n, i in (y.bool() & known).nonzero().tolist():
+        units.append((n, i, u[n, i]/u[n, i].norm()))
     losses = []
     for n, i, a in units:
-        drawn, below = [], 0.
+        positives, below = [], 0.
         for m, j, b in units:
             if (m, j) == (n, i): continue
-            e = math.exp(float(a @ b)/tau)
-            weight = 1. if i == j else float(corr[i, j]) if above is not None and m != n and corr[i, j] > above else None
-            if weight is not None and m != n: drawn.append((weight, e)); below += e
-            elif i != j: below += (1 - float(corr[i, j]))*e
-        if drawn: losses.append(-sum(w*math.log(e/below) for w, e in drawn)/sum(w for w, _ in drawn))
+            e, related = math.exp(float(a @ b)/tau), float(corr[i, j])
+            attracted = above is not None and related > above
+            if m != n and (i == j or attracted):
+                positives.append((1. if i == j else related, e))
+                below += e
+            elif i != j: below += (1 - related)*e
+        if not positives: continue
+        weighted = sum(weight*math.log(e/below) for weight, e in positives)
+        losses.append(-weighted/sum(weight for weight, _ in positives))
     return sum(losses)/len(losses) if losses else 0.
 
 
@@ -50,7 +65,8 @@ def supcon_by_loops(u, y, corr, tau, known, above=None):
 def test_contrast_equals_the_double_loop(seed, above):
     u, y, corr, known = draw(seed=seed)
     for tau in (.1, .5):
-        assert float(label_supcon(u, y, corr, tau, known, above)) == pytest.approx(supcon_by_loops(u, y, corr, tau, known, above), rel=1e-9)
+        expected = supcon_by_loops(u, y, corr, tau, known, above)
+        assert float(label_supcon(u, y, corr, tau, known, above)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_without_guidance_it_is_supervised_contrast_with_a_class_per_label():
@@ -69,7 +85,8 @@ def test_without_guidance_it_is_supervised_contrast_with_a_class_per_label():
 def test_contrast_where_there_is_nothing_to_contrast():
     u, y, corr, known = draw()
     u.requires_grad_()
-    for labels, mask in ((y*0, known), (y, known & False), (torch.eye(6, 5), None), (y[:1], known[:1])):
+    nothing = [(y*0, known), (y, known & False), (torch.eye(6, 5), None)]
+    for labels, mask in [*nothing, (y[:1], known[:1])]:
         loss = label_supcon(u[:len(labels)], labels, corr, known=mask)
         assert loss == 0
         assert not torch.autograd.grad(loss, u, allow_unused=True)[0].any()
@@ -77,7 +94,7 @@ def test_contrast_where_there_is_nothing_to_contrast():
 
 def test_contrast_with_full_guidance_and_one_positive_is_finite():
     u, y, _, _ = draw(B=2, C=3, share=0)
-    y[:, 0] = 1; y[0, 1:] = 1
+    y[:, 0] = y[0, 1:] = 1
     u.requires_grad_()
     loss = label_supcon(u, y, torch.ones(3, 3))
     assert abs(float(loss.detach())) < 1e-12 and torch.isfinite(torch.autograd.grad(loss, u)[0]).all()
@@ -99,13 +116,16 @@ def test_contrast_counts_known_entries_only():
 
 def test_contrast_refuses_what_does_not_fit():
     u, y, corr, _ = draw()
-    for wrong in ((u, y[:, :3], corr), (u, y, corr[:3]), (u[:3], y, corr)):
-        with pytest.raises(ValueError, match='must be'): label_supcon(*wrong)
+    words = r'u \(B, C, d\), y \(B, C\), corr \(C, C\)'
+    fewer = [(u, y[:, :3], corr), (u, y, corr[:3])]
+    for wrong in [*fewer, (u[:3], y, corr)]:
+        with pytest.raises(ValueError, match=words): label_supcon(*wrong)
 
 
 def test_the_guide_gets_no_gradient_and_moves_the_loss():
     u, y, corr, _ = draw()
-    corr.requires_grad_(); u.requires_grad_()
+    corr.requires_grad_()
+    u.requires_grad_()
     label_supcon(u, y, corr).backward()
     assert corr.grad is None and u.grad.any()
 
@@ -139,7 +159,8 @@ def test_guide_is_its_formula():
     guide = correlation_guide(G)
     for i in range(6):
         for j in range(6):
-            assert float(guide[i, j]) == pytest.approx(min(1, max(0, (5*(float(G[i, j]) + float(G[j, i]))/2 - 1)/4)), abs=1e-6)
+            mean = (float(G[i, j]) + float(G[j, i]))/2
+            assert float(guide[i, j]) == pytest.approx(min(1, max(0, (5*mean - 1)/4)), abs=1e-6)
     assert torch.equal(guide, guide.T) and not guide.diagonal().any()
 
 
@@ -150,8 +171,9 @@ def test_two_labels_or_one_guide_nothing(C): assert not correlation_guide(torch.
 def test_at_the_start_the_method_is_contrasted_without_guidance():
     method, b = small(labels=14), batch(C=14)
     with torch.no_grad(): probes = method.look(b.x)[1]
-    assert correlation_guide(probes['others_correlation']).max() < .05
-    guided, free = (float(label_supcon(probes['label_features'], b.y, g)) for g in (correlation_guide(probes['others_correlation']), torch.zeros(14, 14)))
+    guide = correlation_guide(probes['others_correlation'])
+    assert guide.max() < .05
+    guided, free = (float(label_supcon(probes['label_features'], b.y, g)) for g in (guide, 0*guide))
     assert guided == pytest.approx(free, rel=.02)
 
 
@@ -160,11 +182,13 @@ def test_at_the_start_the_method_is_contrasted_without_guidance():
 def test_global_rows_add_to_one_head_by_head_and_no_image_enters():
     attention = LabelAttention(7, dim=24, heads=3)
     scores = attention.scores()
-    assert torch.allclose(scores.softmax(-1).sum(-1), torch.ones(3, 7)) and torch.allclose(others_softmax(scores).sum(-1), torch.ones(3, 7))
+    for rows in (scores.softmax(-1), others_softmax(scores)):
+        assert torch.allclose(rows.sum(-1), torch.ones(3, 7))
     method = small().eval()
     with torch.no_grad(): a, b = (method.look(batch(seed=s).x)[1] for s in (1, 2))
-    assert torch.equal(a['correlation'], b['correlation']) and torch.equal(a['others_correlation'], b['others_correlation'])
-    assert not torch.allclose(local_correlation(a['label_features']), local_correlation(b['label_features']))
+    for name in ('correlation', 'others_correlation'): assert torch.equal(a[name], b[name])
+    local = [local_correlation(probes['label_features']) for probes in (a, b)]
+    assert not torch.allclose(*local)
 
 
 @pytest.mark.parametrize('kind', ['squared', 'kl'])
@@ -177,10 +201,18 @@ def test_consistency_is_zero_at_equality_and_only_there(kind):
 def test_consistency_kinds_against_loops():
     G, L = others_softmax(draw()[2]), local_correlation(draw()[0])
     B, C = L.shape[:2]
-    squared = sum((float(G[i, j]) - float(L[n, i, j]))**2 for n in range(B) for i in range(C) for j in range(C))/(B*C*C)
-    kl = sum(float(G[i, j])*math.log(float(G[i, j])/float(L[n, i, j])) for n in range(B) for i in range(C) for j in range(C) if i != j)/(B*C)
-    dice = 1 - sum(2*float((G*L[n]).sum())/(float(G.sum()) + float(L[n].sum()) + 1) for n in range(B))/B
-    for kind, expected in dict(squared=squared, kl=kl, dice=dice).items(): assert float(correlation_consistency(G, L, kind)) == pytest.approx(expected, rel=1e-9)
+    squared = kl = dice = 0.
+    for n in range(B):
+        common = float((G*L[n]).sum())
+        sums = float(G.sum()) + float(L[n].sum())
+        dice += 1/B - 2*common/(sums + 1)/B
+        for i in range(C):
+            for j in range(C):
+                g, local = float(G[i, j]), float(L[n, i, j])
+                squared += (g - local)**2/(B*C*C)
+                if i != j: kl += g*math.log(g/local)/(B*C)
+    for kind, expected in dict(squared=squared, kl=kl, dice=dice).items():
+        assert float(correlation_consistency(G, L, kind)) == pytest.approx(expected, rel=1e-9)
     with pytest.raises(ValueError, match="'squared', 'kl' or 'dice'"): correlation_consistency(G, L, 'cosine')
     with pytest.raises(ValueError, match=r'\(B, C, C\)'): correlation_consistency(G, L[0])
 
@@ -194,14 +226,16 @@ def test_kl_is_finite_where_a_row_is_certain():
 
 @pytest.mark.parametrize('kind', ['squared', 'kl'])
 def test_consistency_does_not_drive_the_correlation_to_the_identity(kind):
-    "Descended alone on fixed label features, the table goes to the mean of the local ones, and its free self-attention does not grow."
+    "Descended alone on fixed label features, the table goes to the mean of the local ones, its diagonal does not grow."
     torch.manual_seed(0)
-    v, attention = torch.randn(32, 6, 16) + 2*torch.randn(1, 6, 16)[:, [0, 0, 1, 1, 2, 3]], LabelAttention(6, dim=16, heads=2)
-    L, descent = local_correlation(v), torch.optim.Adam(attention.parameters(), 1e-2)
+    noise, shared = torch.randn(32, 6, 16), torch.randn(1, 6, 16)
+    shared = shared[:, [0, 0, 1, 1, 2, 3]]
+    attention, L = LabelAttention(6, dim=16, heads=2), local_correlation(noise + 2*shared)
+    optimizer = torch.optim.Adam(attention.parameters(), 1e-2)
     for _ in range(150):
-        descent.zero_grad()
+        optimizer.zero_grad()
         correlation_consistency(attention()[2], L, kind).backward()
-        descent.step()
+        optimizer.step()
     _, G, others = attention()
     best = float(correlation_consistency(L.mean(0), L, kind))
     assert float(correlation_consistency(others, L, kind).detach()) < 1.15*best
@@ -210,14 +244,16 @@ def test_consistency_does_not_drive_the_correlation_to_the_identity(kind):
 
 
 def test_local_correlation_of_degenerate_images():
-    assert torch.isfinite(local_correlation(torch.zeros(2, 4, 3))).all() and not local_correlation(torch.randn(2, 1, 3)).any()
-    assert torch.allclose(local_correlation(torch.randn(2, 2, 3)), torch.eye(2).flip(0).expand(2, 2, 2))
+    assert torch.isfinite(local_correlation(torch.zeros(2, 4, 3))).all()
+    assert not local_correlation(torch.randn(2, 1, 3)).any()
+    swap = torch.eye(2).flip(0)
+    assert torch.allclose(local_correlation(torch.randn(2, 2, 3)), swap.expand(2, 2, 2))
     K = label_cosine(torch.randn(3, 4, 5), absolute=True)
     assert K.min() >= 0 and K.max() <= 1
 
 
 def test_constant_map_gives_every_label_the_same_feature():
-    reader = LabelReader(5, 8, dim=16, heads=2, head_dim=8)
+    reader = LabelReader(5, 8, dim=16, attention=dict(heads=2, head_dim=8))
     v = reader(torch.randn(2, 8, 1, 1).expand(2, 8, 4, 4))[1]['label_features']
     assert torch.allclose(label_cosine(v), torch.ones(2, 5, 5), atol=1e-5)
     assert torch.allclose(local_correlation(v), others_softmax(torch.zeros(2, 5, 5)), atol=1e-5)
@@ -225,26 +261,30 @@ def test_constant_map_gives_every_label_the_same_feature():
 
 # ---- the whole method ----
 
-def permuted(method, order):
+PER_LABEL = ('reader.relate.embedding', 'reader.head.weight', 'reader.head.bias', 'prevalence', 'counts')
+
+
+def permuted(method, order, **kw):
     "The same method with its labels in another order."
-    other = small()
+    other = small(**kw)
     state = {k: v.clone() for k, v in method.state_dict().items()}
-    for k in ('reader.relate.embedding', 'reader.head.weight', 'reader.head.bias', 'prevalence', 'counts'): state[k] = state[k][order]
+    for k in PER_LABEL: state[k] = state[k][order]
     other.load_state_dict(state)
     return other
 
 
 @pytest.mark.parametrize('kind', ['squared', 'kl', 'dice'])
 def test_permuting_labels_permutes_everything_and_changes_no_loss(kind):
-    method, b, order = small(kind=kind, weak=False), batch(), torch.tensor([3, 0, 4, 1, 2])
+    arguments = dict(consistency=dict(kind=kind), weak=False)
+    method, b, order = small(**arguments), batch(), torch.tensor([3, 0, 4, 1, 2])
     method.prepare(b.y, b.known)
-    other = permuted(method, order)
-    other.kind = kind
-    other.weak = method.weak
-    mine, theirs = (m.eval().step(c) for m, c in ((method, b), (other, b._replace(y=b.y[:, order], known=b.known[:, order]))))
+    other = permuted(method, order, **arguments)
+    mine = method.eval().step(b)
+    theirs = other.eval().step(b._replace(y=b.y[:, order], known=b.known[:, order]))
     assert torch.allclose(mine.logits[:, order], theirs.logits, atol=1e-5)
     for name in mine.terms: assert torch.allclose(mine.terms[name], theirs.terms[name], atol=1e-5), name
-    assert torch.allclose(mine.probes['correlation'][order][:, order], theirs.probes['correlation'], atol=1e-6)
+    table = mine.probes['correlation'][order][:, order]
+    assert torch.allclose(table, theirs.probes['correlation'], atol=1e-6)
     assert torch.allclose(mine.probes['attention'][:, order], theirs.probes['attention'], atol=1e-6)
 
 
@@ -252,11 +292,11 @@ def test_permuting_labels_permutes_everything_and_changes_no_loss(kind):
 @pytest.mark.parametrize('kind', ['squared', 'kl', 'dice'])
 def test_few_labels(labels, kind):
     b = batch(C=labels)
-    method = small(labels=labels, kind=kind)
+    method = small(labels=labels, consistency=dict(kind=kind))
     method.prepare(b.y, b.known)
     step = method.train().step(b)
     step.loss.backward()
-    assert torch.isfinite(step.loss) and all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+    assert torch.isfinite(step.loss) and has_finite_gradients(method)
 
 
 @pytest.mark.parametrize('variant', LADDER)
@@ -269,7 +309,7 @@ def test_hard_batches_leave_every_rung_finite(variant):
         method.zero_grad()
         step = (method.eval() if len(hard.x) == 1 else method.train()).step(hard)
         step.loss.backward()
-        assert torch.isfinite(step.loss) and all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+        assert torch.isfinite(step.loss) and has_finite_gradients(method)
 
 
 @pytest.mark.parametrize('loss', ['batch', 'class', 'plain'])
@@ -283,8 +323,11 @@ def test_a_label_that_never_occurs(loss, unguided):
     optimizer = torch.optim.AdamW(method.train().parameters(), 1e-2)
     for _ in range(2):
         step = method.step(b)
-        optimizer.zero_grad(); step.loss.backward(); optimizer.step()
-    assert torch.isfinite(step.loss) and all(torch.isfinite(p).all() for p in method.parameters()) and torch.isfinite(method.eval()(b.x)).all()
+        optimizer.zero_grad()
+        step.loss.backward()
+        optimizer.step()
+    assert torch.isfinite(step.loss) and torch.isfinite(method.eval()(b.x)).all()
+    assert all(torch.isfinite(p).all() for p in method.parameters())
 
 
 def test_memory_of_the_contrast_is_a_few_matrices_of_present_units():
@@ -292,40 +335,61 @@ def test_memory_of_the_contrast_is_a_few_matrices_of_present_units():
     def kept(B, C, share):
         u, y, corr, _ = draw(B, C, 32, share=share, dtype=torch.float32)
         held = {}
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: held.update({t.untyped_storage().data_ptr(): t.untyped_storage()}) or t, lambda t: t):
+        def keep(t):
+            storage = t.untyped_storage()
+            held[storage.data_ptr()] = storage
+            return t
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
             label_supcon(u.requires_grad_(), y, corr)
         return sum(s.nbytes() for s in held.values())/1e6, 4*int(y.sum())**2/1e6
     for B, C, share in ((64, 14, .5), (128, 14, .5), (64, 28, .5)):
         held, matrix = kept(B, C, share)
         assert held < 10*matrix, (B, C)
-    assert 3 < kept(128, 14, .5)[0]/kept(64, 14, .5)[0] < 5 and kept(64, 14, .1)[0] < .1*kept(64, 14, .5)[0]
+    sizes = [(64, .5), (128, .5), (64, .1)]
+    one, double, few = (kept(n, 14, share)[0] for n, share in sizes)
+    assert 3 < double/one < 5 and few < .1*one
 
 
 def test_extreme_logits_are_finite():
     s = torch.tensor([[50., -50.], [1e4, -1e4]], requires_grad=True)
-    for y in (torch.tensor([[0., 1.], [0., 1.]]), torch.tensor([[1., 0.], [1., 0.]])):
-        loss = batch_weighted_bce(s, y)
+    for y in ([0., 1.], [1., 0.]):
+        loss = batch_weighted_bce(s, torch.tensor([y, y]))
         assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, s)[0]).all()
 
 
 def test_batch_weights_against_the_loop():
-    s, y, known = torch.randn(6, 4), (torch.rand(6, 4) < .3).float(), torch.rand(6, 4) < .8
+    s, y = torch.randn(6, 4), (torch.rand(6, 4) < .3).float()
+    known, losses = torch.rand(6, 4) < .8, []
     n, total = int(known.sum()) + 1, float((y*known).sum())
-    entries = [(n/(total + 1) + 1)*math.log1p(math.exp(-float(s[i, c]))) if y[i, c] else (n/(n - total) + 1)*math.log1p(math.exp(float(s[i, c])))
-               for i in range(6) for c in range(4) if known[i, c]]
-    assert float(batch_weighted_bce(s, y, known)) == pytest.approx(sum(entries)/len(entries), rel=1e-5)
+    for i, c in known.nonzero().tolist():
+        weight, sign = (n/(total + 1) + 1, -1) if y[i, c] else (n/(n - total) + 1, 1)
+        losses.append(weight*math.log1p(math.exp(sign*float(s[i, c]))))
+    assert float(batch_weighted_bce(s, y, known)) == pytest.approx(sum(losses)/len(losses), rel=1e-5)
     assert float(batch_weighted_bce(s, y, known & False)) == 0
 
 
 def test_parts_that_are_not_there_are_refused():
-    for kw in (dict(decompose=False, weights=dict(sc=.1)), dict(global_attention=False, weights=dict(con=1.))):
+    pooled = dict(decompose=False, weights=dict(contrast=.1))
+    bare = dict(attention=False, weights=dict(consistency=1.))
+    for kw in (pooled, bare):
         with pytest.raises(ValueError, match='ask for what these parts lack'): small(**kw)
     with pytest.raises(ValueError, match='give one of'): small(loss='focal')
-    with pytest.raises(ValueError, match="'squared', 'kl' or 'dice'"): small(kind='cosine')
+    with pytest.raises(ValueError, match="'squared', 'kl' or 'dice'"): small(consistency=dict(kind='cosine'))
+
+
+@pytest.mark.parametrize('part', ['attention', 'consistency', 'contrast'])
+def test_a_setting_that_no_part_has_is_named(part):
+    with pytest.raises(ValueError, match=f"{part} has no setting.*'depth'.*there are"): small(**{part: dict(depth=2)})
+
+
+def test_settings_that_are_not_given_are_the_papers():
+    method = small(contrast=dict(tau=.5), consistency=dict(absolute=True))
+    assert method.contrast == dict(tau=.5, projection=(256, 128), positive_above=None)
+    assert method.consistency == dict(kind='squared', tau=.2, absolute=True)
 
 
 def test_inference_needs_no_projection():
-    method, without = small(), small(weights=dict(sc=0.))
+    method, without = small(), small(weights=dict(contrast=0.))
     missing = without.load_state_dict(method.state_dict(), strict=False)
     assert not missing.missing_keys and all(k.startswith('project.') for k in missing.unexpected_keys)
     x = batch().x
@@ -335,7 +399,8 @@ def test_inference_needs_no_projection():
 def test_ladder_names_every_part():
     assert list(LADDER)[0] == 'base' and small().ablations() == LADDER
     assert isinstance(small(), LCC) and small().recipe()[0].groups[0][0] == 'backbone'
-    assert np.isclose(create_method('lcc', labels=3, size=32, backbone='test_resnet').recipe()[0].groups[0][1], 1e-5)
+    stage, = create_method('lcc', labels=3, size=64, backbone='test_resnet').recipe()
+    assert np.isclose(stage.groups[0][1], 1e-5) and stage.groups[1] == ('', 1e-4, 1e-5)
 
 
 TWO = """
@@ -347,11 +412,15 @@ TWO = """
     alone = method.step(mine).loss
     plain = torch.autograd.grad(alone, list(method.parameters()))
     class Stepper(torch.nn.Module):
-        def __init__(self): super().__init__(); self.method = method
+        def __init__(self):
+            super().__init__()
+            self.method = method
         def forward(self, b): return self.method.step(b).loss
     both = torch.nn.parallel.DistributedDataParallel(Stepper(), find_unused_parameters=True)
-    loss = both(mine); loss.backward()
-    torch.save(dict(alone=float(alone), loss=float(loss), plain=plain, grads=[p.grad for p in method.parameters()]), '{out}/rank%d.pt' % rank)
+    loss = both(mine)
+    loss.backward()
+    found = dict(alone=float(alone), loss=float(loss), plain=plain, grads=[p.grad for p in method.parameters()])
+    torch.save(found, '{out}/rank%d.pt' % rank)
     dist.destroy_process_group()
 """
 
@@ -360,11 +429,97 @@ def test_two_processes_each_contrast_their_own_units(tmp_path):
     "Nothing is gathered: the loss of a rank is that of its rows alone, and only gradients are averaged."
     script = tmp_path/'two.py'
     script.write_text(textwrap.dedent(TWO).format(tests=str(Path(__file__).parent), out=tmp_path))
-    both = [subprocess.Popen([sys.executable, str(script), str(r)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-            for r in (0, 1)]
-    said = [p.communicate(timeout=300)[0] for p in both]
-    assert not any(p.returncode for p in both), '\n'.join(said)
+    how = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    both = [subprocess.Popen([sys.executable, str(script), str(rank)], **how) for rank in (0, 1)]
+    output = [p.communicate(timeout=300)[0] for p in both]
+    assert not any(p.returncode for p in both), '\n'.join(output)
     a, b = (torch.load(tmp_path/f'rank{r}.pt', weights_only=True) for r in (0, 1))
-    assert a['loss'] == pytest.approx(a['alone'], abs=1e-6) and b['loss'] == pytest.approx(b['alone'], abs=1e-6) and a['loss'] != b['loss']
-    for mine, other, mean in zip(a['plain'], b['plain'], a['grads']): assert torch.allclose((mine + other)/2, mean, rtol=1e-3, atol=1e-5)
+    for found in (a, b): assert found['loss'] == pytest.approx(found['alone'], abs=1e-6)
+    assert a['loss'] != b['loss']
+    for mine, other, mean in zip(a['plain'], b['plain'], a['grads']):
+        assert torch.allclose((mine + other)/2, mean, rtol=1e-3, atol=1e-5)
     assert all(torch.equal(x, y) for x, y in zip(a['grads'], b['grads']))
+
+
+# ---- names of before ----
+
+COMMON = dict(
+    min_cells=8, dim=48, decompose=True, propagate=True, guided=True, loss='plain', weak=True,
+    epochs=7, lr=3e-4, weight_decay=.02, optimizer='SGD', schedule='constant', ema=.9, unknown='negative')
+OLD = COMMON | dict(
+    heads=3, head_dim=8, expansion=2, global_attention=True, kind='kl', tau_local=.3, absolute=True,
+    tau=.2, projection=(32, 16), positive_above=.01, flip=.3, shift=.02,
+    weights=dict(cls=2., con=.3, sc=.2))
+NEW = COMMON | dict(
+    attention=dict(heads=3, head_dim=8, expansion=2),
+    consistency=dict(kind='kl', tau=.3, absolute=True),
+    contrast=dict(tau=.2, projection=(32, 16), positive_above=.01),
+    weak=dict(flip=.3, shift=.02), weights=dict(supervised=2., consistency=.3, contrast=.2))
+
+
+def seeded(**arguments):
+    "A method from a seed, and its first step."
+    seed_all(0)
+    method, b = create_method('lcc', labels=NAMES, size=32, backbone='test_resnet', **arguments), batch()
+    method.prepare(b.y, b.known)
+    seed_all(1)
+    return method, method.train().step(b)
+
+
+def same_method(mine, other):
+    (a, step), (b, again) = mine, other
+    same_weights = all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    return same_weights and a.recipe() == b.recipe() and a.weights == b.weights and step.terms == again.terms
+
+
+def from_file(**arguments):
+    "The arguments of a file of before as they are meant today."
+    config = dict(method='lcc', labels=NAMES, size=32, pretrained=False, arguments=arguments)
+    return update_config(json.loads(json.dumps(config)))['arguments']
+
+
+def test_old_names_build_the_same_method_and_are_named():
+    with pytest.warns(UserWarning, match='heads.*tau_local.*attention'): old = seeded(**OLD)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        new = seeded(**NEW)
+    assert same_method(old, new) and old[0].config == new[0].config
+    relate = new[0].reader.relate
+    assert (relate.heads, relate.head_dim, relate.ffn[0].out_features) == (3, 8, 96)
+    assert (new[0].project[0].out_features, new[0].project[2].out_features) == (32, 16)
+    assert (new[0].weak.flip, new[0].weak.shift) == (.3, .02)
+
+
+def test_a_part_that_was_off_stays_off():
+    for arguments in (dict(heads=3, global_attention=False), dict(global_attention=False, heads=3)):
+        with pytest.warns(UserWarning, match='global_attention'): method, _ = seeded(min_cells=8, **arguments)
+        assert method.reader.relate is None and method.weights['consistency'] == 0
+
+
+@pytest.mark.parametrize('given, rates', [
+    (dict(lr=3e-4, backbone_lr=.2), (6e-5, 3e-4)), (dict(lr=1e-3), (1e-4, 1e-3)),
+    (dict(backbone_lr=.5), (5e-5, 1e-4)), (dict(), (1e-5, 1e-4))])
+def test_a_share_in_a_file_of_before_becomes_a_learning_rate(given, rates):
+    stage, = seeded(min_cells=8, **from_file(**given))[0].recipe()
+    assert [group[1] for group in stage.groups] == pytest.approx(rates)
+
+
+def test_a_file_of_before_is_the_same_method():
+    arguments = from_file(**OLD, backbone_lr=.2)
+    assert same_method(seeded(**arguments), seeded(**NEW, backbone_lr=.2*3e-4))
+    no_view = seeded(min_cells=8, **from_file(flip=.3, shift=.1))[0]      # there was none unless it was asked for
+    assert isinstance(no_view.weak, torch.nn.Identity)
+
+
+def test_the_packaged_model_is_the_preset_of_today():
+    from cxr_workbench.learner import find_model
+    saved = json.loads((find_model('lcc')/'model.json').read_text())['config']
+    model = create_method('lcc', labels=saved['labels'], **update_config(saved)['arguments'])
+    preset = create_method('lcc', labels=saved['labels'], preset='maps')
+    assert model.recipe() == preset.recipe() and model.weights == preset.weights
+    sizes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, preset)]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_share_that_is_typed_as_a_learning_rate_is_noticed():
+    with pytest.warns(UserWarning, match='backbone_lr=0.1 is above lr=0.0001'): seeded(min_cells=8, backbone_lr=.1)

@@ -122,7 +122,7 @@ def one_positive(data):
 def test_a_table_of_training_rows_resumes_bit_exactly(data, tmp_path, monkeypatch, stop_after):
     "ROLE's learned labels are in the checkpoint and in no model."
     few = one_positive(data)
-    def run(out): return train(few, out=out, method=make('mpc', preset='tiny', base='role', epochs=4))
+    def run(out): return train(few, out=out, method=make('mpc', preset='tiny', loss='role', epochs=4))
     whole, _ = run(tmp_path/'whole')
     with kill_after(monkeypatch, stop_after): run(tmp_path/'cut')
     stored = torch.load(tmp_path/'cut'/'last.ckpt', weights_only=True)
@@ -811,7 +811,7 @@ def test_every_method_becomes_onnx(name, tmp_path):
 def test_a_folder_is_exported_without_its_rows(data, tmp_path):
     "ROLE's table of training rows stays at home, and the formats come from the names."
     few = one_positive(data)
-    method, _ = train(few, out=tmp_path/'run', method=make('mpc', preset='tiny', base='role', epochs=1))
+    method, _ = train(few, out=tmp_path/'run', method=make('mpc', preset='tiny', loss='role', epochs=1))
     assert learner.export(tmp_path/'run', tmp_path/'model.bin', format='pt2') <= 1e-6
     assert learner.export(method, tmp_path/'again.pt2') <= 1e-6
     program = torch.export.load(tmp_path/'again.pt2')

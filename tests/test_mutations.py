@@ -15,7 +15,7 @@ def test_five_hundred_damaged_files():
 
 
 @pytest.fixture(scope='module')
-def files(): return mutations.seeds()
+def files(): return mutations.make_seeds()
 
 
 def test_seeds_are_whole_and_read(files, tmp_path):
@@ -41,5 +41,5 @@ def test_the_oracle_sees_what_is_cut(files):
 
 
 def test_the_same_number_makes_the_same_file(files):
-    assert mutations.mutated(17, 1, files) == mutations.mutated(17, 1, files)
-    assert len({zlib.crc32(mutations.mutated(n, 1, files)[2]) for n in range(200)}) > 190
+    assert mutations.damage(17, 1, files) == mutations.damage(17, 1, files)
+    assert len({zlib.crc32(mutations.damage(n, 1, files)[2]) for n in range(200)}) > 190
