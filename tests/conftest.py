@@ -12,13 +12,14 @@ os.environ.setdefault('TQDM_DISABLE', '1')
 
 def pytest_configure(config):
     "Deprecated calls and NaN arithmetic in our own modules are errors; other packages' notices are not ours to fix."
-    for line in ['ignore::DeprecationWarning', 'ignore::PendingDeprecationWarning', 'ignore:.*does not have many workers.*',
-                 'error::DeprecationWarning:cxr_workbench', 'error::FutureWarning:cxr_workbench', 'error::RuntimeWarning:cxr_workbench']:
+    ignored = ['::DeprecationWarning', '::PendingDeprecationWarning', ':.*does not have many workers.*']
+    errors = [f'error::{kind}:cxr_workbench' for kind in ('DeprecationWarning', 'FutureWarning', 'RuntimeWarning')]
+    for line in [f'ignore{what}' for what in ignored] + errors:
         config.addinivalue_line('filterwarnings', line)
-    _hypothesis_profiles()
+    load_hypothesis_profile()
 
 
-def _hypothesis_profiles():
+def load_hypothesis_profile():
     "No deadlines, because machines are shared; in CI the same examples every time."
     try: from hypothesis import HealthCheck, settings
     except ImportError: return
@@ -29,7 +30,9 @@ def _hypothesis_profiles():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "A page, and otherwise a file of tests, stays on one worker: one kernel a page, one build of the wheel. The largest come first. Pages in a browser are dealt one by one."
+    """A page, and otherwise a file of tests, stays on one worker: one kernel a page, one build of the wheel.
+
+    The largest come first. Pages in a browser are dealt one by one."""
     from xdist.scheduler import LoadScopeScheduling
     class ByPage(LoadScopeScheduling):
         def _split_scope(self, nodeid):
@@ -43,13 +46,16 @@ def pytest_xdist_make_scheduler(config, log):
 def cxr_data():
     "Folder of real chest X-rays: $CXR_DATA, or shared/data beside the repository."
     folder = Path(os.environ.get('CXR_DATA') or ROOT.parent/'shared'/'data')
-    if not folder.is_dir(): pytest.skip(f'no real chest X-rays at {folder}: set CXR_DATA to the folder that holds nih14/ and odd_files/')
+    if not folder.is_dir():
+        pytest.skip(f'no real chest X-rays at {folder}: set CXR_DATA to the folder that holds nih14/ and odd_files/')
     return folder
 
 
 @pytest.fixture(scope='session')
 def same_ranking():
-    "(method, images) -> the lowest of Spearman's correlations, label by label, of the scores in full and in half precision."
+    """(method, images) -> the lowest of Spearman's correlations of scores in full and in half precision.
+
+    The correlations are label by label."""
     import torch
     from scipy.stats import spearmanr
     @torch.no_grad()

@@ -8,15 +8,19 @@ from cxr_workbench.core import Method, Stage, create_method
 from cxr_workbench.files import Reading
 
 
-@pytest.mark.parametrize('bad, match', [('Edema', "one text.*\\['Edema'\\]"), ('', 'one text'), (True, 'give a list of names'), (None, 'give a list of names'),
-                                        (0, 'at least one'), (-2, 'at least one'), ([], 'at least one'), (['a', 'b', 'a'], "occur twice: \\['a'\\]"), ([1, '1'], 'twice')])
+@pytest.mark.parametrize('bad, match', [
+    ('Edema', "one text.*\\['Edema'\\]"), ('', 'one text'),
+    (True, 'give a list of names'), (None, 'give a list of names'),
+    (0, 'at least one'), (-2, 'at least one'), ([], 'at least one'),
+    (['a', 'b', 'a'], "occur twice: \\['a'\\]"), ([1, '1'], 'twice')])
 def test_labels_that_cannot_be(bad, match):
     with pytest.raises(ValueError, match=match): create_method('supervised', labels=bad, size=32, preset='tiny')
 
 
 def test_labels_are_named():
     assert core.parse_labels(np.int64(2)) == ['label 0', 'label 1'] == Method(2).label_names
-    assert core.parse_labels(np.array(['Edema', 'Mass'])) == ['Edema', 'Mass'] == core.parse_labels(('Edema', 'Mass')) == core.parse_labels({'Edema': 1, 'Mass': 2})
+    for names in (np.array(['Edema', 'Mass']), ('Edema', 'Mass'), {'Edema': 1, 'Mass': 2}):
+        assert core.parse_labels(names) == ['Edema', 'Mass']
     assert all(type(name) is str for name in core.parse_labels(np.array(['Edema'])))
 
 
@@ -25,50 +29,64 @@ def test_sizes_that_cannot_be(bad):
     with pytest.raises(ValueError, match='size='): create_method('supervised', labels=2, size=bad, preset='tiny')
 
 
-@pytest.mark.parametrize('bad', [dict(epochs=0), dict(epochs=-1), dict(epochs=1.5), dict(epochs=True), dict(epochs=None), dict(epochs='3'), dict(epochs=1, steps=0),
-                                 dict(epochs=1, steps=2.), dict(epochs=1, ema=1), dict(epochs=1, ema=-.1), dict(epochs=1, ema=1.001), dict(epochs=1, ema=float('nan'))])
+@pytest.mark.parametrize('bad', [
+    *(dict(epochs=n) for n in (0, -1, 1.5, True, None, '3')),
+    *(dict(epochs=1, steps=n) for n in (0, 2.)),
+    *(dict(epochs=1, ema=decay) for decay in (1, -.1, 1.001, float('nan')))])
 def test_stages_that_cannot_be(bad):
     with pytest.raises(ValueError, match=list(bad)[-1]): Stage(**bad)
 
 
-@given(st.integers(1, 10**6), st.one_of(st.none(), st.floats(0, 1, exclude_max=True)), st.one_of(st.none(), st.integers(1, 100)))
+DECAYS = st.one_of(st.none(), st.floats(0, 1, exclude_max=True))
+STEPS = st.one_of(st.none(), st.integers(1, 100))
+
+
+@given(st.integers(1, 10**6), DECAYS, STEPS)
 def test_stages_that_can(epochs, ema, steps):
     stage = Stage(epochs, ema=ema, steps=steps)
     assert (stage.epochs, stage.ema, stage.steps) == (epochs, ema, steps)
 
 
 def test_numbers_of_numpy_count():
-    assert core.is_count(np.int32(3)) and core.is_count(0) and not core.is_count(3.) and not core.is_count(True) and not core.is_count(np.bool_(True))
+    assert core.is_count(np.int32(3)) and core.is_count(0)
+    assert not any(map(core.is_count, (3., True, np.bool_(True))))
     assert Stage(np.int64(3)).epochs == 3
 
 
-def method_of(size=64, reading=None):
+def make_method(size=64, reading=None):
     method = create_method('supervised', labels=2, size=size, preset='tiny')
     method.reading = reading
     return method
 
 
 def test_sizes_are_compared():
-    method = method_of()
+    method = make_method()
     core.check_source(method, SimpleNamespace(size=64))
-    with pytest.raises(ValueError, match='made for images of 64 px, and the pack have 128 px.*size=64.*size=128'): core.check_source(method, SimpleNamespace(size=128), 'the pack')
+    said = 'made for images of 64 px, and the pack have 128 px.*size=64.*size=128'
+    with pytest.raises(ValueError, match=said): core.check_source(method, SimpleNamespace(size=128), 'the pack')
     free = Method(2)
     core.check_source(free, SimpleNamespace(size=128))   # of no declared size
 
 
-READINGS = [Reading(64), Reading(64, 'crop'), Reading(64, bits=12), Reading(64, stretch=True), Reading(64, invert=True), Reading(64, window=False), Reading(64, frame=0)]
+READINGS = [
+    Reading(64), Reading(64, 'crop'), Reading(64, bits=12), Reading(64, stretch=True), Reading(64, invert=True),
+    Reading(64, window=False), Reading(64, frame=0)]
 
 
 @pytest.mark.parametrize('mine', READINGS)
 @pytest.mark.parametrize('theirs', [None, *READINGS])
 def test_readings_are_compared(mine, theirs):
-    for source in (SimpleNamespace(size=64, reading=theirs), SimpleNamespace(size=64, images=SimpleNamespace(reading=theirs))):
+    own = SimpleNamespace(size=64, reading=theirs)
+    inner = SimpleNamespace(size=64, images=SimpleNamespace(reading=theirs))
+    for source in (own, inner):
         assert core.get_reading(source) == theirs
-        core.check_source(method_of(), source)                       # the method does not say
-        if theirs in (None, mine): core.check_source(method_of(reading=mine), source)
-        else:
-            with pytest.raises(ValueError) as said: core.check_source(method_of(reading=mine), source)
-            assert str(mine) in str(said.value) and str(theirs) in str(said.value) and mine.differences(theirs) in str(said.value)
+        core.check_source(make_method(), source)                       # the method does not say
+        if theirs in (None, mine):
+            core.check_source(make_method(reading=mine), source)
+            continue
+        with pytest.raises(ValueError) as error: core.check_source(make_method(reading=mine), source)
+        said = str(error.value)
+        assert str(mine) in said and str(theirs) in said and mine.differences(theirs) in said
 
 
 def test_modes_come_back_one_by_one():
@@ -93,10 +111,11 @@ def test_modes_come_back_one_by_one():
 def test_shapes_fit_their_letters(letters, tensors, sizes, fits):
     from cxr_workbench.core import check_shapes
     tensors = {name: torch.zeros(shape) for name, shape in tensors.items()}
-    if fits: assert check_shapes(letters, sizes, **tensors, absent=None) if isinstance(letters, str) else True
-    else:
-        with pytest.raises(ValueError, match=r'shapes do not fit: a \(2, 3?.*wanted are a \('):
-            check_shapes(letters, sizes, **tensors)
+    if fits:
+        assert not isinstance(letters, str) or check_shapes(letters, sizes, **tensors, absent=None)
+        return
+    with pytest.raises(ValueError, match=r'shapes do not fit: a \(2, 3?.*wanted are a \('):
+        check_shapes(letters, sizes, **tensors)
 
 
 def test_methods_are_listed_by_their_package():

@@ -1,8 +1,9 @@
 """Every section of every notebook is a test.
 
-A section is an H2 with the cells under it; what stands before the first H2 is the section `top`. The sections of a notebook
-share one kernel and run in order, each when its own test asks for it: `pytest -k "01_phantom and severity"` runs that section
-and what it builds on, and nothing after it. A section that stands on a failed one is reported as blocked by it.
+A section is an H2 with the cells under it; what stands before the first H2 is the section `top`.
+The sections of a notebook share one kernel and run in order, each when its own test asks for it:
+`pytest -k "01_phantom and severity"` runs that section and what it builds on, and nothing after it.
+A section that stands on a failed one is reported as blocked by it.
 Sections without code are not listed: there is nothing in them that could fail.
 """
 import os, re, time
@@ -14,8 +15,15 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
 CELL_SECONDS = 180  # a page runs in 12 to 30 s; a cell that takes this long hangs
+
+
+def is_page(path):
+    "Whether no folder on the way to it, nor the file, is hidden."
+    return not any(part.startswith(('.', '_')) for part in path.relative_to(ROOT).parts)
+
+
+PAGES = sorted(filter(is_page, (ROOT/'nbs').rglob('*.ipynb')))
 
 
 @dataclass
@@ -46,7 +54,8 @@ class Page:
     def run_to(self, n):
         "Run the sections up to and including the n-th; fail where it fails, or where an earlier one did."
         while self.done <= n:
-            if self.broken: pytest.fail(f'blocked: the section "{self.broken}" of {self.path.name} failed before', pytrace=False)
+            if self.broken:
+                pytest.fail(f'blocked: the section "{self.broken}" of {self.path.name} failed before', pytrace=False)
             section = self.sections[self.done]
             for i, source in section.cells:
                 error = self.run_cell(source)
@@ -60,24 +69,29 @@ class Page:
         "None, or the traceback."
         if self.kernel is None: self.start()
         manager, client = self.kernel
-        request, error, end = client.execute(source, allow_stdin=False, store_history=False), None, time.monotonic() + CELL_SECONDS
+        request = client.execute(source, allow_stdin=False, store_history=False)
+        error, end = None, time.monotonic() + CELL_SECONDS
         while time.monotonic() < end:
             try: message = client.get_iopub_msg(timeout=1)
             except Empty:
                 if not manager.is_alive(): return 'the kernel died: out of memory, or a crash in compiled code'
                 continue
             if message['parent_header'].get('msg_id') != request: continue
-            if message['msg_type'] == 'error': error = re.sub(r'\x1b\[[\d;]*m', '', '\n'.join(message['content']['traceback']))
-            if message['msg_type'] == 'status' and message['content']['execution_state'] == 'idle': return error
+            kind, content = message['msg_type'], message['content']
+            if kind == 'error': error = re.sub(r'\x1b\[[\d;]*m', '', '\n'.join(content['traceback']))
+            if kind == 'status' and content['execution_state'] == 'idle': return error
         return f'still running after {CELL_SECONDS} s'
 
     def start(self):
         "A kernel in the notebook's folder, as JupyterLab starts it; figures stay JSON, so no browser is needed."
         env = {**os.environ, 'PLOTLY_RENDERER': 'plotly_mimetype', 'NO_COLOR': '1'}
-        start = lambda: start_new_kernel(startup_timeout=120, kernel_name='python3', cwd=str(self.path.parent), env=env,
-                                         extra_arguments=['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40'])
+        arguments = ['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40']
+        def start():
+            return start_new_kernel(
+                startup_timeout=120, kernel_name='python3', cwd=str(self.path.parent), env=env,
+                extra_arguments=arguments)
         try: self.kernel = start()
-        except RuntimeError: self.kernel = start()   # two workers may be dealt the same free port, and one kernel dies of it
+        except RuntimeError: self.kernel = start()   # two workers may get the same free port, and one kernel dies
 
     def close(self):
         if self.kernel is None: return
