@@ -131,5 +131,6 @@ def test_a_setting_of_a_part_leaves_the_others_of_the_preset():
     first = dict(mixer=dict(heads=4, dropout=.1), weights=dict(image=0.), weak=True, lr=1.)
     given = dict(mixer=dict(heads=2), weights=dict(batch=0.), weak=dict(flip=0.))
     merged = merge_arguments(first, given)
-    assert merged == dict(mixer=dict(heads=2, dropout=.1), weights=dict(batch=0.), weak=dict(flip=0.), lr=1.)
+    assert merged['mixer'] == dict(heads=2, dropout=.1)
+    assert merged == dict(given, mixer=merged['mixer'], lr=1.)
     assert merge_arguments(first, dict(mixer=False))['mixer'] is False and first['mixer']['heads'] == 4
