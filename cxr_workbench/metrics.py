@@ -164,6 +164,12 @@ def select_scores(
     for i, (scored, wanted) in enumerate(files):
         if os.path.basename(str(scored)) == os.path.basename(str(wanted)): continue
         raise ValueError(f'row {i} was scored from {scored}, and the data set has {wanted} there')
+    own = scores.attrs.get('data')   # the fingerprint that `predict` leaves; a table from a CSV file has none
+    if own is not None and own != data.fingerprint():
+        raise ValueError(
+            'the scores are of another data set, or of this one with other labels, masks or patients: '
+            'score this one with predict(method, data), '
+            'or give the numbers alone, scores[data.label_names].to_numpy()')
     return scores[names].reset_index(drop=True) if 'row' in scores else scores[names]
 
 # %% ../nbs/08_metrics.ipynb #efb8a89b

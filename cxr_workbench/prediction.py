@@ -14,17 +14,16 @@ from .data import batch_sampler, make_loader
 from .files import Reading
 from .metrics import check_number
 from .programs import find_broken_tensors
-from .saving import check_device
+from .saving import check_device, on_device
 
 # %% ../nbs/08e_prediction.ipynb #66bd9b66
 def score_batch(
-    method,        # (B, 1, H, W) -> logits (B, C)
-    x,             # images, (B, 1, H, W) in [0, 1]
-    device=None,   # None: where the method is
-)->np.ndarray:     # probabilities, (B, C)
+    method,      # (B, 1, H, W) -> logits (B, C)
+    x,           # images, (B, 1, H, W) in [0, 1]
+)->np.ndarray:   # probabilities, (B, C)
     "Sigmoid of the logits of one batch, in evaluation mode; ValueError where they are not finite."
-    device = device or next(method.parameters()).device
-    with evaluation_mode(method.to(device)), torch.inference_mode():
+    device = next(method.parameters()).device
+    with evaluation_mode(method), torch.inference_mode():
         scores = torch.sigmoid(method(x.to(device)).float()).cpu().numpy()
     if np.isfinite(scores).all(): return scores
     broken = sorted(find_broken_tensors(method))
@@ -34,17 +33,19 @@ def score_batch(
 
 # %% ../nbs/08e_prediction.ipynb #81d1c1b3
 def check_label_names(
-    method, part,          # with label_names each
-    name='the data set',   # what to call the part in the message
+    method, data,          # with label_names each
+    name='the data set',   # what to call the data in the message
 ):
     "Refuse other labels than the method's, or another order of them; ValueError names the first."
-    mine, theirs = list(method.label_names), list(part.label_names)
+    mine, theirs = list(method.label_names), list(data.label_names)
     if len(theirs) != len(mine): raise ValueError(f'the method has {len(mine)} labels, {name} has {len(theirs)}')
     if mine == theirs: return
     order = ' (the same in another order)' if sorted(mine) == sorted(theirs) else ''
-    i = next(i for i, names in enumerate(zip(mine, theirs)) if len(set(names)) == 2)
-    raise ValueError(f'{name} has labels that differ from those of the method{order}: label {i} is {theirs[i]!r}, '
-                     f'the method has {mine[i]!r} there. Create the method with labels=data.label_names')
+    i = next(i for i, (a, b) in enumerate(zip(mine, theirs)) if a != b)
+    raise ValueError(
+        f'{name} has labels that differ from those of the method{order}: '
+        f'label {i} is {theirs[i]!r}, the method has {mine[i]!r} there. '
+        'Create the method with labels=data.label_names')
 
 # %% ../nbs/08e_prediction.ipynb #161f5c56
 def as_paths(
@@ -53,6 +54,7 @@ def as_paths(
     "The files that are named; ValueError for what is neither files nor a data set."
     remedy = 'data.from_arrays makes a data set of pixels'
     if isinstance(data, (str, os.PathLike)): return [data]
+    # an object with these two attributes is a data set, of whatever class
     if hasattr(data, 'known') and hasattr(data, 'label_names'): return None
     if torch.is_tensor(data) or not hasattr(data, '__iter__'):
         raise ValueError(f'{type(data).__name__} is neither a data set nor paths: {remedy}')
@@ -63,7 +65,7 @@ def as_paths(
     raise ValueError(f'entry {strange[0]} is {kind} and no path: {remedy}')
 
 # %% ../nbs/08e_prediction.ipynb #0a375a27
-def choose_reading(
+def decide_reading(
     method:Method,
     given=None,     # a Reading, or None
 )->Reading:
@@ -78,9 +80,10 @@ def choose_reading(
     if size is None:
         raise ValueError('files are resized to the size in method.config: '
                          'make the method with create_method, or give reading=')
-    warnings.warn('the training images of this method do not say how they were read, '
-                  f'and files are read as {Reading(size)}. '
-                  'Give reading= (method.reading; from a shell --bits, --fit ...) where that is wrong')
+    warnings.warn('the training images of this method do not say how they were read: '
+                  f'its files are read as {Reading(size)}. '
+                  'Where that is wrong, give reading=, or set method.reading. '
+                  'In a shell, give --bits, --fit and the other options of a reading')
     return Reading(size)
 
 # %% ../nbs/08e_prediction.ipynb #a7613151
@@ -96,17 +99,6 @@ def try_read(
     except BaseException as error:
         kind = type(error).__name__
         return None, f'{path}: its decoder broke off ({kind}): copy it again, or leave it out'
-
-# %% ../nbs/08e_prediction.ipynb #3b48ea20
-class Interrupted(KeyboardInterrupt):
-    "A stop by the user; `.scores` is the table of what was scored before."
-    def __init__(self,
-        scores,      # DataFrame as predict gives it, the first rows
-        total:int,   # rows there would have been
-    ):
-        super().__init__(f'stopped by the user after {len(scores)} of {total} files; '
-                         '.scores of this error holds their rows')
-        self.scores = scores
 
 # %% ../nbs/08e_prediction.ipynb #1cc0e0f8
 def make_table(
@@ -124,26 +116,38 @@ def make_table(
     table.attrs['label_names'] = list(method.label_names)
     return table
 
+# %% ../nbs/08e_prediction.ipynb #3b48ea20
+class Interrupted(KeyboardInterrupt):
+    "A stop by the user; `.scores` is the table of what was scored before."
+    def __init__(self,
+        table,       # DataFrame as predict gives it, the first rows
+        total:int,   # rows there would have been
+    ):
+        super().__init__(f'stopped by the user after {len(table)} of {total} files; '
+                         '.scores of this error holds their rows')
+        self.scores = table
+
 # %% ../nbs/08e_prediction.ipynb #fbb068b2
 def predict_files(
-    method, paths, batch_size, device, workers,   # as in `predict`; a list of paths
+    method, paths, batch_size, workers,   # as in `predict`; a list of paths
     reading=None,
 ):   # DataFrame as `make_table` gives it
     "Like `predict`, for files: unreadable ones get NaN and the reason; Interrupted holds the rows so far."
     from concurrent.futures import ThreadPoolExecutor
-    reading, scores, errors = choose_reading(method, reading), [], []
-    def finished_rows(): return make_table(method, scores, map(str, paths[:len(scores)]), errors)
+    # a stop comes between two batches or inside one: whole batches are kept, the one at work is lost
+    reading, done, errors = decide_reading(method, reading), [], []
+    def finished_rows(): return make_table(method, done, map(str, paths[:len(done)]), errors)
     pool = ThreadPoolExecutor(max(1, workers))
     try:
         for start in range(0, len(paths), batch_size):
             part = paths[start:start+batch_size]
             images, reasons = zip(*pool.map(lambda path: try_read(path, reading), part))
-            rows = np.full((len(part), method.labels), np.nan, np.float32)
+            scores = np.full((len(part), method.labels), np.nan, np.float32)
             good = [i for i, image in enumerate(images) if image is not None]
             if good:
                 x = torch.from_numpy(np.stack([images[i] for i in good]))[:, None]
-                rows[good] = score_batch(method, x, device)
-            scores.extend(rows)
+                scores[good] = score_batch(method, x)
+            done.extend(scores)
             errors.extend(reasons)
     except KeyboardInterrupt as stop: raise Interrupted(finished_rows(), len(paths)) from stop
     finally: pool.shutdown(cancel_futures=True)
@@ -154,7 +158,7 @@ def predict(
     method,
     data,                # a CXRDataset, or paths of image files
     batch_size=64,
-    device=None,         # None: where the method is
+    device=None,         # None: where the method is, 'auto': the accelerator at hand; the method is moved back
     workers=4,           # threads that read files
     reading=None,        # how files become pixels, a files.Reading, where the method does not say
 ):                       # pandas.DataFrame: row, path, one column per label; for files also `error`
@@ -163,12 +167,17 @@ def predict(
     check_number(0, workers=workers)
     check_device(device)
     taken = sorted({'row', 'path', 'error'} & set(method.label_names))
-    if taken: raise ValueError(f'labels called {taken} would stand in the columns of that name: rename them')
+    if taken: raise ValueError(f'labels {taken}: the label names `row`, `path`, `error` are reserved: rename them')
     files = as_paths(data)
-    if files is not None: return predict_files(method, files, batch_size, device, workers, reading)
+    if files is not None:
+        with on_device(method, device):
+            return predict_files(method, files, batch_size, workers, reading)
     if reading is not None: raise ValueError('reading= is for files: the images of a data set have a reading already')
     check_label_names(method, data)
     check_source(method, data, 'the images of the data set')
     batches = make_loader(data, batch_sampler(data.known, 'sequential', batch_size))
-    scores = np.concatenate([score_batch(method, batch.x, device) for batch in batches])
-    return make_table(method, scores, data.paths if data.paths is not None else ['']*len(data))
+    with on_device(method, device):
+        scores = np.concatenate([score_batch(method, batch.x) for batch in batches])
+    table = make_table(method, scores, data.paths if data.paths is not None else ['']*len(data))
+    table.attrs['data'] = data.fingerprint()
+    return table

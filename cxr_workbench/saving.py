@@ -6,10 +6,10 @@
 __all__ = ['find_model', 'save', 'check_device', 'load', 'export']
 
 # %% ../nbs/08d_saving.ipynb #a5ebc374
-import json, os
+import contextlib, json, os
 from pathlib import Path
 import torch
-from .core import Method, create_method, is_assumed
+from .core import Method, create_method, default_device, is_assumed
 from .files import Reading, atomic_path, write_atomic
 from .programs import EXPORT_FORMATS, check_number_types, check_owner, collect_facts
 from .programs import copy_for_export, describe_owner, find_broken_tensors, largest_difference
@@ -130,7 +130,7 @@ def parse_reading(
 
 # %% ../nbs/08d_saving.ipynb #839d61d7
 def check_device(
-    device,   # as `fit`, `load` and `predict` take it; None or 'auto': whatever there is
+    device,   # as `fit`, `load` and `predict` take it; None and 'auto' are always there
 ):
     "Refuse a device that torch does not see here (ValueError)."
     if device is None or device == 'auto': return
@@ -141,6 +141,25 @@ def check_device(
         raise ValueError(f"device={device!r}: give 'cpu', 'cuda' or 'mps'")
     if not seen.get(kind, True):
         raise ValueError(f"device={device!r}: torch {torch.__version__} sees none here; give 'cpu'")
+
+# %% ../nbs/08d_saving.ipynb #5be0c7a2
+def as_device(
+    device,   # a name that `check_device` takes, or a torch.device
+)->torch.device:
+    "The device that a name stands for."
+    if device == 'auto': return default_device()
+    return torch.device('cuda' if device == 'gpu' else device)
+
+# %% ../nbs/08d_saving.ipynb #5be0c7a4
+@contextlib.contextmanager
+def on_device(
+    method,   # with parameters, all on one device
+    device,   # as `check_device` takes it; None: where the method is
+):            # gives the method
+    "The method on a device within, and where it was afterwards."
+    home = next(method.parameters()).device
+    try: yield method.to(home if device is None else as_device(device))
+    finally: method.to(home)
 
 # %% ../nbs/08d_saving.ipynb #86d7a95d
 def load(
@@ -167,7 +186,7 @@ def load(
     load_weights(model, folder/'model.safetensors')
     model.reading = parse_reading(saved, folder/'model.json')
     if 'reading' not in saved: model.assumed_reading = model.reading
-    return model.to(device).eval()
+    return model.to(as_device(device or 'cpu')).eval()
 
 # %% ../nbs/08d_saving.ipynb #b04d8c72
 def choose_format(

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from hypothesis import given, strategies as st
-from cxr_workbench import checkpoints, learner, prediction, stages
+from cxr_workbench import checkpoints, learner, prediction, saving, stages
 from cxr_workbench.backbone import Backbone
 from cxr_workbench.core import Method, Stage, Step, create_method, list_methods, register_method
 from cxr_workbench.data import batch_sampler, from_arrays
@@ -690,6 +690,31 @@ def test_a_device_that_is_not_there_is_named(data, tmp_path, device):
         with pytest.raises(ValueError, match=f"device='{device}'"): attempt()
 
 
+def test_predict_puts_the_method_back(data, monkeypatch):
+    method, asked = make(), []
+    move = method.to
+    monkeypatch.setattr(method, 'to', lambda device: asked.append(torch.device(device)) or move('cpu'))
+    monkeypatch.setattr(saving, 'default_device', lambda: torch.device('cuda', 1))
+    learner.predict(method, data, device='auto')
+    assert asked == [torch.device('cuda', 1), torch.device('cpu')]
+    asked.clear()
+    learner.predict(method, data)
+    assert asked == [torch.device('cpu')]*2
+    asked.clear()
+    with torch.no_grad(): next(method.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match='NaN'): learner.predict(method, data, device='auto')
+    assert asked == [torch.device('cuda', 1), torch.device('cpu')], 'after an error too'
+
+
+@pytest.mark.parametrize('device', ['auto', None, 'cpu', torch.device('cpu')])
+def test_names_of_devices(data, tmp_path, device, monkeypatch):
+    monkeypatch.setattr(saving, 'default_device', lambda: torch.device('cpu'))
+    method = learner.load(learner.save(make(), tmp_path), device=device)
+    assert {p.device.type for p in method.parameters()} == {'cpu'}
+    assert learner.predict(method, data, device=device).equals(learner.predict(method, data))
+    assert saving.as_device('gpu') == torch.device('cuda')
+
+
 def test_parts_that_share_images_are_refused(data):
     nobody = from_arrays(data.images, data.y, label_names=NAMES)
     with pytest.raises(ValueError, match='2 images are in both parts'):
@@ -879,6 +904,33 @@ def test_report_refuses_scores_of_other_rows_or_labels(data):
         report(scores, other, n_boot=0)
     with pytest.raises(ValueError, match='the scores are of the labels'):
         report(scores.drop(columns='Hernia'), data, n_boot=0)
+
+
+def test_report_refuses_scores_of_another_data_set(data):
+    from cxr_workbench.metrics import report
+    scores = learner.predict(make(), data)
+    assert scores.attrs['data'] == scores.copy().attrs['data'] == data.fingerprint()
+    assert scores.sort_values('row').attrs['data'] == data.fingerprint()
+    g = np.random.default_rng(3)
+    images = g.integers(0, 256, (40, 32, 32)).astype(np.uint8)
+    another = from_arrays(images, g.random((40, 3)) < .5, patient_id=data.patient_id, label_names=NAMES)
+    people = from_arrays(data.images, data.y, patient_id=np.arange(40) + 1000, label_names=NAMES)
+    corrected = data.with_labels(1 - data.y)
+    for other in (another, people, corrected):
+        for table in (scores, scores.copy(), scores[NAMES]):
+            with pytest.raises(ValueError, match='of another data set, or of this one with other labels'):
+                report(table, other, n_boot=0)
+    flipped = report(scores[NAMES].to_numpy(), corrected, n_boot=0)
+    assert np.allclose(flipped['auroc'], 1 - report(scores, data, n_boot=0)['auroc']), 'numbers alone are taken'
+
+
+def test_a_table_without_its_data_set_is_taken(data, tmp_path):
+    import pandas as pd
+    from cxr_workbench.metrics import report
+    scores = learner.predict(make(), data)
+    scores.to_csv(tmp_path/'scores.csv', index=False)
+    read = pd.read_csv(tmp_path/'scores.csv', keep_default_na=False)
+    assert np.allclose(report(read, data, n_boot=0)['ap'], report(scores, data, n_boot=0)['ap'])
 
 
 def test_report_of_files_names_the_file_and_the_row(scans):
