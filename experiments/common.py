@@ -71,7 +71,8 @@ def shrink_images(data, size):
     import torch
     if size == data.size: return data
     images = torch.from_numpy(np.asarray(data.images)[data.rows]).float()[:, None]
-    small = torch.nn.functional.interpolate(images, size=(size, size), mode='area')[:, 0].round().to(torch.uint8)
+    small = torch.nn.functional.interpolate(images, size=(size, size), mode='area')
+    small = small[:, 0].round().to(torch.uint8)
     return data.copy_with(images=small.numpy(), rows=np.arange(len(small)), size=size)
 
 

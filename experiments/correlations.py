@@ -177,10 +177,13 @@ def format_tables(o, frame, jobs):
     lines = summarise_variants(frame, order[0], None, order, ratio)
     lines = lines.drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
     whole = [(a, b) for a in DOUBLE for b in ('product', '+ attention loss') if {a, b} <= set(order)]
-    difference = lambda a, b: {v: format_difference(compare_paired(frame, b, a, v, ratio)) for v in ('auroc', 'ap', 'f1')}
-    steps = [dict(step=f'{b} against {a}', **difference(a, b)) for a, b in [*zip(order, order[1:]), *whole]]
+    def compare(a, b):
+        found = {v: compare_paired(frame, b, a, v, ratio) for v in ('auroc', 'ap', 'f1')}
+        return {v: format_difference(d) for v, d in found.items()}
+    steps = [dict(step=f'{b} against {a}', **compare(a, b)) for a, b in [*zip(order, order[1:]), *whole]]
     where = o.data if o.data == 'phantom' else 'real images'
-    text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}', format_markdown(lines)]
+    title = f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}'
+    text = [title, format_markdown(lines)]
     if steps: text += ['**One part at a time**', format_markdown(pd.DataFrame(steps))]
     text += ['**Maps and correlations**', format_markdown(summarise_maps(frame, order, order[0], ratio))]
     return '\n\n'.join(text)

@@ -52,7 +52,9 @@ def format_tables(o, frame, jobs=None):
         line = dict(variant=variant, runs=len(mine))
         for v in ('auroc', 'f1', 'ap'): line[v] = f'{mine[v].mean():.4f} ± {mine[v].std():.4f}'
         for v in ('auroc', 'f1'):
-            found = None if variant == base or len(mine) < 2 else fold_interval(mine[v] - other[v], 1/(FOLDS - 1))._asdict()
+            found = None
+            if variant != base and len(mine) > 1:
+                found = fold_interval(mine[v] - other[v], 1/(FOLDS - 1))._asdict()
             line[f'{v} - {base}'] = format_difference(found)
         lines.append(line)
     where = 'phantom' if o.data == 'phantom' else 'real images'

@@ -195,7 +195,8 @@ def format_tables(o, frame, jobs):
         return dict(variant=v + mark(v), runs=len(mine), **scores)
     def compare(pairs):
         difference = lambda a, b: {k: format_difference(compare_paired(frame, b, a, k, ratio)) for k in SCORES}
-        return format_markdown(pd.DataFrame([dict(step=f'{b} against {a}{mark(b)}', **difference(a, b)) for a, b in pairs]))
+        lines = [dict(step=f'{b} against {a}{mark(b)}', **difference(a, b)) for a, b in pairs]
+        return format_markdown(pd.DataFrame(lines))
     ladder = [v for v in order if v in LADDER]
     one_by_one = [*zip(ladder, ladder[1:]), *(pair for pair in RIVALS if set(pair) <= set(order))]
     where, tail = o.data if o.data == 'phantom' else 'real images', int(frame['tail'].median())
