@@ -196,7 +196,7 @@ def build_pairs(model, phantom, data, name, rows):
 
 
 def compare_scores(s, t):
-    "How well the referee's scores separate images with a finding (s) from those without (t), by pair and over all."
+    "How well the referee's scores separate images with a finding (s) from those without (t)."
     truth = np.r_[np.ones(len(s)), np.zeros(len(t))]
     area = auroc(np.r_[s, t][:, None], truth[:, None])[0]
     pairs = (s > t).mean() + (s == t).mean()/2

@@ -71,7 +71,8 @@ def test_a_table_has_one_line_per_row_and_names_no_machine_twice(benchmark):
 
 def test_calls_take_turns(benchmark):
     order = []
-    taken = benchmark('measure').time_in_turns({'a': lambda: order.append('a'), 'b': lambda: order.append('b')}, rounds=3)
+    calls = {'a': lambda: order.append('a'), 'b': lambda: order.append('b')}
+    taken = benchmark('measure').time_in_turns(calls, rounds=3)
     assert order == ['a', 'b']*3 and {name: len(seconds) for name, seconds in taken.items()} == {'a': 3, 'b': 3}
 
 
