@@ -1,12 +1,12 @@
 """GNI-FGSM with T steps against T bare passes forward and back to the input, in one run; at most 1.10."""
 import argparse
-from measure import fastest
+from measure import time_fastest
 import torch
 from torch.nn import functional as F
 from cxr_workbench.attacks import FAMILY, attack_objective, gni_fgsm
 
 
-def pass_bare(net, x, y, mask, steps):
+def run_bare_passes(net, x, y, mask, steps):
     "As many forward passes, and backward passes to the input, as an attack of that many steps cannot do without."
     for _ in range(steps):
         x = x.detach().requires_grad_()
@@ -22,18 +22,19 @@ def build_calls(name, size, batch, steps, members, device):
     net = timm.create_model(name, num_classes=14, in_chans=1).to(device).eval()
     x = torch.rand(batch, 1, size, size, device=device)
     y, mask = (torch.rand(2, batch, 14, device=device) < .5).float()
-    def attack(member):
+    def build_attack(member):
         settings = {'steps': steps, **FAMILY[member]}
         return lambda: gni_fgsm(x, attack_objective(net, y, mask), **settings)
-    return {'bare': lambda: pass_bare(net, x, y, mask, steps), **{member: attack(member) for member in members}}
+    attacks = {member: build_attack(member) for member in members}
+    return {'bare': lambda: run_bare_passes(net, x, y, mask, steps), **attacks}
 
 
-def rows(size=64, batch=32, steps=3, rounds=30, names=('test_resnet', 'resnet18'),
+def measure_rows(size=64, batch=32, steps=3, rounds=30, names=('test_resnet', 'resnet18'),
          members=('GNI-FGSM', 'I-FGSM'), device=None):
     "Ratios of the fastest rounds; the two take turns, so that a busy machine slows both."
     device, table = device or ('cuda' if torch.cuda.is_available() else 'cpu'), []
     for name in names:
-        best = fastest(build_calls(name, size, batch, steps, members, device), rounds, device)
+        best = time_fastest(build_calls(name, size, batch, steps, members, device), rounds, device)
         for member in members:
             table.append(dict(
                 what=f'{member}, T={steps}, {name}, {size} px, B={batch}, {device}',
@@ -46,4 +47,4 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in dict(size=64, batch=32, steps=3, rounds=30).items():
         parser.add_argument(f'--{name}', type=int, default=default)
-    for row in rows(**vars(parser.parse_args())): print(row)
+    for row in measure_rows(**vars(parser.parse_args())): print(row)

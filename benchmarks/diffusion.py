@@ -49,23 +49,23 @@ def measure_step(model, batch=8, rounds=15):
     "A training step of the prompt over a bare pass forward and backward to the prompt."
     cells, e = model.unet.config.sample_size, model.embed_texts([TEXT]*batch)
     z = torch.randn(64, 4, cells, cells)
-    def pass_bare():
+    def run_bare_pass():
         noisy, t = torch.randn(batch, 4, cells, cells), torch.randint(0, 1000, (batch,))
         answer = model.unet(noisy, t, encoder_hidden_states=model.append_prompt(e)).sample
         torch.autograd.grad(answer.square().mean(), model.prompt)
     ends, starts = [], []                # of the steps of training; between them runs a bare pass
-    def pass_between(step):
+    def run_between(step):
         ends.append(time.perf_counter())
-        pass_bare()
+        run_bare_pass()
         starts.append(time.perf_counter())
-    td.train_prompt(model, z, [TEXT]*64, steps=rounds + 3, batch=batch, tell=pass_between)
+    td.train_prompt(model, z, [TEXT]*64, steps=rounds + 3, batch=batch, tell=run_between)
     ours = min(end - start for start, end in zip(starts, ends[1:]))
     plain = min(start - end for end, start in zip(ends, starts))
     return dict(what=f'prompt training step, embedded, B={batch}', reference=f'bare pass {plain*1e3:.0f} ms',
                 ours=f'{ours*1e3:.0f} ms', ratio=ours/plain, wanted='<= 1.15')
 
 
-def rows(batches=(1, 4, 16), steps=10, folder=None, device=None):
+def measure_rows(batches=(1, 4, 16), steps=10, folder=None, device=None):
     "Rows of both scales, or of one folder."
     if folder:
         model = td.PromptLatentDiffusion.from_pretrained(folder, device=device)
@@ -84,4 +84,4 @@ if __name__ == '__main__':
     parser.add_argument('--steps', type=int, default=10)
     parser.add_argument('--folder')
     parser.add_argument('--device')
-    for row in rows(**vars(parser.parse_args())): print(row)
+    for row in measure_rows(**vars(parser.parse_args())): print(row)

@@ -7,7 +7,7 @@ Every image is bent, each with a field of its own. kornia gets the smallest kern
 side. The best of five rounds counts, and the rounds take turns, so that a busy machine slows all of them.
 """
 import argparse
-from measure import fastest
+from measure import time_fastest
 import torch
 from cxr_workbench.elastic import RandomElasticDeformation, elastic_displacement, warp
 
@@ -27,13 +27,13 @@ def build_calls(size, sigma, batch):
         'the warp alone': lambda: warp(x, field)}
 
 
-def rows(size=224, sigma=6, batch=32, rounds=5)->list[dict]:
+def measure_rows(size=224, sigma=6, batch=32, rounds=5)->list[dict]:
     "One dictionary per way: images per second, and how many times faster ours is."
     torch.manual_seed(0)
     calls = build_calls(size, sigma, batch)
     with torch.inference_mode():
         for bend in calls.values(): bend()
-        best = fastest(calls, rounds)
+        best = time_fastest(calls, rounds)
     ours = best['RandomElasticDeformation']
     return [dict(what=f'{name}, {size} px, sigma {sigma}', images_per_s=round(batch/seconds), ratio=seconds/ours,
                  wanted='>= 10' if name.startswith('kornia') else '') for name, seconds in best.items()]
@@ -43,7 +43,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in dict(size=224, sigma=6, batch=32, rounds=5).items():
         parser.add_argument(f'--{name}', type=int, default=default)
-    for row in rows(**vars(parser.parse_args())):
+    for row in measure_rows(**vars(parser.parse_args())):
         rate, ratio = f'{row["images_per_s"]:>10,} images/s', f'ours / this {row["ratio"]:6.2f}'
         print(f'{row["what"]:50}{rate}   {ratio}   {row["wanted"]}')
 

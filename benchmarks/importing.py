@@ -16,7 +16,7 @@ def time_import(statement, repeats=5):
     return min(times)
 
 
-def rows():
+def measure_rows():
     base, table = time_import('import torch'), []
     for module in MODULES:
         seconds = time_import(f'import {module}')
@@ -26,4 +26,4 @@ def rows():
 
 
 if __name__ == '__main__':
-    for row in rows(): print(row)
+    for row in measure_rows(): print(row)

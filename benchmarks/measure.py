@@ -18,7 +18,7 @@ def time_call(call, device='cpu'):
     return time.perf_counter() - start
 
 
-def take_turns(calls, rounds, device='cpu'):
+def time_in_turns(calls, rounds, device='cpu'):
     "Name -> seconds of each round; the calls take turns, so that a busy machine slows all of them."
     taken = {name: [] for name in calls}
     for _ in range(rounds):
@@ -26,12 +26,12 @@ def take_turns(calls, rounds, device='cpu'):
     return taken
 
 
-def fastest(calls, rounds, device='cpu'):
+def time_fastest(calls, rounds, device='cpu'):
     "Name -> seconds of the fastest round."
-    return {name: min(seconds) for name, seconds in take_turns(calls, rounds, device).items()}
+    return {name: min(seconds) for name, seconds in time_in_turns(calls, rounds, device).items()}
 
 
-def memory_events(profiled):
+def list_memory_events(profiled):
     "(time, bytes gained or lost) of every allocation that the profiler saw."
     events = profiled.profiler.kineto_results.events()
     return [(event.start_ns(), event.nbytes()) for event in events if event.name() == '[memory]']
@@ -47,4 +47,4 @@ def peak_bytes(call, device='cpu'):
         return torch.cuda.max_memory_allocated() - before
     from torch.profiler import ProfilerActivity, profile
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen: call()
-    return max(accumulate((gained for _, gained in sorted(memory_events(seen))), initial=0))
+    return max(accumulate((gained for _, gained in sorted(list_memory_events(seen))), initial=0))

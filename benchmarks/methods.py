@@ -4,13 +4,13 @@
     python benchmarks/methods.py can lcc
 """
 import sys
-from measure import fastest, peak_bytes
+from measure import peak_bytes, time_fastest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce, one_hot
 from cxr_workbench.core import Batch, create_method, seed_all
 
 
-def draw_batch(n=64, labels=14, size=64):
+def make_batch(n=64, labels=14, size=64):
     "Images and labels that any method takes."
     g = torch.Generator().manual_seed(0)
     y = (torch.rand(n, labels, generator=g) < .3).float()
@@ -28,13 +28,13 @@ def prepare_method(name, batch, **kw):
 
 def compare(what, passes, step, wanted=1.15, rounds=8):
     "One line of the table; the two take turns, so that a busy machine slows both."
-    best = fastest({'passes': passes, 'step': step}, rounds)
+    best = time_fastest({'passes': passes, 'step': step}, rounds)
     a, b = best['passes'], best['step']
     return dict(what=what, reference=f'passes {a*1e3:.0f} ms', ours=f'{b*1e3:.0f} ms',
                 ratio=b/a, wanted=f'<= {wanted:.2f}')
 
 
-def pass_with_head(net, x, y):
+def build_pass(net, x, y):
     "The network forward and backward with a linear head on its pooled map and plain BCE."
     head = torch.nn.Linear(net.dim, y.shape[1])
     return lambda: bce(head(net.features(x)), y).backward()
@@ -42,24 +42,24 @@ def pass_with_head(net, x, y):
 
 def measure_can(backbone='test_resnet', branch_b='test_convnext', **kw):
     "Both branches forward and backward with a linear head and plain BCE, against CAN's whole step."
-    batch = draw_batch()
+    batch = make_batch()
     method = prepare_method('can', batch, backbone=backbone, branch_b=branch_b, **kw)
     x = method.weak(batch.x)
-    branches = [pass_with_head(net, x, batch.y) for net in (method.backbone, method.backbone_b)]
-    def passes():
+    branches = [build_pass(net, x, batch.y) for net in (method.backbone, method.backbone_b)]
+    def run_passes():
         for branch in branches: branch()
-    def step(): method.step(batch).loss.backward()
+    def run_step(): method.step(batch).loss.backward()
     names = backbone if backbone == branch_b else f'{backbone} + {branch_b}'
     settings = ''.join(f', {key}={value}' for key, value in kw.items())
-    return compare(f'can step, {names}{settings}, B=64', passes, step)
+    return compare(f'can step, {names}{settings}, B=64', run_passes, run_step)
 
 
-def can_rows(): return [measure_can(), measure_can('resnet18', 'resnet18'), measure_can(min_cells=8)]
+def measure_can_rows(): return [measure_can(), measure_can('resnet18', 'resnet18'), measure_can(min_cells=8)]
 
 
 def measure_acaa(backbone='test_resnet', labelled=16, **kw):
     "Weak pass, three attack passes, adversarial pass, Batch-Mamba, one backward, against ACAA's whole step."
-    batch = draw_batch()
+    batch = make_batch()
     known = (torch.arange(64) < labelled)[:, None].expand(64, 14)
     few = batch._replace(known=known, y=batch.y*known)
     method = prepare_method('acaa', batch, preset='tiny', backbone=backbone, tau_pos=.5, tau_neg=.499, **kw)
@@ -73,45 +73,45 @@ def measure_acaa(backbone='test_resnet', labelled=16, **kw):
             x_adv = x_adv + 1e-3*torch.autograd.grad(bce(head(net.features(x_adv)), rest), x_adv)[0]
         method.train()
         return x_adv.detach()
-    def passes():
+    def run_passes():
         z = net.features(x)
         z_adv = net.features(attack())
         mixed = method.mixer(torch.cat([z, z_adv]))
         clean, pushed, drawn = bce(head(z), y), bce(head(z_adv), rest), bce(head(z[labelled:]), rest)
         (clean + pushed + drawn + bce(head(mixed), torch.cat([y, rest]))).backward()
-    def step(): method.step(few).loss.backward()
-    return compare(f'acaa step, {backbone}, {labelled} labelled of B=64, T=3', passes, step)
+    def run_step(): method.step(few).loss.backward()
+    return compare(f'acaa step, {backbone}, {labelled} labelled of B=64, T=3', run_passes, run_step)
 
 
-def acaa_rows(): return [measure_acaa(), measure_acaa('resnet18')]
+def measure_acaa_rows(): return [measure_acaa(), measure_acaa('resnet18')]
 
 
 def measure_mpc(backbone='test_resnet', **kw):
     "Both views through the network at once, the batch transformer, four losses, against MPC's whole step."
-    batch = draw_batch()
+    batch = make_batch()
     y = one_hot(batch.y.argmax(1), 14).float()
     few = batch._replace(y=y, known=y.bool())
     method = prepare_method('mpc', few, preset='tiny', backbone=backbone, **kw)
     x, net, head = torch.cat([batch.x, batch.x]), method.backbone, method.head
-    def passes():
+    def run_passes():
         z = net.features(x)
         weak, strong, mixed = z[:64], z[64:], method.mixer(z)
         views = bce(head(weak), y) + bce(head(strong), y) + bce(head(weak), y)
         (views + bce(head(mixed), y.repeat(2, 1))).backward()
-    def step(): method.step(few, progress=.5).loss.backward()
-    return compare(f'mpc step, {backbone}, B=64', passes, step)
+    def run_step(): method.step(few, progress=.5).loss.backward()
+    return compare(f'mpc step, {backbone}, B=64', run_passes, run_step)
 
 
-def mpc_rows(): return [measure_mpc(), measure_mpc('resnet18')]
+def measure_mpc_rows(): return [measure_mpc(), measure_mpc('resnet18')]
 
 
 def measure_lcc(backbone='test_resnet', preset='tiny', **kw):
     "The network with a linear head, against LCC's whole step: label features, both correlations, three losses."
-    batch = draw_batch()
+    batch = make_batch()
     method = prepare_method('lcc', batch, preset=preset, backbone=backbone, **kw)
-    passes = pass_with_head(method.backbone, method.weak(batch.x), batch.y)
-    def step(): method.step(batch).loss.backward()
-    return compare(f'lcc step, {backbone}{"" if preset else ", 512 wide"}, B=64', passes, step)
+    run_passes = build_pass(method.backbone, method.weak(batch.x), batch.y)
+    def run_step(): method.step(batch).loss.backward()
+    return compare(f'lcc step, {backbone}{"" if preset else ", 512 wide"}, B=64', run_passes, run_step)
 
 
 def measure_contrast(n=64, labels=14, share=.1, width=128):
@@ -129,39 +129,41 @@ def measure_contrast(n=64, labels=14, share=.1, width=128):
                 ratio=most/(4*M*M), wanted='')
 
 
-def lcc_rows():
+def measure_lcc_rows():
     sizes = (64, 14), (256, 14), (64, 56), (64, 14, 1.)
     return [measure_lcc(), measure_lcc('resnet18', None), *(measure_contrast(*size) for size in sizes)]
 
 
 def measure_trcgl(backbone='test_resnet', **kw):
     "The network with a linear head, against TRCGL-Net's second stage: gate, attention, label graph, balanced margins."
-    batch = draw_batch()
+    batch = make_batch()
     method = prepare_method('trcgl', batch, preset='tiny', backbone=backbone, **kw)
-    passes = pass_with_head(method.backbone, method.weak(batch.x), batch.y)
-    def step(): method.step(batch, stage=1).loss.backward()
-    return compare(f'trcgl step, {backbone}, B=64', passes, step)
+    run_passes = build_pass(method.backbone, method.weak(batch.x), batch.y)
+    def run_step(): method.step(batch, stage=1).loss.backward()
+    return compare(f'trcgl step, {backbone}, B=64', run_passes, run_step)
 
 
 def measure_label_term():
     "Predictions with the label term, which is kept between batches at inference, against the bare network."
-    batch = draw_batch()
+    batch = make_batch()
     method = prepare_method('trcgl', batch, preset='tiny').eval()
     @torch.no_grad()
     def predict(): method(batch.x)
     @torch.no_grad()
-    def passes(): method.backbone.features(batch.x)
-    return compare('trcgl prediction, test_resnet, B=64', passes, predict)
+    def run_passes(): method.backbone.features(batch.x)
+    return compare('trcgl prediction, test_resnet, B=64', run_passes, predict)
 
 
-def trcgl_rows(): return [measure_trcgl(), measure_trcgl('resnet18'), measure_label_term()]
+def measure_trcgl_rows(): return [measure_trcgl(), measure_trcgl('resnet18'), measure_label_term()]
 
 
 # name -> function giving rows
-METHODS = {'can': can_rows, 'lcc': lcc_rows, 'mpc': mpc_rows, 'acaa': acaa_rows, 'trcgl': trcgl_rows}
+METHODS = {
+    'can': measure_can_rows, 'lcc': measure_lcc_rows, 'mpc': measure_mpc_rows,
+    'acaa': measure_acaa_rows, 'trcgl': measure_trcgl_rows}
 
 
-def rows(): return [line for make in METHODS.values() for line in make()]
+def measure_rows(): return [line for make in METHODS.values() for line in make()]
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import numpy as np
 from cxr_workbench.phantom import LABELS, SyntheticCXR
 
 
-def machine():
+def describe_machine():
     "Processor and cores, for the table."
     try: name = next(line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name'))
     except (OSError, StopIteration): name = platform.processor() or platform.machine()
@@ -28,14 +28,14 @@ def images_per_second(size, n, repeats=3):
     return n/best
 
 
-def rows():
+def measure_rows():
     "The table, one dict per size."
-    what, where = 'phantom images per second, labels included', machine()
+    what, where = 'phantom images per second, labels included', describe_machine()
     return [dict(what=what, size=size, images=n, per_second=round(images_per_second(size, n)), machine=where)
             for size, n in ((64, 4000), (224, 300))]
 
 
-def learn(n=3000, held_out=1500, epochs=8, seed=3):
+def measure_learning(n=3000, held_out=1500, epochs=8, seed=3):
     "AUROC per label on patients that timm's test_resnet has not seen, from scratch at 64 px."
     import timm, torch
     from sklearn.metrics import roc_auc_score
@@ -62,10 +62,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--learn', action='store_true', help='train a small network and print the AUROC of every label')
     if parser.parse_args().learn:
-        aucs = learn()
+        aucs = measure_learning()
         for name, auc in aucs.items(): print(f'{name:28s}{auc:.3f}')
         return print(f'{"macro":28s}{np.mean(list(aucs.values())):.3f}')
-    for row in rows(): print(f"| {row['size']} px | {row['per_second']:,} images/s | {row['machine']} |")
+    for row in measure_rows(): print(f"| {row['size']} px | {row['per_second']:,} images/s | {row['machine']} |")
 
 
 if __name__ == '__main__': main()

@@ -58,7 +58,7 @@ def measure_readers(readers, images, batch, rounds):
     return best
 
 
-def rows(files=600, size=64, batch=64, rounds=5)->list[dict]:
+def measure_rows(files=600, size=64, batch=64, rounds=5)->list[dict]:
     "One dictionary per way: images_per_s, MB_per_s, and how many times faster the pack is."
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -79,7 +79,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in dict(files=600, size=64, batch=64, rounds=5).items():
         parser.add_argument(f'--{name}', type=int, default=default)
-    table = rows(**vars(parser.parse_args()))
+    table = measure_rows(**vars(parser.parse_args()))
     machine = f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores'
     kind, size = table[0]['files'], table[0]['size']
     print(f'{machine}; {kind} JPEG of 256 px to {size} px, batches of random rows')

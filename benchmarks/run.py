@@ -20,13 +20,13 @@ def describe_machine():
     return f'{model}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}'
 
 
-def show(value): return f'{value:.2f}' if isinstance(value, float) else f'{value}'
+def format_value(value): return f'{value:.2f}' if isinstance(value, float) else f'{value}'
 
 
-def write_table(rows):
+def format_table(rows):
     "The rows as Markdown; the machine stands above all tables."
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != 'machine']
-    cells = [[show(row.get(column, '')) for column in columns] for row in rows]
+    cells = [[format_value(row.get(column, '')) for column in columns] for row in rows]
     lines = [columns, ['---']*len(columns), *cells]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
@@ -36,7 +36,7 @@ def main(names):
     for name in names:
         print(f'{name} ...', file=sys.stderr, flush=True)
         module = importlib.import_module(name)
-        parts += [f'## {name}', module.__doc__.strip().splitlines()[0], write_table(module.rows())]
+        parts += [f'## {name}', module.__doc__.strip().splitlines()[0], format_table(module.measure_rows())]
     text = '\n\n'.join(parts) + '\n'
     print(text)
     head = '# Benchmarks\n\nWritten by `make benchmarks`. Ratios are taken within one run.\n\n'

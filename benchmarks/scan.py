@@ -13,7 +13,7 @@ gradients. mambapy (its scan is a parallel one) is left out where it is not inst
 the images of a batch.
 """
 import argparse, os, platform, statistics
-from measure import peak_bytes, take_turns
+from measure import peak_bytes, time_in_turns
 import torch
 from torch.nn import functional as F
 from cxr_workbench.scan import selective_scan
@@ -86,7 +86,7 @@ def measure_size(L, d, rounds, device):
     (given, along), scans = draw_arguments(L, d, device), find_scans()
     check_equal(scans, given, along)
     calls = {name: lambda scan=scan: run_once(scan, given, along) for name, scan in scans.items()}
-    ms = {name: [1000*s for s in seconds] for name, seconds in take_turns(calls, rounds, device).items()}
+    ms = {name: [1000*s for s in seconds] for name, seconds in time_in_turns(calls, rounds, device).items()}
     best = {name: min(taken) for name, taken in ms.items()}
     median = {name: statistics.median(taken) for name, taken in ms.items()}
     for name, scan in scans.items():
@@ -98,7 +98,7 @@ def measure_size(L, d, rounds, device):
             peak_MB=round(measure_peak(scan, given, along), 1))
 
 
-def rows(tokens=(64, 256), channels=(512, 1024), rounds=40, device='cpu')->list[dict]:
+def measure_rows(tokens=(64, 256), channels=(512, 1024), rounds=40, device='cpu')->list[dict]:
     "One dictionary per size and way."
     return [row for L in tokens for d in channels for row in measure_size(L, d, rounds, device)]
 
@@ -116,7 +116,7 @@ def main():
     parser.add_argument('--rounds', type=int, default=40)
     parser.add_argument('--device', default='cpu')
     asked = parser.parse_args()
-    table = rows(**vars(asked))
+    table = measure_rows(**vars(asked))
     where = describe_machine(asked.device)
     print(f'{where}; torch {torch.__version__}, float32, {STATES} states, forward and backward')
     columns = [column for column in table[0] if column != 'way']

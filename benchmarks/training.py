@@ -51,7 +51,7 @@ def time_learner(data, name, epochs, batch_size):
     return history['seconds'].tolist()
 
 
-def rows(epochs=2, n=640, batch_size=64, rounds=3):
+def measure_rows(epochs=2, n=640, batch_size=64, rounds=3):
     "Ratios of the fastest epochs, the two interleaved so that a busy machine slows both."
     data, table = from_phantom(SyntheticCXR(n, size=64, seed=0)), []
     for name in ('test_resnet', 'resnet18'):
@@ -67,4 +67,4 @@ def rows(epochs=2, n=640, batch_size=64, rounds=3):
 
 
 if __name__ == '__main__':
-    for row in rows(): print(row)
+    for row in measure_rows(): print(row)

@@ -57,7 +57,7 @@ COMMANDS = {  # table -> experiment and its options
 }
 
 
-def written(folder):
+def write_tables(folder):
     "All tables from the rows that lie in a folder, written beside them."
     for command in COMMANDS.values():
         experiment, *options = shlex.split(command)
@@ -65,12 +65,12 @@ def written(folder):
             import_module(experiment).main([*options, '--report-only', '--out', str(folder/f'{experiment}.csv')])
 
 
-def differing(results=RESULTS):
+def find_differences(results=RESULTS):
     "Names of the tables that are not what the rows beside them give, or that no command makes."
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for rows in results.glob('*.csv'): shutil.copy(rows, folder)
-        written(folder)
+        write_tables(folder)
         text = lambda path: path.read_text() if path.exists() else None
         names = {path.name for part in (results, folder) for path in part.glob('*.md')}
         return sorted(n for n in names if text(results/n) != text(folder/n))
@@ -86,8 +86,8 @@ def main():
             experiment, _, options = command.partition(' ')
             print(f'{name}:\n    python experiments/{experiment}.py {" ".join(options.split())} --report-only')
     elif o.check:
-        if found := differing(): sys.exit(f'not what the rows give: {", ".join(found)}')
-    else: written(RESULTS)
+        if found := find_differences(): sys.exit(f'not what the rows give: {", ".join(found)}')
+    else: write_tables(RESULTS)
 
 
 if __name__ == '__main__': main()

@@ -18,7 +18,7 @@ SETTINGS = ['size', 'backbone', 'batch_size', 'unlabelled', 'preset']
 KEY = ['data', 'fold', 'draw', 'regime', 'fraction', 'variant', 'steps', *SETTINGS]   # what makes a run this run
 
 
-def arguments(text, name):
+def build_parser(text, name):
     "The options that every experiment has."
     p = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', default='phantom', help="'phantom', or an .npz of images beside --table")
@@ -45,7 +45,7 @@ def test_to_train(o):
     return 0. if o.data == 'phantom' else 1/(o.fold_count - 1)
 
 
-def parts(o, fold):
+def split_parts(o, fold):
     "Training, validation and test part: patients are whole, the phantom's seeds are its folds."
     from cxr_workbench.data import from_npz, from_phantom, patient_split
     from cxr_workbench.phantom import SyntheticCXR
@@ -53,7 +53,7 @@ def parts(o, fold):
         rest = from_phantom(SyntheticCXR(2400, size=o.size, seed=100 + fold))
         test = from_phantom(SyntheticCXR(1500, size=o.size, seed=200 + fold))
     else:
-        data = shrunk(from_npz(o.data, table=o.table), o.size)
+        data = shrink_images(from_npz(o.data, table=o.table), o.size)
         column = data.meta[o.fold_column]
         held, there = column.to_numpy() == fold, sorted(set(column))
         if not held.any(): raise ValueError(f'no row has {o.fold_column}={fold}: there are {there}')
@@ -66,16 +66,17 @@ def parts(o, fold):
     return rest.subset(train), rest.subset(valid), test
 
 
-def shrunk(data, size):
+def shrink_images(data, size):
     "The data set with smaller images, each pixel the mean of those that it replaces."
     import torch
     if size == data.size: return data
     images = torch.from_numpy(np.asarray(data.images)[data.rows]).float()[:, None]
-    small = torch.nn.functional.interpolate(images, size=(size, size), mode='area')[:, 0].round().to(torch.uint8)
+    small = torch.nn.functional.interpolate(images, size=(size, size), mode='area')
+    small = small[:, 0].round().to(torch.uint8)
     return data.copy_with(images=small.numpy(), rows=np.arange(len(small)), size=size)
 
 
-def made(o, name, data, **kw):
+def build_method(o, name, data, **kw):
     "A method for these labels and images; channels last in memory halve the time of a small network."
     import torch
     from cxr_workbench.core import create_method
@@ -83,7 +84,7 @@ def made(o, name, data, **kw):
     return method.to(memory_format=torch.channels_last)
 
 
-def annotated(train, regime, fraction, draw):
+def reduce_labels(train, regime, fraction, draw):
     "The training part under a regime of annotation, as `labels.annotate` has it."
     from cxr_workbench.labels import annotate
     if regime == 'full': return train
@@ -91,22 +92,22 @@ def annotated(train, regime, fraction, draw):
     return train.with_labels(*annotate(y, known, train.patient_id, regime, fraction, draw))
 
 
-def epochs_of(stage, data, o, steps):
+def count_epochs(stage, data, o, steps):
     """Epochs of a stage that come closest to so many steps, and its rows in a batch.
 
     Where rows are without labels, the steps are first rounded to whole epochs of mixed batches, for every variant.
     """
     from cxr_workbench.data import batch_sampler
     mixed = o.batch_size + o.unlabelled
-    def count(kind, rows): return len(batch_sampler(data.known, kind, rows, labelled=o.batch_size))
+    def count_batches(kind, rows): return len(batch_sampler(data.known, kind, rows, labelled=o.batch_size))
     if not data.known.any(1).all():
-        length = count('mixed', mixed)
+        length = count_batches('mixed', mixed)
         steps = max(1, round(steps/length))*length
     rows = mixed if stage.sampler == 'mixed' else o.batch_size
-    return max(1, round(steps/count(stage.sampler, rows))), rows
+    return max(1, round(steps/count_batches(stage.sampler, rows))), rows
 
 
-def scores_of(method, part):
+def measure_scores(method, part):
     "Macro AUROC and mean average precision over the labels that can be scored."
     from cxr_workbench.learner import predict
     from cxr_workbench.metrics import auroc, average_precision
@@ -115,46 +116,46 @@ def scores_of(method, part):
     return float(np.nanmean(auroc(p, y, known))), float(np.nanmean(average_precision(p, y, known)))
 
 
-def train_one(o, job):
+def train_and_score(o, job):
     "One run from its key and its method's arguments; gives the row."
     import torch
     from cxr_workbench.core import seed_all
     from cxr_workbench.learner import fit
     if o.jobs > 1: torch.set_num_threads(1)
     key, name, kw = job['key'], job['method'], job['arguments']
-    train, valid, test = parts(o, key['fold'])
-    train = annotated(train, key['regime'], key['fraction'], key['draw'])
+    train, valid, test = split_parts(o, key['fold'])
+    train = reduce_labels(train, key['regime'], key['fraction'], key['draw'])
     seed = 1000*key['fold'] + key['draw']
     seed_all(seed)
-    method = made(o, name, train, **kw)
-    epochs, rows = epochs_of(method.recipe()[0], train, o, key['steps'])
+    method = build_method(o, name, train, **kw)
+    epochs, rows = count_epochs(method.recipe()[0], train, o, key['steps'])
     start = time.time()
     history = fit(method, train, epochs=epochs, batch_size=rows, labelled=o.batch_size, seed=seed,
                   device=o.device, progress=False)
     seconds = round(time.time() - start, 1)
-    valid_auroc, valid_ap = scores_of(method, valid)
-    auroc, ap = scores_of(method, test)
-    done, labelled = int(history['step'].iloc[-1]), int(train.known.any(1).sum())
-    return dict(key, valid_auroc=valid_auroc, valid_ap=valid_ap, auroc=auroc, ap=ap, steps_done=done,
+    valid_auroc, valid_ap = measure_scores(method, valid)
+    auroc, ap = measure_scores(method, test)
+    steps_done, labelled = int(history['step'].iloc[-1]), int(train.known.any(1).sum())
+    return dict(key, valid_auroc=valid_auroc, valid_ap=valid_ap, auroc=auroc, ap=ap, steps_done=steps_done,
                 rows=len(train), rows_labelled=labelled, seconds=seconds)
 
 
-def done(path):
+def read_runs(path):
     "The runs that exist, as a table."
     return pd.read_csv(path) if Path(path).exists() else pd.DataFrame(columns=KEY)
 
 
-def identity(row): return tuple(str(row[k]) for k in KEY)
+def make_key(row): return tuple(str(row[k]) for k in KEY)
 
 
-def identities(frame, names):
+def list_keys(frame, names):
     "What makes each run of a table this run, as text, in the order of its rows."
     return list(zip(*(map(str, frame[name].tolist()) for name in names)))
 
 
-def keep(path, row):
+def append_run(path, row):
     "One more row in the file; where it has other columns, all rows are written with the columns of both."
-    row, have = pd.DataFrame([row]), done(path)
+    row, have = pd.DataFrame([row]), read_runs(path)
     if Path(path).exists() and list(row) == list(have):
         row.to_csv(path, mode='a', index=False, header=False)
         return
@@ -163,16 +164,16 @@ def keep(path, row):
     whole.replace(path)
 
 
-def run_all(o, jobs, train=train_one):
+def run_all(o, jobs, train=train_and_score):
     "Train what is not there yet, one row after the other; a run that fails is named and the others go on."
     o.out.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(o, name, 'tiny') for name in SETTINGS}
     data = 'phantom' if o.data == 'phantom' else Path(o.data).stem
     for job in jobs: job['key'].update(settings, data=data)
-    have = set(identities(done(o.out), KEY))
-    todo = [job for job in jobs if identity(job['key']) not in have]
+    have = set(list_keys(read_runs(o.out), KEY))
+    todo = [job for job in jobs if make_key(job['key']) not in have]
     print(f'{len(jobs)} runs, {len(jobs)-len(todo)} of them exist in {o.out}', flush=True)
-    if o.report_only or not todo: return done(o.out)
+    if o.report_only or not todo: return read_runs(o.out)
     with ProcessPoolExecutor(o.jobs, mp_context=get_context('spawn')) as pool:
         waiting = {pool.submit(train, o, job): job for job in todo}
         for n, future in enumerate(as_completed(waiting), 1):
@@ -181,26 +182,26 @@ def run_all(o, jobs, train=train_one):
                 print(f'FAILED {key}: {future.exception()!r}', flush=True)
                 continue
             row = future.result()
-            keep(o.out, row)
+            append_run(o.out, row)
             run = '{variant} fold {fold} draw {draw} {regime} {fraction}'.format(**row)
-            told = 'AUROC {auroc:.4f}, AP {ap:.4f}, {steps_done} steps, {seconds:.0f} s'.format(**row)
-            print(f'{n}/{len(todo)} {run}: {told}', flush=True)
-    return done(o.out)
+            scores = 'AUROC {auroc:.4f}, AP {ap:.4f}, {steps_done} steps, {seconds:.0f} s'.format(**row)
+            print(f'{n}/{len(todo)} {run}: {scores}', flush=True)
+    return read_runs(o.out)
 
 
-def conclude(o, jobs_of, tables, train=train_one, name=''):
+def run_experiment(o, list_jobs, format_tables, train=train_and_score, name=''):
     "An experiment from its options: every run, and its tables, printed and written beside `--out`."
     if o.folds is None: o.folds = list(range(3 if o.data == 'phantom' else o.fold_count))
-    jobs = jobs_of(o)
+    jobs = list_jobs(o)
     frame = run_all(o, jobs, train)
     if not len(frame): return
-    text = tables(o, frame, jobs)
+    text = format_tables(o, frame, jobs)
     print('\n' + text)
     parts = [o.out.stem, name, 'phantom' if o.data == 'phantom' else 'real']
     o.out.with_name('-'.join(filter(None, parts)) + '.md').write_text(text + '\n')
 
 
-def interval(values, ratio):
+def fold_interval(values, ratio):
     "Mean of one value per fold and its interval, given the ratio of test to training rows; infinite for a single fold."
     from cxr_workbench.metrics import Interval, corrected_interval
     values = np.asarray(values, float)
@@ -208,15 +209,15 @@ def interval(values, ratio):
     return corrected_interval(values, ratio)
 
 
-def paired(frame, variant, baseline, value, ratio):
-    "Difference variant - baseline: draws are averaged inside a fold, the interval is over folds (`interval`)."
+def compare_paired(frame, variant, baseline, value, ratio):
+    "Difference variant - baseline: draws are averaged inside a fold, the interval is over folds (`fold_interval`)."
     wide = frame.pivot_table(index=['fold', 'draw'], columns='variant', values=value)
     if variant not in wide or baseline not in wide: return None
     by_fold = (wide[variant] - wide[baseline]).dropna().groupby('fold').mean()
-    return interval(by_fold, ratio)._asdict() | dict(folds=len(by_fold)) if len(by_fold) else None
+    return fold_interval(by_fold, ratio)._asdict() | dict(folds=len(by_fold)) if len(by_fold) else None
 
 
-def closed(frame, variant, baseline, upper, value):
+def share_of_gap(frame, variant, baseline, upper, value):
     """The share of the gap between the baseline and the fully labelled bound that a variant closes.
 
     Over the runs that all three have; NaN where there is no gap.
@@ -227,18 +228,18 @@ def closed(frame, variant, baseline, upper, value):
     return (mine-low)/(high-low) if high > low else np.nan
 
 
-def shown(difference):
+def format_difference(difference):
     "A paired difference with its interval as text; empty where there is none."
     return '' if difference is None else '{mean:+.4f} [{low:+.4f}, {high:+.4f}]'.format(**difference)
 
 
-def of_jobs(frame, jobs):
+def select_runs(frame, jobs):
     "The runs that a command asks for, among all that exist."
     names, wanted = list(jobs[0]['key']), {tuple(str(v) for v in job['key'].values()) for job in jobs}
-    return frame[[run in wanted for run in identities(frame, names)]]
+    return frame[[run in wanted for run in list_keys(frame, names)]]
 
 
-def summary(frame, baseline, upper, order, ratio):
+def summarise_variants(frame, baseline, upper, order, ratio):
     "One line per variant: means, paired differences to the baseline with intervals, share of the gap closed."
     lines = []
     for variant in [v for v in order if v in set(frame['variant'])]:
@@ -246,25 +247,25 @@ def summary(frame, baseline, upper, order, ratio):
         means = {value: round(mine[value].mean(), 4) for value in ('auroc', 'ap')}
         line = dict(variant=variant, runs=len(mine), steps=int(mine['steps_done'].median()), **means)
         for value in ('auroc', 'ap'):
-            found = None if variant == baseline else paired(frame, variant, baseline, value, ratio)
-            line[f'{value} - {baseline}'] = shown(found)
+            found = None if variant == baseline else compare_paired(frame, variant, baseline, value, ratio)
+            line[f'{value} - {baseline}'] = format_difference(found)
         for value in ('auroc', 'ap'):
-            gap = paired(frame, upper, baseline, value, ratio)
+            gap = compare_paired(frame, upper, baseline, value, ratio)
             there = variant != baseline and gap and gap['low'] > 0   # no share of a gap that may not be there
-            share = closed(frame, variant, baseline, upper, value) if there else np.nan
+            share = share_of_gap(frame, variant, baseline, upper, value) if there else np.nan
             line[f'gap closed ({value})'] = '' if np.isnan(share) else f'{share:.0%}'
         lines.append(line)
     return pd.DataFrame(lines)
 
 
-def cells(o):
+def count_cells(o):
     "Cells along the shorter side of the feature map that the runs of a command see."
     from cxr_workbench.backbone import Backbone
     wanted = 8 if getattr(o, 'preset', 'tiny') == 'maps' else None
     return min(Backbone(o.backbone, size=o.size, min_cells=wanted).cells)
 
 
-def markdown(frame):
+def format_markdown(frame):
     "A table as Markdown."
     head = '| ' + ' | '.join(frame.columns) + ' |\n|' + ' --- |'*len(frame.columns)
     return '\n'.join([head, *('| ' + ' | '.join(map(str, row)) + ' |' for row in frame.itertuples(index=False))])

@@ -19,8 +19,9 @@ the table beside it.
 import time
 import numpy as np
 import pandas as pd
-from common import annotated, arguments, conclude, epochs_of, interval, made, markdown, of_jobs, parts, test_to_train
-from few_labels import fraction, single_positive
+from common import build_method, build_parser, count_epochs, fold_interval, format_markdown, reduce_labels
+from common import run_experiment, select_runs, split_parts, test_to_train
+from few_labels import list_fraction_variants, list_single_positive_variants
 
 MEASURES = ('over', 'right', 'under', 'missed', 'prevalence', 'information', 'moved', 'turned')
 SHOWN = {
@@ -35,13 +36,13 @@ def find_thresholds(method):
 
 
 def entropy(p):
-    "Of a yes or no, in bits."
+    "The entropy of a label that is present with probability p, in bits."
     p = np.clip(p, 1e-9, 1-1e-9)
     return -(p*np.log2(p) + (1-p)*np.log2(1-p))
 
 
 def share(part, whole):
-    "How much of the whole the part is; NaN of nothing."
+    "The share of the whole that the part is; NaN where the whole is empty."
     return float(part.sum()/whole.sum()) if whole.sum() else np.nan
 
 
@@ -85,18 +86,18 @@ def measure_views(method, x, high, low):
     return dict(moved=float(moved.mean()), turned=float(crossed.float().mean()))
 
 
-def train_one(o, job):
+def train_and_measure(o, job):
     "One run; gives the row."
     import torch
     from cxr_workbench.core import seed_all
     from cxr_workbench.learner import fit, predict
     if o.jobs > 1: torch.set_num_threads(1)
     key = job['key']
-    whole = parts(o, key['fold'])[0]
-    train, seed = annotated(whole, key['regime'], key['fraction'], key['draw']), 1000*key['fold'] + key['draw']
+    whole = split_parts(o, key['fold'])[0]
+    train, seed = reduce_labels(whole, key['regime'], key['fraction'], key['draw']), 1000*key['fold'] + key['draw']
     seed_all(seed)
-    method = made(o, job['method'], train, **job['arguments'])
-    epochs, batch = epochs_of(method.recipe()[0], train, o, key['steps'])
+    method = build_method(o, job['method'], train, **job['arguments'])
+    epochs, batch = count_epochs(method.recipe()[0], train, o, key['steps'])
     start = time.time()
     options = dict(labelled=o.batch_size, device=o.device, progress=False, epochs=epochs)
     history = fit(method, train, batch_size=batch, seed=seed, **options)
@@ -105,13 +106,13 @@ def train_one(o, job):
     rows = np.flatnonzero(hidden.any(1))[:256]
     entries = measure_entries(p, whole.y.numpy(), hidden, high, low)
     views = measure_views(method.cpu(), whole.batch(rows).x, high, low)
-    done = dict(steps_done=int(history['step'].iloc[-1]), seconds=round(time.time()-start, 1))
-    return dict(key, **entries, **views, auroc=np.nan, ap=np.nan, **done)
+    cost = dict(steps_done=int(history['step'].iloc[-1]), seconds=round(time.time()-start, 1))
+    return dict(key, **entries, **views, auroc=np.nan, ap=np.nan, **cost)
 
 
-def jobs_of(o):
+def list_jobs(o):
     "Every run, with its key."
-    table = (single_positive if o.regime == 'single-positive' else fraction)(None)
+    table = (list_single_positive_variants if o.regime == 'single-positive' else list_fraction_variants)(None)
     names = o.variants or SHOWN[o.regime]
     if strange := [v for v in names if v not in table]:
         raise SystemExit(f'no variant {strange}: there are {list(table)}')
@@ -123,33 +124,33 @@ def jobs_of(o):
     return jobs
 
 
-def summarise(variant, runs, ratio):
+def summarise_variant(variant, runs, ratio):
     "Means of the runs of a variant over folds, with an interval for the information."
-    mean, low, high = interval(runs['information'], ratio)
-    shown = {k: '' if runs[k].isna().all() else f'{runs[k].mean():.3f}' for k in MEASURES}
-    shown['information'] = f'{mean:.3f} [{low:.3f}, {high:.3f}]'
-    return dict(variant=variant, runs=len(runs), **shown)
+    mean, low, high = fold_interval(runs['information'], ratio)
+    texts = {k: '' if runs[k].isna().all() else f'{runs[k].mean():.3f}' for k in MEASURES}
+    texts['information'] = f'{mean:.3f} [{low:.3f}, {high:.3f}]'
+    return dict(variant=variant, runs=len(runs), **texts)
 
 
-def tables(o, frame, jobs):
+def format_tables(o, frame, jobs):
     "The Markdown of all that is there."
-    frame, lines = of_jobs(frame, jobs), []
+    frame, lines = select_runs(frame, jobs), []
     for variant in dict.fromkeys(job['key']['variant'] for job in jobs):
         mine = frame[frame['variant'] == variant]
-        if len(mine): lines.append(summarise(variant, mine, test_to_train(o)))
+        if len(mine): lines.append(summarise_variant(variant, mine, test_to_train(o)))
     data = 'phantom' if o.data == 'phantom' else 'real images'
     what = 'one positive label per image'
     if o.regime == 'fraction': what = f'{o.fraction:.0%} of the patients labelled'
     title = f'### {data}, {what}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}'
-    return f'{title}\n\n{markdown(pd.DataFrame(lines))}'
+    return f'{title}\n\n{format_markdown(pd.DataFrame(lines))}'
 
 
 def main(command=None):
-    p = arguments(__doc__, 'confident_entries')
+    p = build_parser(__doc__, 'confident_entries')
     p.add_argument('regime', choices=['single-positive', 'fraction'])
     p.add_argument('--fraction', type=float, default=.1, help='share of the patients that keep their labels')
     o = p.parse_args(command)
-    conclude(o, jobs_of, tables, train_one, o.regime)
+    run_experiment(o, list_jobs, format_tables, train_and_measure, o.regime)
 
 
 if __name__ == '__main__': main()

@@ -14,11 +14,12 @@ phantom declares). One row per run in `--out`, tables beside it.
 import time
 import numpy as np
 import pandas as pd
-from common import arguments, conclude, epochs_of, interval, made, markdown, of_jobs, paired, parts
-from common import scores_of, shown, summary, test_to_train
+from common import build_method, build_parser, compare_paired, count_epochs, fold_interval, format_difference
+from common import format_markdown, measure_scores, run_experiment, select_runs, split_parts, summarise_variants
+from common import test_to_train
 
 
-def lcc_variants():
+def list_lcc_variants():
     "The ladder of the method's own page, and two of its switches."
     from cxr_workbench.methods.lcc import LADDER
     return {
@@ -27,7 +28,7 @@ def lcc_variants():
         'base, plain BCE': dict(decompose=False, loss='plain')}
 
 
-def can_variants():
+def list_can_variants():
     "One branch, two branches, their product, and the two losses."
     bce = dict(loss_settings=dict(scheme=None, gamma=0.))
     no_agreement = dict(weights=dict(attention=0.))
@@ -41,11 +42,11 @@ def can_variants():
         'one branch, balance': dict(fuse='single')}
 
 
-VARIANTS = {'lcc': lcc_variants, 'can': can_variants}
+VARIANTS = {'lcc': list_lcc_variants, 'can': list_can_variants}
 DOUBLE = {'one branch, twice the steps'}   # variants with twice the optimiser steps
 
 
-def macro_f1(method, part):
+def measure_macro_f1(method, part):
     "Macro F1 at a threshold of one half."
     from cxr_workbench.learner import predict
     from cxr_workbench.metrics import f1
@@ -53,7 +54,7 @@ def macro_f1(method, part):
     return float(np.nanmean(f1(p, part.y.numpy(), known=part.known.numpy())))
 
 
-def grad_cam(method, x):
+def compute_label_cams(method, x):
     "Grad-CAM of every label at the method's first target: (B, 1, H, W) -> (B, C, h, w)."
     import torch
     maps, target = [], next(iter(method.cam_targets().values()))
@@ -83,7 +84,7 @@ def measure_pointing(method, fold, size, n=300):
     mean = lambda maps: float(np.nanmean(pointing_game(maps.cpu(), masks)))
     hits = mean(probes['attention']) if 'attention' in probes else np.nan
     there = masks.any((2, 3))
-    return dict(hits=hits, cam_hits=mean(grad_cam(method, x)), chance=float(masks[there].mean()))
+    return dict(hits=hits, cam_hits=mean(compute_label_cams(method, x)), chance=float(masks[there].mean()))
 
 
 def rank_pairs(method, train, declared=None):
@@ -96,15 +97,15 @@ def rank_pairs(method, train, declared=None):
     if 'others_correlation' not in probes: return dict(counted=np.nan, declared=np.nan)
     G = probes['others_correlation'].cpu().numpy()
     pairs, learned = np.triu_indices(len(G), 1), (G + G.T)/2
-    def against(truth):
+    def rank(truth):
         if truth is None: return np.nan
         fine = np.isfinite(truth[pairs])
         return float(spearmanr(learned[pairs][fine], truth[pairs][fine]).statistic)
     counted = correlation(train.y.numpy(), train.known.numpy())
-    return dict(counted=against(counted), declared=against(declared))
+    return dict(counted=rank(counted), declared=rank(declared))
 
 
-def run(o, job, split):
+def run_on_parts(o, job, split):
     "One run on given parts; gives the row."
     import torch
     from cxr_workbench.core import seed_all
@@ -113,15 +114,15 @@ def run(o, job, split):
     key, (train, valid, test) = job['key'], split
     seed = 1000*key['fold'] + key['draw']
     seed_all(seed)
-    method = made(o, job['method'], train, preset=o.preset, **job['arguments'])
+    method = build_method(o, job['method'], train, preset=o.preset, **job['arguments'])
     start = time.time()
     history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False,
-                  epochs=epochs_of(method.recipe()[0], train, o, key['steps'])[0])
-    seconds, (va, vp), (ta, tp) = time.time()-start, scores_of(method, valid), scores_of(method, test)
+                  epochs=count_epochs(method.recipe()[0], train, o, key['steps'])[0])
+    seconds, (va, vp), (ta, tp) = time.time()-start, measure_scores(method, valid), measure_scores(method, test)
     phantom, places = o.data == 'phantom', dict(hits=np.nan, cam_hits=np.nan, chance=np.nan)
     if phantom: places = measure_pointing(method, key['fold'], o.size)
     related = rank_pairs(method, train, declared_correlation() if phantom else None)
-    scores = dict(valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, f1=macro_f1(method, test))
+    scores = dict(valid_auroc=va, valid_ap=vp, auroc=ta, ap=tp, f1=measure_macro_f1(method, test))
     done = int(history['step'].iloc[-1])
     return dict(key, **scores, **places, **related, steps_done=done, rows=len(train), seconds=round(seconds, 1))
 
@@ -132,28 +133,28 @@ def declared_correlation():
     return SyntheticCXR(1).true_corr
 
 
-def train_and_look(o, job): return run(o, job, parts(o, job['key']['fold']))
+def run_job(o, job): return run_on_parts(o, job, split_parts(o, job['key']['fold']))
 
 
-def jobs_of(o):
+def list_jobs(o):
     "Every run of the experiment, with its key; the method's name is the regime."
     table = VARIANTS[o.method]()
     for name in o.variants or table:
         if name not in table: raise SystemExit(f'{o.method} has no variant {name!r}: there are {list(table)}')
-    def key(fold, variant):
+    def make_key(fold, variant):
         steps = o.steps*(2 if variant in DOUBLE else 1)
         return dict(data=o.data, fold=fold, draw=0, regime=o.method, fraction=1., variant=variant, steps=steps)
     runs = [(fold, variant) for fold in o.folds for variant in o.variants or table]
-    return [dict(key=key(fold, v), method=o.method, arguments=table[v]) for fold, v in runs]
+    return [dict(key=make_key(fold, v), method=o.method, arguments=table[v]) for fold, v in runs]
 
 
-def with_interval(values, ratio):
+def format_interval(values, ratio):
     "Mean over folds and its interval as text; empty where there is nothing."
     values = np.asarray(values, float)[np.isfinite(values)]
-    return '' if not len(values) else '{:+.3f} [{:+.3f}, {:+.3f}]'.format(*interval(values, ratio))
+    return '' if not len(values) else '{:+.3f} [{:+.3f}, {:+.3f}]'.format(*fold_interval(values, ratio))
 
 
-def maps_and_ranks(frame, order, baseline, ratio):
+def summarise_maps(frame, order, baseline, ratio):
     "One line per variant: hits of its maps against chance and against the baseline's Grad-CAM, and its ranks."
     cam = frame[frame['variant'] == baseline].set_index('fold')['cam_hits']
     lines = []
@@ -164,33 +165,37 @@ def maps_and_ranks(frame, order, baseline, ratio):
             'attention - Grad-CAM of the baseline': mine['hits'] - cam.reindex(mine.index),
             'Grad-CAM - chance': mine['cam_hits'] - mine['chance'],
             'Spearman, counted': mine['counted'], 'Spearman, declared': mine['declared']}
-        lines.append({'variant': variant} | {name: with_interval(values, ratio) for name, values in columns.items()})
+        lines.append({'variant': variant} | {name: format_interval(values, ratio) for name, values in columns.items()})
     return pd.DataFrame(lines)
 
 
-def tables(o, frame, jobs):
+def format_tables(o, frame, jobs):
     "The Markdown of what is there: scores, steps one at a time, maps and correlations."
-    frame = of_jobs(frame, jobs)
-    asked, ratio = dict.fromkeys(job['key']['variant'] for job in jobs), test_to_train(o)
-    order = [v for v in asked if v in set(frame['variant'])]
-    lines = summary(frame, order[0], None, order, ratio).drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
+    frame = select_runs(frame, jobs)
+    chosen, ratio = dict.fromkeys(job['key']['variant'] for job in jobs), test_to_train(o)
+    order = [v for v in chosen if v in set(frame['variant'])]
+    lines = summarise_variants(frame, order[0], None, order, ratio)
+    lines = lines.drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
     whole = [(a, b) for a in DOUBLE for b in ('product', '+ attention loss') if {a, b} <= set(order)]
-    difference = lambda a, b: {v: shown(paired(frame, b, a, v, ratio)) for v in ('auroc', 'ap', 'f1')}
-    steps = [dict(step=f'{b} against {a}', **difference(a, b)) for a, b in [*zip(order, order[1:]), *whole]]
+    def compare(a, b):
+        found = {v: compare_paired(frame, b, a, v, ratio) for v in ('auroc', 'ap', 'f1')}
+        return {v: format_difference(d) for v, d in found.items()}
+    steps = [dict(step=f'{b} against {a}', **compare(a, b)) for a, b in [*zip(order, order[1:]), *whole]]
     where = o.data if o.data == 'phantom' else 'real images'
-    text = [f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(lines)]
-    if steps: text += ['**One part at a time**', markdown(pd.DataFrame(steps))]
-    text += ['**Maps and correlations**', markdown(maps_and_ranks(frame, order, order[0], ratio))]
+    title = f'### {o.method}, {where}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}'
+    text = [title, format_markdown(lines)]
+    if steps: text += ['**One part at a time**', format_markdown(pd.DataFrame(steps))]
+    text += ['**Maps and correlations**', format_markdown(summarise_maps(frame, order, order[0], ratio))]
     return '\n\n'.join(text)
 
 
 def main(command=None):
-    p = arguments(__doc__, 'correlations')
+    p = build_parser(__doc__, 'correlations')
     p.add_argument('--preset', default='maps', help="the method's setting: 'maps' leaves at least 8 x 8 cells, "
                                                     "'tiny' the native map and a third of the time")
     p.add_argument('method', choices=list(VARIANTS))
     o = p.parse_args(command)
-    conclude(o, jobs_of, tables, train_and_look, o.method)
+    run_experiment(o, list_jobs, format_tables, run_job, o.method)
 
 
 if __name__ == '__main__': main()

@@ -11,7 +11,8 @@ validation and test labels are whole. Results: one row per run in `--out`, table
 intervals beside it as Markdown, a file per number of steps.
 """
 import pandas as pd
-from common import arguments, conclude, markdown, of_jobs, paired, shown, summary, test_to_train
+from common import build_parser, compare_paired, format_difference, format_markdown, run_experiment, select_runs
+from common import summarise_variants, test_to_train
 
 NONE = dict(image=0., feature=0., batch=0.)     # no consistency term
 ONLY_IMAGE = dict(feature=0., batch=0.)
@@ -19,7 +20,7 @@ ONLY_FEATURE = dict(image=0., batch=0.)
 ONLY_BATCH = dict(image=0., feature=0.)
 
 
-def single_positive(ema):
+def list_single_positive_variants(ema):
     "Variants of the single-positive regime: method and its arguments."
     def mpc(**kw): return 'mpc', dict(preset='tiny', ema=ema, **kw)
     return {
@@ -44,7 +45,7 @@ def single_positive(ema):
     }
 
 
-def fraction(ema):
+def list_fraction_variants(ema):
     "Variants of the labelled fraction: method and its arguments."
     tiny = dict(preset='tiny', ema=ema)
     def acaa(**kw): return 'acaa', dict(tiny, **kw)
@@ -72,10 +73,10 @@ def fraction(ema):
 CHOSEN = {'single-positive': ['AN', 'WAN', 'EM', 'ROLE', 'MPC'], 'fraction': ['baseline', 'FixMatch-style', 'ACAA']}
 
 
-def jobs_of(o):
+def list_jobs(o):
     "Every run of the experiment, with its key."
     jobs = []
-    table = (single_positive if o.regime == 'single-positive' else fraction)(o.ema)
+    table = (list_single_positive_variants if o.regime == 'single-positive' else list_fraction_variants)(o.ema)
     chosen = o.variants or CHOSEN[o.regime]
     first = chosen[0]
 
@@ -93,7 +94,7 @@ def jobs_of(o):
     return jobs
 
 
-def tuned(frame, first):
+def select_tuned(frame, first):
     "The baseline whose steps were chosen on validation, one row per fold and draw that was tried at other numbers."
     mine = frame[frame['variant'].isin([first]) | frame['variant'].str.startswith(f'{first} at ')]
     mine = mine[mine.groupby(['fold', 'draw'])['variant'].transform('nunique') > 1]
@@ -102,47 +103,47 @@ def tuned(frame, first):
     return best.assign(variant=f'{first}, steps tuned')
 
 
-def variants_of(jobs, regime):
+def select_variants(jobs, regime):
     "The variants of a regime in the order of the command, without the baseline at other steps."
     keys = [job['key'] for job in jobs if job['key']['regime'] == regime]
     return list(dict.fromkeys(key['variant'] for key in keys if ' at ' not in key['variant']))
 
 
-def table_of(o, part, upper, share, jobs):
+def format_fraction(o, part, upper, share, jobs):
     "The Markdown of one fraction."
-    ratio, variants = test_to_train(o), variants_of(jobs, o.regime)
+    ratio, variants = test_to_train(o), select_variants(jobs, o.regime)
     first, last = jobs[0]['key']['variant'], variants[-1]
     best = f'{first}, steps tuned'
-    part = pd.concat([part, tuned(part, first), upper])
-    rows = summary(part, first, 'fully labelled', [*variants, best, 'fully labelled'], ratio)
+    part = pd.concat([part, select_tuned(part, first), upper])
+    rows = summarise_variants(part, first, 'fully labelled', [*variants, best, 'fully labelled'], ratio)
     data = 'phantom' if o.data == 'phantom' else 'real images'
     labels = f'{share:.0%} of the patients labelled'
     if o.regime == 'single-positive': labels = 'one positive label per image'
     title = f'### {data}, {labels}, folds {o.folds}, {o.draws} draws, {o.size} px, {o.backbone}'
-    text = [f'{title}\n\n{markdown(rows)}']
-    against = {name: paired(part, last, best, name.lower(), ratio) for name in ('AUROC', 'AP')}
+    text = [f'{title}\n\n{format_markdown(rows)}']
+    against = {name: compare_paired(part, last, best, name.lower(), ratio) for name in ('AUROC', 'AP')}
     if against['AP']:
-        told = ', '.join(f'{name} {shown(d)}' for name, d in against.items())
-        text.append(f'{last} against {first} with tuned steps: {told}')
+        differences = ', '.join(f'{name} {format_difference(d)}' for name, d in against.items())
+        text.append(f'{last} against {first} with tuned steps: {differences}')
     return text
 
 
-def tables(o, frame, jobs):
+def format_tables(o, frame, jobs):
     "The Markdown of all that is there: one table per fraction."
-    frame = of_jobs(frame, jobs)
+    frame = select_runs(frame, jobs)
     upper, mine = frame[frame['regime'] == 'full'], frame[frame['regime'] == o.regime]
-    text = [line for share, part in mine.groupby('fraction') for line in table_of(o, part, upper, share, jobs)]
+    text = [line for share, part in mine.groupby('fraction') for line in format_fraction(o, part, upper, share, jobs)]
     return '\n\n'.join(text)
 
 
 def main(command=None):
-    p = arguments(__doc__, 'few_labels')
+    p = build_parser(__doc__, 'few_labels')
     p.add_argument('regime', choices=['single-positive', 'fraction'])
     p.add_argument('--fractions', type=float, nargs='+', default=[.1], help='shares of patients with labels')
     p.add_argument('--tune', type=int, nargs='*', default=[], help='other numbers of steps for the baseline')
     p.add_argument('--ema', type=float, default=None, help='decay of averaged weights, for every variant')
     o = p.parse_args(command)
-    conclude(o, jobs_of, tables, name=f'{o.regime}-{o.steps}')
+    run_experiment(o, list_jobs, format_tables, name=f'{o.regime}-{o.steps}')
 
 
 if __name__ == '__main__': main()

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from common import arguments, cells, conclude, made, markdown, of_jobs, paired, parts, shown, test_to_train
+from common import build_method, build_parser, compare_paired, count_cells, format_difference, format_markdown
+from common import run_experiment, select_runs, split_parts, test_to_train
 
 SCORES = ('auroc', 'ap', 'f1', 'tail_auroc', 'tail_ap', 'tail_f1')
 RIVALS = [
@@ -84,7 +85,7 @@ def teach_generator(train, tail, o, seed, folder):
     from cxr_workbench.learner import fit
     from cxr_workbench.methods.trcgl_requests import remove_prior
     if not (folder/'prompt.safetensors').exists(): train_generator(train, tail, o, seed).save(folder)
-    judge = made(o, 'supervised', train, preset=o.preset)
+    judge = build_method(o, 'supervised', train, preset=o.preset)
     fit(judge, train, epochs=12, batch_size=o.batch_size, seed=seed + 1, device=o.device, progress=False)
     return open_generator(folder, o), remove_prior(judge)
 
@@ -156,14 +157,14 @@ def score_part(method, part, tail):
     return whole | {f'tail_{k}': float(np.nanmean(np.asarray(v)[tail])) for k, v in values.items()}
 
 
-def train_one(o, job):
+def train_on_tail(o, job):
     "One run from its key and its method's arguments; gives the row."
     import torch
     from cxr_workbench.core import seed_all
     from cxr_workbench.learner import fit
     if o.jobs > 1: torch.set_num_threads(1)
     key = job['key']
-    train, valid, test = parts(o, key['fold'])
+    train, valid, test = split_parts(o, key['fold'])
     train = thin_labels(train, o, key['fold'])
     tail, seed = find_tail(train, o), 1000*key['fold'] + key['draw']
     pairs = None
@@ -171,7 +172,7 @@ def train_one(o, job):
     seed_all(seed)
     arguments = dict(repeat=dict(threshold=o.rare)) | job['arguments']
     if arguments['repeat'] is True: arguments['repeat'] = dict(threshold=o.rare)
-    method = plan_steps(made(o, 'trcgl', train, preset=o.preset, **arguments), key['steps'])
+    method = plan_steps(build_method(o, 'trcgl', train, preset=o.preset, **arguments), key['steps'])
     start = time.time()
     history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False)
     seconds = round(time.time() - start, 1)
@@ -182,26 +183,27 @@ def train_one(o, job):
             'tail': int(tail.sum()), 'pairs': pairs, 'seconds': seconds}
 
 
-def tables(o, frame, jobs):
+def format_tables(o, frame, jobs):
     "Means, paired differences to the base, and one part at a time, as Markdown."
-    frame, ratio = of_jobs(frame, jobs), test_to_train(o)
+    frame, ratio = select_runs(frame, jobs), test_to_train(o)
     order = [v for v in dict.fromkeys(job['key']['variant'] for job in jobs) if v in set(frame['variant'])]
-    blind = '+ class attention' in order and cells(o) < 2
+    blind = '+ class attention' in order and count_cells(o) < 2
     mark = lambda v: ' †' if blind and v == '+ class attention' else ''
-    def means(v):
+    def average(v):
         mine = frame[frame['variant'] == v]
         scores = {k: round(mine[k].mean(), 4) for k in SCORES}
         return dict(variant=v + mark(v), runs=len(mine), **scores)
-    def against(pairs):
-        difference = lambda a, b: {k: shown(paired(frame, b, a, k, ratio)) for k in SCORES}
-        return markdown(pd.DataFrame([dict(step=f'{b} against {a}{mark(b)}', **difference(a, b)) for a, b in pairs]))
+    def compare(pairs):
+        difference = lambda a, b: {k: format_difference(compare_paired(frame, b, a, k, ratio)) for k in SCORES}
+        lines = [dict(step=f'{b} against {a}{mark(b)}', **difference(a, b)) for a, b in pairs]
+        return format_markdown(pd.DataFrame(lines))
     ladder = [v for v in order if v in LADDER]
     one_by_one = [*zip(ladder, ladder[1:]), *(pair for pair in RIVALS if set(pair) <= set(order))]
     where, tail = o.data if o.data == 'phantom' else 'real images', int(frame['tail'].median())
     data = f'### {where}, ratio {o.ratio:g}, {tail} tail labels, folds {o.folds}'
-    text = [f'{data}, {o.steps} steps, {o.size} px, {o.backbone}', markdown(pd.DataFrame(map(means, order)))]
-    text += ['**Against the base**', against([(order[0], v) for v in order[1:]])]
-    if one_by_one: text += ['**One part at a time**', against(one_by_one)]
+    text = [f'{data}, {o.steps} steps, {o.size} px, {o.backbone}', format_markdown(pd.DataFrame(map(average, order)))]
+    text += ['**Against the base**', compare([(order[0], v) for v in order[1:]])]
+    if one_by_one: text += ['**One part at a time**', compare(one_by_one)]
     return '\n\n'.join([*text, *describe_generated(o, frame), *([ONE_CELL] if blind else [])])
 
 
@@ -215,7 +217,7 @@ def describe_generated(o, frame):
         f"the judge gives more than without it in {drawn['pairs'].mean():.0%} of the pairs{taught}"]
 
 
-def jobs_of(o):
+def list_jobs(o):
     "Every run of the experiment, with its key."
     table = list_variants()
     chosen = o.variants or [v for v in table if o.size == 64 or v != '+ generated']
@@ -224,12 +226,12 @@ def jobs_of(o):
     if strange := [v for v in chosen if v not in table]:
         raise SystemExit(f'no variant {strange}: there are {list(table)}')
     common = dict(draw=0, regime=f'tail, ratio {o.ratio:g}', fraction=1.)
-    def name_run(fold, v): return dict(data=o.data, fold=fold, **common, variant=v, steps=o.steps)
-    return [dict(key=name_run(fold, v), method='trcgl', arguments=table[v]) for fold in o.folds for v in chosen]
+    def make_key(fold, v): return dict(data=o.data, fold=fold, **common, variant=v, steps=o.steps)
+    return [dict(key=make_key(fold, v), method='trcgl', arguments=table[v]) for fold in o.folds for v in chosen]
 
 
 def main(command=None):
-    p = arguments(__doc__, 'long_tail')
+    p = build_parser(__doc__, 'long_tail')
     p.add_argument('--ratio', type=float, default=50.,
                    help='positives of the most frequent label over those of the rarest, in training')
     p.add_argument('--tail', type=float, default=.03,
@@ -239,7 +241,7 @@ def main(command=None):
     p.add_argument('--preset', default='tiny', help="the method's setting: 'tiny' or 'maps'")
     p.add_argument('--teach', type=int, default=3000, help='steps in which the generator is taught real images')
     o = p.parse_args(command)
-    conclude(o, jobs_of, tables, train_one, str(o.size))
+    run_experiment(o, list_jobs, format_tables, train_on_tail, str(o.size))
 
 
 if __name__ == '__main__': main()

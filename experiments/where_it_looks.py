@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import markdown
+from common import format_markdown
 
 NAMES = {'Infiltrate': 'Infiltration'}  # the official list of boxes against the official table
 RECIPES = {  # method -> options of `cxr-workbench fit`
@@ -24,7 +24,7 @@ RECIPES = {  # method -> options of `cxr-workbench fit`
 }
 
 
-def options():
+def build_parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=['phantom', 'boxes'])
     p.add_argument('--models', nargs='+', help=f'packaged models for the phantom; for boxes of {list(RECIPES)}')
@@ -64,7 +64,7 @@ def leave_out_patients(table, images, patient='patient_id'):
     return rest
 
 
-def train(o, name, table):
+def train_by_command(o, name, table):
     "The folder of a run of `cxr-workbench fit`."
     folder = o.out/f'{name}-{o.epochs}-epochs-seed-{o.seed}'
     if (folder/'model.safetensors').exists(): return folder
@@ -107,7 +107,7 @@ def shift_back(method, x, maps, target):
     return shift_maps(maps, -down*x.shape[-2]/h, -right*x.shape[-1]/w), (down, right)
 
 
-def score_model(method, x, masks, labels, patient, o, name):
+def score_attributions(method, x, masks, labels, patient, o, name):
     "The table of one model, kept as CSV and printed."
     from cxr_workbench.explain import score_maps
     maps = compute_maps(method, x, labels, o)
@@ -123,18 +123,18 @@ def score_model(method, x, masks, labels, patient, o, name):
 
 def format_scores(table):
     "Means with intervals, as Markdown."
-    def interval(row, name): return f'{row[name]:.3f} [{row[f"{name}_low"]:.3f}, {row[f"{name}_high"]:.3f}]'
+    def format_interval(row, name): return f'{row[name]:.3f} [{row[f"{name}_low"]:.3f}, {row[f"{name}_high"]:.3f}]'
     rows = []
     for _, row in table.iterrows():
         label = {'label': row['label']} if 'label' in row else {}
-        pointing, iou = interval(row, 'pointing'), interval(row, 'iou')
+        pointing, iou = format_interval(row, 'pointing'), format_interval(row, 'iou')
         references = dict(chance=f"{row['chance']:.3f}", empty=f"{row['empty']:.0%}", n=row['n'])
         swapped = f"{row['swapped']:.3f}"
         rows.append({**label, 'way': row['way'], 'pointing': pointing, 'swapped': swapped, 'iou': iou, **references})
-    return markdown(pd.DataFrame(rows))
+    return format_markdown(pd.DataFrame(rows))
 
 
-def phantom(o):
+def score_phantom(o):
     "The packaged models on new images of the phantom."
     from cxr_workbench.data import from_phantom
     from cxr_workbench.learner import load, find_model
@@ -148,7 +148,7 @@ def phantom(o):
     rows = [i for i, _ in pairs]
     labels = [test.label_names[c] for _, c in pairs]
     for name in o.models or ['supervised', 'can', 'lcc']:
-        score_model(load(find_model(name)), test.batch(rows).x, masks, labels, test.patient_id[rows], o, name)
+        score_attributions(load(find_model(name)), test.batch(rows).x, masks, labels, test.patient_id[rows], o, name)
 
 
 def read_boxed_images(o, images, size):
@@ -157,7 +157,7 @@ def read_boxed_images(o, images, size):
     return {image: fit_image(read_image(o.images/f'{image}{o.suffix}'), size) for image in set(images)}
 
 
-def boxes(o):
+def score_boxes(o):
     "Models trained without the patients of the boxes, on the images with boxes."
     from cxr_workbench.explain import boxes_to_mask
     from cxr_workbench.learner import load
@@ -173,14 +173,14 @@ def boxes(o):
     masks = np.stack([boxes_to_mask(part.to_numpy(), o.drawn_on, 256) for _, part in findings])
     patient = np.array(parse_patients(images))
     for name in o.models or ['supervised']:
-        method = load(train(o, name, o.out/'training.csv'))
+        method = load(train_by_command(o, name, o.out/'training.csv'))
         pixels = read_boxed_images(o, images, method.config['size'])
         x = torch.from_numpy(np.stack([pixels[image] for image in images]))[:, None]
-        result = score_model(method, x, masks, labels, patient, o, name)
+        result = score_attributions(method, x, masks, labels, patient, o, name)
         chosen = result.query("way in ('grad_cam, relative', 'occlusion, relative') and label != 'all'")
         print('\nby label:\n\n' + format_scores(chosen), flush=True)
 
 
 if __name__ == '__main__':
-    o = options().parse_args()
-    dict(phantom=phantom, boxes=boxes)[o.what](o)
+    o = build_parser().parse_args()
+    dict(phantom=score_phantom, boxes=score_boxes)[o.what](o)

@@ -69,7 +69,7 @@ def clean(nb):
 def is_page(path): return not any(part.startswith(('.', '_')) for part in path.parts[-3:])
 
 
-def run(path, timeout=600):
+def execute_page(path, timeout=600):
     "Execute one notebook in place and say whether it went well; a failing cell leaves the file as it was."
     import nbformat
     from nbclient import NotebookClient
@@ -92,5 +92,5 @@ if __name__ == '__main__':
     parser.add_argument('pages', nargs='*', type=Path, help='notebooks; all of nbs/ where none is named')
     pages = parser.parse_args().pages or sorted((root/'nbs').rglob('*.ipynb'))
     prepare_environment()
-    failed = [page.name for page in map(Path.resolve, pages) if is_page(page) and not run(page)]
+    failed = [page.name for page in map(Path.resolve, pages) if is_page(page) and not execute_page(page)]
     if failed: sys.exit(f'failed, left as they were: {", ".join(failed)}')

@@ -22,12 +22,12 @@ def read_tracked(path):
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
-def join(text): return text if isinstance(text, str) else ''.join(text)
+def join_source(text): return text if isinstance(text, str) else ''.join(text)
 
 
 def read_sources(nb):
     "What somebody writes in a notebook: kind, identity, tags and text of every cell."
-    return [(cell['cell_type'], cell.get('id'), clean_metadata(cell['metadata']), join(cell['source']))
+    return [(cell['cell_type'], cell.get('id'), clean_metadata(cell['metadata']), join_source(cell['source']))
             for cell in nb['cells']]
 
 

@@ -27,14 +27,14 @@ MODELS = {
     'supervised': dict(method='supervised', arguments=dict(preset='maps'), rows=3000, epochs=12),
     'can': dict(method='can', arguments=dict(preset='maps'), rows=3000, epochs=12),
     'lcc': dict(method='lcc', arguments=dict(preset='maps'), rows=3000, epochs=12),
-    # a judge of single findings: none is rare and none tells of another
+    # a classifier of single findings: none is rare and none is correlated with another
     'referee': dict(
         method='supervised', arguments=dict(preset='maps', shift=.03, lr=4e-3), rows=12000, epochs=24,
         phantom=dict(seed=7, prevalence=np.full(13, .25), latent_corr=np.eye(13))),
 }
 
 
-def train(name, out, rows=None, epochs=None, size=64):
+def train_model(name, out, rows=None, epochs=None, size=64):
     "Train one model on the phantom, a tenth of the patients held out, and keep what a page needs."
     wish = MODELS[name]
     phantom = SyntheticCXR(rows or wish['rows'], size=size, **wish.get('phantom', dict(seed=0)))
@@ -81,8 +81,8 @@ def encode(model, data):
     return torch.cat([model.to_latents(x.float()/255) for x in read_pixels(data).split(200)])
 
 
-class Training(NamedTuple):
-    "One training of several: where it is kept, and what it was asked for."
+class TrainingRun(NamedTuple):
+    "One training of several: its file and its settings."
     name: str
     folder: Path
     rows: int | None    # of the phantom, where they were given
@@ -94,8 +94,8 @@ class Training(NamedTuple):
     @property
     def settings(self): return dict(rows=self.rows, steps=self.steps)
 
-    def open(self, net):
-        "Where it stood, loaded into the net; SystemExit where what lies there was asked for otherwise."
+    def load_state(self, net):
+        "The last saved state, loaded into the net; SystemExit where the file is of a training with other settings."
         fresh = dict(step=0, log=[], state=net.state_dict(), config={}, settings=self.settings)
         held = torch.load(self.file, weights_only=False) if self.file.exists() else fresh
         if held['settings'] != self.settings:
@@ -104,8 +104,8 @@ class Training(NamedTuple):
         if held['config']: net.register_to_config(**held['config'])
         return held
 
-    def keep(self, step, log, state, config):
-        "What goes on from here, written whole or not at all."
+    def save_state(self, step, log, state, config):
+        "Write the state from which the training can go on, whole or not at all."
         part = self.folder/'part'
         torch.save(dict(step=step, log=log, state=state, config=config, settings=self.settings), part)
         part.replace(self.file)
@@ -113,15 +113,15 @@ class Training(NamedTuple):
 
 
 def run_training(training, net, train):
-    "One training from where it stood, and its whole log; `train` takes the first step and a callback, and gives a log."
-    held = training.open(net)
+    "One training from its last saved step, and its whole log; `train` takes the first step and a callback, and gives a log."
+    held = training.load_state(net)
     def extend(log): return held['log'] + [dict(row, part=training.name) for row in log]
-    def tell(step, log, state=None):
-        if step % 250 == 0: training.keep(step, extend(log), (state or net).state_dict(), {})
+    def report(step, log, state=None):
+        if step % 250 == 0: training.save_state(step, extend(log), (state or net).state_dict(), {})
     if held['step'] < training.steps:
-        log = extend(train(held['step'], tell).to_dict('records'))
+        log = extend(train(held['step'], report).to_dict('records'))
         config = dict(scaling_factor=net.config.scaling_factor) if training.name == 'autoencoder' else {}
-        training.keep(training.steps, log, net.state_dict(), config)
+        training.save_state(training.steps, log, net.state_dict(), config)
     return torch.load(training.file, weights_only=False)['log']
 
 
@@ -163,16 +163,16 @@ def train_diffusion(out, rows=None, steps=None):
     for net in (model.vae, model.unet): net.to(memory_format=torch.channels_last)
     columns = [table.label_names.index(name) for name in tail]
     shown = table.subset((table.y[:, columns] > 0).any(1).numpy())
-    log = train_parts(model, data, mostly_tail, shown, lambda name: Training(name, work, rows, wanted[name]))
+    log = train_parts(model, data, mostly_tail, shown, lambda name: TrainingRun(name, work, rows, wanted[name]))
     model.save(home, torch.float16)
     pd.DataFrame(log)[['part', 'step', 'loss']].round(5).to_csv(home/'history.csv', index=False)
     kept = td.PromptLatentDiffusion.from_pretrained(home)
-    recognise(kept, tail, n=100 if wanted == STEPS else 4).to_csv(home/'recognised.csv', index=False)
+    score_pairs(kept, tail, n=100 if wanted == STEPS else 4).to_csv(home/'recognised.csv', index=False)
     (home/'command.json').write_text('{"command": "python scripts/train_pages.py diffusion"}\n')
     shutil.rmtree(work)
 
 
-# ---- how often a referee sees what was asked for ----
+# ---- how often a referee recognises the finding of the sentence ----
 
 def sample_texts(model, texts, prompt):
     "One image per sentence, 25 at a time; the i-th always from the same noise."
@@ -196,7 +196,7 @@ def build_pairs(model, phantom, data, name, rows):
 
 
 def compare_scores(s, t):
-    "What the referee's scores of images with (s) and without a finding (t) say, pair by pair and over all."
+    "How well the referee's scores separate images with a finding (s) from those without (t)."
     truth = np.r_[np.ones(len(s)), np.zeros(len(t))]
     area = auroc(np.r_[s, t][:, None], truth[:, None])[0]
     pairs = (s > t).mean() + (s == t).mean()/2
@@ -204,8 +204,8 @@ def compare_scores(s, t):
     return {key: round(float(value), 3) for key, value in found.items()}
 
 
-def recognise(model, tail, n=100):
-    "What the referee says of real, rebuilt and generated images in pairs: with the label, and the same without it."
+def score_pairs(model, tail, n=100):
+    "The referee's scores of real, rebuilt and generated images in pairs: with the label, and the same without it."
     import pandas as pd
     from cxr_workbench.methods.trcgl_requests import remove_prior
     referee, found = remove_prior(load(home/'referee')), []
@@ -231,4 +231,4 @@ if __name__ == '__main__':
     given = parser.parse_args()
     for name in given.names:
         if name == 'diffusion': train_diffusion(given.out, given.rows, given.steps)
-        else: train(name, given.out, given.rows, given.epochs)
+        else: train_model(name, given.out, given.rows, given.epochs)

@@ -17,12 +17,12 @@ OPTIONS = dict(
     regime='fraction', fractions=[.1], tune=[], ema=None, method='lcc', ratio=20., tail=.05, rare=.1)
 
 
-def asked(**kw):
-    "What a command is told."
+def make_options(**kw):
+    "The options of a command."
     return Namespace(**{**OPTIONS, **kw})
 
 
-def rows(values, **kw):
+def make_rows(values, **kw):
     "A table of runs from (fold, draw, variant, auroc)."
     def run(fold, draw, variant, auroc):
         scores = dict(auroc=auroc, ap=auroc/2, valid_auroc=auroc, valid_ap=auroc/2)
@@ -34,21 +34,21 @@ def rows(values, **kw):
 def test_interval_is_students_where_nothing_is_shared():
     from scipy import stats
     x = [.1, .3, .2, .25]
-    mean, low, high = common.interval(x, 0)
+    mean, low, high = common.fold_interval(x, 0)
     expected = stats.t.interval(.95, 3, loc=np.mean(x), scale=stats.sem(x))
     assert (low, high) == pytest.approx(expected)
-    assert common.interval([.5], 0) == (.5, -np.inf, np.inf)
+    assert common.fold_interval([.5], 0) == (.5, -np.inf, np.inf)
 
 
 def test_folds_share_training_rows_and_phantoms_do_not():
-    assert common.test_to_train(asked(data='phantom')) == 0
-    assert common.test_to_train(asked(data='images.npz')) == 1/4
-    assert common.test_to_train(asked(data='images.npz', fold_count=3)) == 1/2
+    assert common.test_to_train(make_options(data='phantom')) == 0
+    assert common.test_to_train(make_options(data='images.npz')) == 1/4
+    assert common.test_to_train(make_options(data='images.npz', fold_count=3)) == 1/2
     x = [.1, .3, .2, .25, .15]
-    plain, wide = common.interval(x, 0), common.interval(x, 1/4)
+    plain, wide = common.fold_interval(x, 0), common.fold_interval(x, 1/4)
     assert (wide.high - wide.mean)/(plain.high - plain.mean) == pytest.approx(1.5)
-    with pytest.raises(TypeError, match='ratio'): common.interval(x)                # nobody forgets it
-    with pytest.raises(TypeError, match='ratio'): common.paired(rows([(0, 0, 'a', .5)]), 'a', 'a', 'auroc')
+    with pytest.raises(TypeError, match='ratio'): common.fold_interval(x)                # nobody forgets it
+    with pytest.raises(TypeError, match='ratio'): common.compare_paired(make_rows([(0, 0, 'a', .5)]), 'a', 'a', 'auroc')
 
 
 SCORES = ('valid_auroc', 'valid_ap', *long_tail.SCORES)
@@ -60,12 +60,12 @@ def test_every_experiment_widens_what_folds_give(module):
     "The same rows as phantoms and as folds: the tables differ by the width of their intervals only, a factor of 1.5."
     widths, texts = [], []
     for data in ('phantom', 'images.npz'):
-        o = asked(data=data, folds=list(range(5)), draws=1, size=64, fraction=.1)
-        jobs, rng, frame = module.jobs_of(o), np.random.default_rng(0), []
+        o = make_options(data=data, folds=list(range(5)), draws=1, size=64, fraction=.1)
+        jobs, rng, frame = module.list_jobs(o), np.random.default_rng(0), []
         for job in jobs:
             scores = {k: .5 + .1*rng.random() for k in SCORES} | {k: rng.random() for k in SHARES}
             frame.append(dict(job['key'], steps_done=10, made=0, tail=3, **scores))
-        found = module.tables(o, pd.DataFrame(frame), jobs)
+        found = module.format_tables(o, pd.DataFrame(frame), jobs)
         ends = [tuple(map(float, m)) for m in re.findall(r'\[([+-]?[\d.]+), ([+-]?[\d.]+)\]', found)]
         widths.append(np.array([high - low for low, high in ends]))
         texts.append(re.sub(r'\[[^\[\]]*\]|phantom|real images', '', found))
@@ -75,16 +75,16 @@ def test_every_experiment_widens_what_folds_give(module):
 
 
 def test_pairs_average_draws_inside_a_fold():
-    frame = rows([
+    frame = make_rows([
         (0, 0, 'a', .5), (0, 0, 'b', .6),
         (0, 1, 'a', .5), (0, 1, 'b', .8),
         (1, 0, 'a', .4), (1, 0, 'b', .5),
         (1, 1, 'b', .9)])   # has no partner
     for ratio in (0, 1/4):
-        found = common.paired(frame, 'b', 'a', 'auroc', ratio)
+        found = common.compare_paired(frame, 'b', 'a', 'auroc', ratio)
         assert found['folds'] == 2 and found['mean'] == pytest.approx(np.mean([.2, .1]))
-        assert (found['low'], found['high']) == pytest.approx(common.interval([.2, .1], ratio)[1:])
-    assert common.paired(frame, 'c', 'a', 'auroc', 0) is None
+        assert (found['low'], found['high']) == pytest.approx(common.fold_interval([.2, .1], ratio)[1:])
+    assert common.compare_paired(frame, 'c', 'a', 'auroc', 0) is None
 
 
 def test_a_table_with_other_folds_is_refused(tmp_path):
@@ -93,67 +93,67 @@ def test_a_table_with_other_folds_is_refused(tmp_path):
     table = table.assign(Edema=[0, 1]*15, Mass=[1, 0, 0]*10, cv_fold=np.arange(30) % 3)
     np.savez(tmp_path/'images.npz', images=images)
     table.to_csv(tmp_path/'table.csv', index=False)
-    o = asked(data=str(tmp_path/'images.npz'), table=str(tmp_path/'table.csv'))
-    with pytest.raises(ValueError, match=r'has 3 folds, \[0, 1, 2\], and --fold-count says 5'): common.parts(o, 0)
+    o = make_options(data=str(tmp_path/'images.npz'), table=str(tmp_path/'table.csv'))
+    with pytest.raises(ValueError, match=r'has 3 folds, \[0, 1, 2\], and --fold-count says 5'): common.split_parts(o, 0)
     o.fold_count = 3
-    assert len(common.parts(o, 0)[2]) == 10
+    assert len(common.split_parts(o, 0)[2]) == 10
 
 
 def test_share_of_the_gap_over_common_runs_only():
     first = [(0, 0, 'base', .5), (0, 0, 'mine', .6)]
-    frame = rows([*first, (0, 0, 'full', .9), (1, 0, 'base', .1), (1, 0, 'full', .9)])
-    assert common.closed(frame, 'mine', 'base', 'full', 'auroc') == pytest.approx(.25)
-    no_gap = rows([*first, (0, 0, 'full', .5)])
-    assert np.isnan(common.closed(no_gap, 'mine', 'base', 'full', 'auroc'))
+    frame = make_rows([*first, (0, 0, 'full', .9), (1, 0, 'base', .1), (1, 0, 'full', .9)])
+    assert common.share_of_gap(frame, 'mine', 'base', 'full', 'auroc') == pytest.approx(.25)
+    no_gap = make_rows([*first, (0, 0, 'full', .5)])
+    assert np.isnan(common.share_of_gap(no_gap, 'mine', 'base', 'full', 'auroc'))
 
 
 def test_tuned_baseline_is_chosen_on_validation():
-    frame = rows([(0, 0, 'baseline', .5), (0, 0, 'baseline at 100', .6), (0, 0, 'ACAA', .9)])
+    frame = make_rows([(0, 0, 'baseline', .5), (0, 0, 'baseline at 100', .6), (0, 0, 'ACAA', .9)])
     frame.loc[frame['variant'] == 'baseline at 100', 'auroc'] = .1          # worse on the test part
-    best = few_labels.tuned(frame, 'baseline')
+    best = few_labels.select_tuned(frame, 'baseline')
     assert best['auroc'].tolist() == [.1] and best['variant'].tolist() == ['baseline, steps tuned']
-    more = pd.concat([frame, rows([(1, 0, 'baseline', .5)])])   # one number of steps is no choice
-    assert few_labels.tuned(more, 'baseline')['fold'].tolist() == [0]
-    assert not len(few_labels.tuned(rows([(0, 0, 'baseline', .5)]), 'baseline'))
+    more = pd.concat([frame, make_rows([(1, 0, 'baseline', .5)])])   # one number of steps is no choice
+    assert few_labels.select_tuned(more, 'baseline')['fold'].tolist() == [0]
+    assert not len(few_labels.select_tuned(make_rows([(0, 0, 'baseline', .5)]), 'baseline'))
 
 
 @pytest.mark.parametrize('module, more', [
     (few_labels, {}), (few_labels, dict(regime='single-positive', tune=[5])),
     (correlations, {}), (correlations, dict(method='can')), (long_tail, {})])
 def test_every_run_has_one_key(module, more):
-    o = asked(**more)
-    jobs = module.jobs_of(o)
+    o = make_options(**more)
+    jobs = module.list_jobs(o)
     assert len({tuple(map(str, j['key'].values())) for j in jobs}) == len(jobs)
     for job in jobs: assert set(job['key']) | set(common.SETTINGS) == set(common.KEY)
 
 
 def test_a_command_takes_up_its_own_runs_and_loses_none(tmp_path):
-    o = asked(out=tmp_path/'runs.csv', report_only=False, regime='fraction', folds=[0], draws=1, jobs=1)
-    jobs = few_labels.jobs_of(o)
+    o = make_options(out=tmp_path/'runs.csv', report_only=False, regime='fraction', folds=[0], draws=1, jobs=1)
+    jobs = few_labels.list_jobs(o)
     for job in jobs: job['key'].update({name: getattr(o, name) for name in common.SETTINGS})
     kept = [dict(job['key'], auroc=.5, ap=.2, steps_done=10) for job in jobs[:-1]]
     other = dict(kept[0], size=64)
     pd.DataFrame([other, *kept]).to_csv(o.out, index=False)
     o.report_only = True
     frame = common.run_all(o, jobs)
-    assert len(frame) == len(jobs) and len(common.of_jobs(frame, jobs)) == len(jobs) - 1
+    assert len(frame) == len(jobs) and len(common.select_runs(frame, jobs)) == len(jobs) - 1
 
 
 def test_one_new_run_is_appended(tmp_path):
-    o = asked(out=tmp_path/'runs.csv', report_only=False, folds=[0], draws=1, variants=['base', 'whole'])
-    first, second = lcc_folds.jobs_of(Namespace(**{**vars(o), 'repeats': 1}))
+    o = make_options(out=tmp_path/'runs.csv', report_only=False, folds=[0], draws=1, variants=['base', 'whole'])
+    first, second = lcc_folds.list_jobs(Namespace(**{**vars(o), 'repeats': 1}))
     settings = {name: getattr(o, name) for name in common.SETTINGS}
     pd.DataFrame([dict(first['key'], **settings, auroc=.5, ap=.2)]).to_csv(o.out, index=False)
-    frame = common.run_all(o, [first, second], made_up)
+    frame = common.run_all(o, [first, second], make_row)
     assert frame['auroc'].tolist() == [.5, .7] and pd.read_csv(o.out).shape[0] == 2
 
 
-def made_up(o, job): return dict(job['key'], auroc=.7, ap=.3, steps_done=10, seconds=0.)
+def make_row(o, job): return dict(job['key'], auroc=.7, ap=.3, steps_done=10, seconds=0.)
 
 
 @pytest.mark.parametrize('repeat', [0, 1])
 def test_patients_are_whole_in_the_three_times_five_folds(repeat):
-    o, tested = asked(size=32), []
+    o, tested = make_options(size=32), []
     for fold in range(2):
         train, valid, test = lcc_folds.fold_parts(o, repeat, fold)
         who = [set(np.asarray(part.patient_id)) for part in (train, valid, test)]
@@ -163,7 +163,7 @@ def test_patients_are_whole_in_the_three_times_five_folds(repeat):
 
 
 def test_repeats_deal_the_patients_anew():
-    o = asked(size=32)
+    o = make_options(size=32)
     a, b = (set(np.asarray(lcc_folds.fold_parts(o, repeat, 0)[2].patient_id)) for repeat in (0, 1))
     assert a != b
 
@@ -173,19 +173,19 @@ def test_the_interval_of_the_folds_knows_of_their_overlap():
     means, values = {'base': .5, 'whole': .6}, []
     for draw, fold in np.ndindex(3, 5):
         values += [(fold, draw, name, mean + .02*rng.normal()) for name, mean in means.items()]
-    frame = rows(values).assign(f1=.1)
-    text = lcc_folds.tables(asked(variants=['base', 'whole']), frame)
+    frame = make_rows(values).assign(f1=.1)
+    text = lcc_folds.format_tables(make_options(variants=['base', 'whole']), frame)
     wide = frame.pivot_table(index=['draw', 'fold'], columns='variant', values='auroc')
-    low, high = common.interval(wide['whole'] - wide['base'], 0)[1:]
+    low, high = common.fold_interval(wide['whole'] - wide['base'], 0)[1:]
     shown = text.splitlines()[-1].split('|')[6]
-    told_low, told_high = (float(v) for v in shown[shown.index('[') + 1:shown.index(']')].split(','))
-    assert told_high - told_low > 1.5*(high - low) and told_low > 0
+    text_low, text_high = (float(v) for v in shown[shown.index('[') + 1:shown.index(']')].split(','))
+    assert text_high - text_low > 1.5*(high - low) and text_low > 0
 
 
 # the committed tables, and the sentences that quote them
 
 def test_the_committed_tables_are_what_the_rows_give():
-    differ = all_tables.differing()
+    differ = all_tables.find_differences()
     assert not differ, f'{differ} are not what the rows give: run python experiments/all_tables.py'
 
 
@@ -197,7 +197,7 @@ def test_a_changed_row_or_table_is_noticed(tmp_path):
     rows_ = pd.read_csv(tmp_path/'long_tail.csv')
     rows_.loc[(rows_['size'] == 64) & (rows_['data'] == 'phantom'), 'auroc'] += np.linspace(0, .1, 48)
     rows_.to_csv(tmp_path/'long_tail.csv', index=False)
-    assert all_tables.differing(tmp_path) == ['lcc_folds-real.md', 'long_tail-64-phantom.md', 'of_no_command.md']
+    assert all_tables.find_differences(tmp_path) == ['lcc_folds-real.md', 'long_tail-64-phantom.md', 'of_no_command.md']
 
 
 def test_one_cell_is_marked():
@@ -205,13 +205,13 @@ def test_one_cell_is_marked():
     assert 'says nothing about attention' in real and real.count('+ class attention †') == 1 and real.count('†') == 4
     assert '†' not in phantom
     for size, preset, cells in ((32, 'tiny', 1), (64, 'tiny', 2), (32, 'maps', 8)):
-        assert common.cells(asked(size=size, preset=preset)) == cells
+        assert common.count_cells(make_options(size=size, preset=preset)) == cells
 
 
 INTERVAL = re.compile(r'([+-]?\d*\.\d+) \[([+-]?\d*\.\d+), ([+-]?\d*\.\d+)\]')
 
 
-def without_table():
+def compute_untabled():
     "What the sentences quote of a part of the rows that has no table of its own."
     runs = pd.read_csv(all_tables.RESULTS/'few_labels.csv')
     runs = runs.query("data == 'phantom' and regime == 'single-positive' and draw == 0")
@@ -219,12 +219,12 @@ def without_table():
     trusted = pd.read_csv(all_tables.RESULTS/'confident_entries.csv')
     trusted = trusted.query("data == 'images_64' and variant == 'ACAA'")
     return [
-        tuple(common.paired(an, 'AN at 1600', 'AN', 'ap', 0).values())[:3],
-        tuple(common.paired(runs[runs['steps'] == 800], 'MPC, tau_neg .2', 'AN', 'ap', 0).values())[:3],
-        tuple(100*v for v in common.interval(trusted['information'], 1/4))]                     # in percent
+        tuple(common.compare_paired(an, 'AN at 1600', 'AN', 'ap', 0).values())[:3],
+        tuple(common.compare_paired(runs[runs['steps'] == 800], 'MPC, tau_neg .2', 'AN', 'ap', 0).values())[:3],
+        tuple(100*v for v in common.fold_interval(trusted['information'], 1/4))]                     # in percent
 
 
-def quoted():
+def find_quoted():
     "Every value with an interval in the sentences on experiments over folds or phantoms."
     import nbformat
     yield from ((m.groups(), 'README') for m in INTERVAL.finditer((ROOT/'experiments/README.md').read_text()))
@@ -235,8 +235,8 @@ def quoted():
 
 def test_every_quoted_interval_stands_in_a_table():
     tables = '\n'.join(path.read_text() for path in sorted(all_tables.RESULTS.glob('*.md')))
-    there = np.array([*(list(map(float, m.groups())) for m in INTERVAL.finditer(tables)), *without_table()])
-    strange, found = [], list(quoted())
+    there = np.array([*(list(map(float, m.groups())) for m in INTERVAL.finditer(tables)), *compute_untabled()])
+    strange, found = [], list(find_quoted())
     for numbers, where in found:
         digits = max(len(n.split('.')[1]) for n in numbers)
         rounding = .5*10.**-digits + (6e-5 if digits > 2 else 6e-4)                 # the tables are rounded as well

@@ -60,18 +60,19 @@ def benchmark(monkeypatch):
 def test_run_names_every_benchmark(benchmark):
     files = {path.stem for path in (ROOT/'benchmarks').glob('*.py')} - {'run', 'measure'}
     assert set(benchmark('run').NAMES) == files
-    for name in files: assert 'def rows(' in (ROOT/'benchmarks'/f'{name}.py').read_text()
+    for name in files: assert 'def measure_rows(' in (ROOT/'benchmarks'/f'{name}.py').read_text()
 
 
 def test_a_table_has_one_line_per_row_and_names_no_machine_twice(benchmark):
     rows = [dict(what='a', ms=1.234, machine='m'), dict(what='b', other=3, machine='m')]
-    assert benchmark('run').write_table(rows).splitlines() == [
+    assert benchmark('run').format_table(rows).splitlines() == [
         '| what | ms | other |', '| --- | --- | --- |', '| a | 1.23 |  |', '| b |  | 3 |']
 
 
 def test_calls_take_turns(benchmark):
     order = []
-    taken = benchmark('measure').take_turns({'a': lambda: order.append('a'), 'b': lambda: order.append('b')}, rounds=3)
+    calls = {'a': lambda: order.append('a'), 'b': lambda: order.append('b')}
+    taken = benchmark('measure').time_in_turns(calls, rounds=3)
     assert order == ['a', 'b']*3 and {name: len(seconds) for name, seconds in taken.items()} == {'a': 3, 'b': 3}
 
 
@@ -99,7 +100,7 @@ def test_a_benchmark_keeps_its_options(name, options):
 
 def test_reading_takes_fewer_files_than_a_batch_holds(benchmark, tmp_path, monkeypatch):
     monkeypatch.setenv('CXR_DATA', str(tmp_path))     # no real images: some are drawn
-    table = benchmark('reading').rows(files=6, size=32, batch=8, rounds=1)
+    table = benchmark('reading').measure_rows(files=6, size=32, batch=8, rounds=1)
     assert len(table) == 6 and {row['files'] for row in table} == {'phantom'}
     assert json.dumps(table) and all(row['images_per_s'] > 0 for row in table)
 
