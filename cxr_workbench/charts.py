@@ -160,8 +160,8 @@ def add_curves(
         fig.add_scatter(
             x=line.index, y=line, mode='lines+markers', marker_size=4, line=look,
             name=column.split('/', 1)[-1], legend=legend, hovertemplate=hover, row=1, col=panel)
-    place = dict(orientation='h', x=(panel - 1)*.55, y=-.2, xanchor='left')
-    fig.update_layout({legend: place})
+    side = dict(x=0, xanchor='left') if panel == 1 else dict(x=1, xanchor='right')   # room for both
+    fig.update_layout({legend: dict(side, orientation='h', y=-.2)})
 
 # %% ../nbs/06e_charts.ipynb #61c6d14c
 def training_curves(

@@ -30,7 +30,7 @@ class LabelAttention(nn.Module):
     "Self-attention among label embeddings: queries, and the global correlation that made them."
     def __init__(self,
         labels:int, dim=512,      # C and d
-        heads=8, head_dim=None,   # H and d_k; None: dim/heads
+        heads=8, head_dim=None,   # H and d_h; None: dim/heads
         expansion=4,              # width of the feed-forward layer, in dims
     ):
         super().__init__()
@@ -40,14 +40,14 @@ class LabelAttention(nn.Module):
         self.out, self.norm1, self.norm2 = nn.Linear(heads*self.head_dim, dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.ffn = nn.Sequential(nn.Linear(dim, expansion*dim), nn.ReLU(), nn.Linear(expansion*dim, dim))
 
-    def split(self, x):   # (C, H d_k) -> (H, C, d_k)
+    def split(self, x):   # (C, H d_h) -> (H, C, d_h)
         return x.unflatten(-1, (self.heads, self.head_dim)).transpose(0, 1)
 
     def scores(self):     # (H, C, C)
         query, key = self.split(self.query(self.embedding)), self.split(self.key(self.embedding))
         return query @ key.mT*self.head_dim**-.5
 
-    def forward(self):    # -> E'' (C, d); G (C, C), rows add to 1; G without the label itself (C, C), diagonal 0
+    def forward(self):    # -> queries (C, d); G (C, C), rows add to 1; G without diagonal (C, C), rows too
         scores = self.scores()
         attention = scores.softmax(-1)
         mixed = (attention @ self.split(self.value(self.embedding))).transpose(0, 1).flatten(1)
@@ -68,7 +68,7 @@ def label_cosine(
 # %% ../../nbs/30_lcc.ipynb #e042d337
 def local_correlation(
     v:Tensor,        # label features, (B, C, d)
-    tau=.2,          # temperature
+    tau=.2,          # temperature, tau_l of the page
     absolute=False,  # of the cosine
 )->Tensor:           # (B, C, C), diagonal 0, rows add to 1
     "How the labels of one image relate, by the angles between their features."
@@ -76,8 +76,8 @@ def local_correlation(
 
 # %% ../../nbs/30_lcc.ipynb #14f1a8b0
 def correlation_consistency(
-    correlation:Tensor,  # global, (C, C), or one per image, (B, C, C)
-    local:Tensor,        # (B, C, C)
+    correlation:Tensor,  # a: global, (C, C), or one per image, (B, C, C)
+    local:Tensor,        # b: (B, C, C)
     kind='squared',      # 'squared' | 'kl' | 'dice'
 )->Tensor:               # scalar, 0 where both are equal (not for 'dice')
     "How far the local correlations are from the global one; raises ValueError for another kind or shape."
@@ -95,7 +95,7 @@ def correlation_consistency(
 
 # %% ../../nbs/30_lcc.ipynb #95fd656c
 def correlation_guide(
-    G:Tensor,  # (C, C), rows over the other labels, adding to 1
+    G:Tensor,  # without diagonal, (C, C), rows add to 1
 )->Tensor:     # (C, C) in [0, 1], symmetric, no gradient; 0 where attention is uniform
     "How much more than chance two labels attend to each other."
     G, C = G.detach(), len(G)
@@ -105,9 +105,9 @@ def correlation_guide(
 
 # %% ../../nbs/30_lcc.ipynb #f199b670
 def contrast_loss(
-    scores:Tensor,    # similarity over temperature, (M, M)
-    positives:Tensor, # weights of the positives, (M, M), not negative
-    weights:Tensor,   # weights in the denominator, (M, M), not negative
+    scores:Tensor,    # similarity over temperature, (N, N)
+    positives:Tensor, # weights of the positives, (N, N), not negative
+    weights:Tensor,   # weights in the denominator, (N, N), not negative
 )->Tensor:            # scalar; 0 where no row has a positive
     "Mean over the rows with a positive of the weighted mean log ratio."
     rows = positives.sum(1) > 0
@@ -124,22 +124,22 @@ def label_supcon(
     corr:Tensor,          # guide, (C, C) in [0, 1]; gets no gradient
     tau=.1,               # temperature
     known=None,           # which entries of y are annotated, (B, C) bool; None: all
-    positive_above=None,  # related labels above this are positives too; None: never
+    positive_above=None,  # labels with an entry of corr above this are positives too; None: never
 )->Tensor:                # scalar; 0 where no label occurs twice
-    "Supervised contrast between label features, in which related labels repel less; ValueError for other shapes."
+    "Supervised contrast between label features; a large entry of corr repels less. ValueError for other shapes."
     check_shapes(dict(u='B C d', y='B C', corr='C C', known='B C'), u=u, y=y, corr=corr, known=known)
     present = (y > 0) if known is None else (y > 0) & known
-    image, label = present.nonzero(as_tuple=True)                               # (M,) each
+    image, label = present.nonzero(as_tuple=True)                               # (N,) each
     with torch.autocast(u.device.type, enabled=False):
         units = F.normalize(upcast(u[image, label]), dim=-1)
-        related = corr.detach().to(units)[label][:, label]                       # (M, M)
+        guide = corr.detach().to(units)[label][:, label]                         # (N, N)
         same, elsewhere = label[:, None] == label, image[:, None] != image
         positives = (same & elsewhere).to(units)
         if positive_above is not None:
-            attracted = ~same & elsewhere & (related > positive_above)
-            positives = torch.where(attracted, related, positives)
-        others = torch.where(same, 0., 1 - related)                              # 0 for the unit itself
-        weights = torch.where(positives > 0, 1., others)
+            attracted = ~same & elsewhere & (guide > positive_above)
+            positives = torch.where(attracted, guide, positives)
+        negatives = torch.where(same, 0., 1 - guide)                             # 0 for the unit itself
+        weights = torch.where(positives > 0, 1., negatives)
         return contrast_loss(units @ units.mT/tau, positives, weights)
 
 # %% ../../nbs/30_lcc.ipynb #f4406df0
@@ -150,8 +150,8 @@ def batch_weighted_bce(
 )->Tensor:          # scalar
     "Binary cross-entropy with the weights of the batch at hand, averaged over the known entries."
     mask = torch.ones_like(y) if known is None else known.to(y)
-    n, positives = mask.sum() + 1, (y*mask).sum()
-    weight = torch.where(y > 0, n/(positives + 1), n/(n - positives)) + 1
+    total, positives = mask.sum() + 1, (y*mask).sum()
+    weight = torch.where(y > 0, total/(positives + 1), total/(total - positives)) + 1
     return masked_bce(logits, y, known, weight)
 
 # %% ../../nbs/30_lcc.ipynb #700aefb6
@@ -165,7 +165,7 @@ class LabelReader(nn.Module):
     def __init__(self,
         labels:int, channels:int,   # C, and D of the map
         dim=512,          # d
-        attention=None,   # arguments of LabelAttention; False: bare embeddings are the queries
+        attention=None,   # among labels, arguments of LabelAttention; False: bare embeddings are the queries
         propagate=True,   # add the features of the labels that a label attends to
     ):
         super().__init__()
@@ -175,13 +175,13 @@ class LabelReader(nn.Module):
         self.mix = nn.Linear(dim, dim, bias=False) if self.relate is not None and propagate else None
 
     def forward(self, maps):  # (B, D, h, w) -> logits (B, C) and probes
-        queries, G, others = (self.embedding, None, None) if self.relate is None else self.relate()
+        queries, G, G_others = (self.embedding, None, None) if self.relate is None else self.relate()
         x = self.reduce(maps)
-        attention = position_attention(queries, x)
+        attention = position_attention(queries, x)   # over cells
         v = attend(attention, x)
         mixed = v if self.mix is None else v + F.relu(self.mix(G.to(v.dtype) @ v))
         probes = dict(feature_map=maps, attention=attention, label_features=v)
-        if G is not None: probes |= dict(correlation=G, others_correlation=others)
+        if G is not None: probes |= dict(correlation=G, others_correlation=G_others)
         return self.head(mixed), probes
 
 # %% ../../nbs/30_lcc.ipynb #fc0404c2
@@ -197,10 +197,10 @@ LOSSES = ('batch', 'class', 'plain')   # weights of the classification: of the b
 ATTENTION = dict(heads=8, head_dim=64, expansion=4)   # of LabelAttention
 CONSISTENCY = dict(
     kind='squared',        # 'squared' | 'kl' | 'dice': against the labels, as GL-MLL
-    tau=.2,                # temperature of the local correlation
+    tau=.2,                # temperature of the local correlation, tau_l
     absolute=False)        # of its cosine
 CONTRAST = dict(
-    tau=.1,                # temperature
+    tau=.1,                # temperature of the contrast
     projection=(256, 128), # widths of the MLP before it
     positive_above=None)   # see `label_supcon`
 SCRATCH = dict(            # a small network from scratch; both learning rates are given
@@ -234,7 +234,7 @@ class LCC(Classifier):
         backbone='resnet101',
         dim=512,           # width d of embeddings and label features
         decompose=True,    # label features; False: one linear head on the pooled map
-        attention=True,    # among the labels: True | settings that differ from ATTENTION | False: bare embeddings
+        attention=True,    # among labels: True | settings that differ from ATTENTION | False: bare embeddings
         propagate=True,    # add the features of the labels that a label attends to
         guided=True,       # the contrast, by the global correlation
         consistency=None,  # settings that differ from CONSISTENCY
@@ -249,10 +249,11 @@ class LCC(Classifier):
         self.contrast = _merge_settings('contrast', CONTRAST, contrast)
         self.guided = guided and attention is not False
         self.check_choices()
-        super().__init__(labels, size, backbone, pool='mean' if decompose else 'timm', weak=weak, **network)
+        pool = 'mean' if decompose else 'timm'   # label features use no pool, and 'mean' has no weights
+        super().__init__(labels, size, backbone, pool=pool, weak=weak, **network)
         self.check_weights()
         self.check_rates()
-        if decompose: warn_of_few_cells(self.backbone.cells, size, 'label attention')
+        if decompose: warn_of_few_cells(self.backbone.cells, size, 'attention over cells')
         wide, narrow = self.contrast['projection']
         layers = (nn.Linear(dim, wide), nn.ReLU(), nn.Linear(wide, narrow)) if self.weights['contrast'] else ()
         self.project = nn.Sequential(*layers) if layers else None
@@ -269,11 +270,12 @@ class LCC(Classifier):
     def check_rates(self):
         lr, backbone_lr = self.settings['lr'], self.settings['backbone_lr']
         if backbone_lr is not None and backbone_lr > lr:
-            warnings.warn(f'backbone_lr={backbone_lr} is above lr={lr}: both are absolute learning rates', stacklevel=4)
+            message = f'backbone_lr={backbone_lr} is above lr={lr}: both are absolute learning rates'
+            warnings.warn(message, stacklevel=4)   # names the line that calls `lcc`
 
     def default_weights(self):
-        related = self.attention is not False or self.consistency['kind'] == 'dice'
-        consistency = 1. if self.decompose and related else 0.
+        has_tables = self.attention is not False or self.consistency['kind'] == 'dice'
+        consistency = 1. if self.decompose and has_tables else 0.
         return dict(supervised=1., consistency=consistency, contrast=.1 if self.decompose else 0.)
 
     def attach(self, width):
