@@ -62,7 +62,7 @@ def measure_kept(scan, given):
     def note(t):
         storages[t.untyped_storage().data_ptr()] = t.untyped_storage()    # held, so that no address comes twice
         return t
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): y = scan(*given)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): scan(*given)
     return sum(s.nbytes() for at, s in storages.items() if at not in own)/1e6
 
 

@@ -9,8 +9,9 @@ __all__ = ['STAGE', 'SETTINGS', 'make_part', 'make_view', 'make_stage', 'Classif
 import inspect
 from dataclasses import fields
 from torch import nn
-from .core import Method, Stage
+from .core import Method, Stage, Step
 from .backbone import Backbone, build_on_pool
+from .losses import masked_bce
 from .consistency import StrongView, WeakView
 
 # %% ../nbs/05a_classifier.ipynb #79d46e3a
@@ -82,7 +83,8 @@ class Classifier(Method):
         strange = sorted(set(given) - set(SETTINGS))
         if not strange: return {**cls.RECIPE, **given}
         classes = [c for c in cls.__mro__ if issubclass(c, Classifier)]
-        own = {name for c in classes for name in inspect.signature(c.__init__).parameters} - {'self', 'recipe', 'kw'}
+        parameters = [p for c in classes for p in inspect.signature(c.__init__).parameters.values()]
+        own = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - {'self'}
         raise ValueError(f'{cls.__name__} has no argument {strange}: there are {sorted(own)}, '
                          f'and of the recipe {sorted(SETTINGS)}')
 
@@ -93,6 +95,17 @@ class Classifier(Method):
         maps = self.backbone.feature_map(x)
         features = self.backbone.pool(maps)
         return self.classify(features), {'feature_map': maps, 'features': features}
+
+    def supervise(self, logits, y, known):
+        "The supervised term, a scalar."
+        return masked_bce(logits, y, known)
+
+    def step(self, batch, progress=1., stage=0):
+        y, known = self.targets(batch)
+        x = self.weak(batch.x)
+        logits, probes = self.look(x)
+        terms = self.terms(supervised=lambda: self.supervise(logits, y, known))
+        return Step(logits, terms, self.weights, {**probes, 'x_weak': x})
 
     def recipe(self)->list[Stage]: return [make_stage(**self.settings)]
     def cam_targets(self)->dict[str, nn.Module]: return {'feature_map': self.backbone.tap}

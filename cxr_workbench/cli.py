@@ -6,7 +6,7 @@
 __all__ = ['app', 'methods', 'doctor', 'version', 'fit', 'evaluate', 'predict', 'export', 'pack', 'lab', 'demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #9256c40f
-import contextlib, functools, json, os, sys, warnings
+import ast, contextlib, functools, json, os, sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -108,17 +108,24 @@ def split_names(
     "The names in a text."
     return None if text is None else [name.strip() for name in text.split(',') if name.strip()]
 
+# %% ../nbs/80_cli.ipynb #2fed59a5
+def parse_value(text:str):
+    "A number, a list, a dictionary, true or None where the text spells one; else the text."
+    for read in (json.loads, ast.literal_eval):
+        try: return read(text)
+        except (ValueError, SyntaxError): continue
+    return text
+
 # %% ../nbs/80_cli.ipynb #338f0f29
 def parse_settings(
     settings,  # texts like 'lr=0.001'
 )->dict:
-    "Arguments of a method from the command line; raises ValueError for a text without '='."
+    "Arguments of a method from the command line, as JSON or Python writes them; ValueError for a text without '='."
     out = {}
     for text in settings or []:
         name, separator, value = text.partition('=')
         if not separator: raise ValueError(f'--set {text!r}: write name=value')
-        try: out[name] = json.loads(value)
-        except json.JSONDecodeError: out[name] = value
+        out[name] = parse_value(value)
     return out
 
 # %% ../nbs/80_cli.ipynb #0e5b3b56

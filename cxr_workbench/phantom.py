@@ -189,8 +189,13 @@ class SyntheticCXR:
     def draw_images(self, rows, size=None):   # rows: any index into n -> (b, H, W) float32 in [0, 1]
         "Draw some images, at any size."
         size, rows = size or self.size, np.atleast_1d(np.arange(self.n)[rows])
-        out, step = np.empty((len(rows), size, size), np.float32), max(1, self.chunk*64*64//size**2)
-        def draw_chunk(start): out[start:start + step] = self._draw(rows[start:start + step], size)[0]
+        step = max(1, self.chunk*64*64//size**2)
+        out = np.empty((len(rows), size, size), np.float32)
+
+        def draw_chunk(start):
+            chunk = slice(start, start + step)
+            out[chunk] = self._draw(rows[chunk], size)[0]
+
         starts = range(0, len(rows), step)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: list(pool.map(draw_chunk, starts))
         return out

@@ -113,7 +113,7 @@ class TrainingRun(NamedTuple):
 
 
 def run_training(training, net, train):
-    "One training from its last saved step, and its whole log; `train` takes the first step and a callback, and gives a log."
+    "One training from its last saved step, and its log; `train` takes the first step and a callback, and gives a log."
     held = training.load_state(net)
     def extend(log): return held['log'] + [dict(row, part=training.name) for row in log]
     def report(step, log, state=None):

@@ -121,7 +121,7 @@ def test_shapes_fit_their_letters(letters, tensors, sizes, fits):
 def test_methods_are_listed_by_their_package():
     from cxr_workbench.core import get_factory, list_methods
     ours = list_methods(origin='cxr_workbench')
-    assert {'supervised', 'mpc', 'can', 'lcc', 'acaa', 'trcgl'} == set(ours) and list_methods(origin='nobody') == []
+    assert {'supervised', 'mpc', 'can', 'lcc', 'acaa', 'trcgl'} <= set(ours) and list_methods(origin='nobody') == []
     assert 'tiny' in get_factory('mpc').presets
     with pytest.raises(KeyError, match="no method 'mcp': there are"): get_factory('mcp')
 

@@ -215,7 +215,7 @@ class CAN(Classifier):
         pretrained=False, min_cells=None,
         width=None,              # channels K of both branches; None: of the narrower one
         fuse='product',          # 'product' | 'gate' | 'sum' | 'concat' | 'single': no second branch
-        compare='maps',          # what the attention loss compares: 'maps' | 'class' | 'aux': each branch classifies alone
+        compare='maps',          # what has to agree: 'maps' | 'class' | 'aux': each branch classifies alone
         loss_settings=None,      # those that differ from `LOSS_SETTINGS`
         **network,               # further arguments of Classifier, and settings of the recipe
     ):

@@ -7,7 +7,7 @@ __all__ = ['LOSSES', 'Supervised', 'supervised']
 
 # %% ../../nbs/10_supervised.ipynb #beba55b2
 from torch import nn
-from ..core import Step, register_method
+from ..core import register_method
 from ..classifier import Classifier
 from ..losses import masked_bce, asymmetric_loss
 
@@ -28,14 +28,7 @@ class Supervised(Classifier):
         self.loss, self.dropout = LOSSES[loss], nn.Dropout(dropout)
 
     def classify(self, features): return self.head(self.dropout(features))
-
-    def step(self, batch, progress=1., stage=0):
-        y, known = self.targets(batch)
-        x = self.weak(batch.x)
-        logits, probes = self.look(x)
-        terms = self.terms(supervised=lambda: self.loss(logits, y, known))
-        return Step(logits, terms, self.weights, {**probes, 'x_weak': x})
-
+    def supervise(self, logits, y, known): return self.loss(logits, y, known)
     def ablations(self): return {'no augmentation': dict(weak=False)}
 
 # %% ../../nbs/10_supervised.ipynb #05f8ad7e
