@@ -209,7 +209,7 @@ def exported(tmp_path_factory):
         copy = tree/path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    command = [sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()']
+    command = [sys.executable, str(ROOT/'scripts'/'export.py')]
     env['XDG_CONFIG_HOME'] = str(tree/'config')
     done = subprocess.run(command, cwd=tree, timeout=300, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
