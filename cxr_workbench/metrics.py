@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['report', 'paired_bootstrap', 'auroc', 'average_precision', 'f1', 'macro', 'calibration_error',
-           'find_unmeasurable', 'tune_thresholds', 'check_number', 'check_scores', 'bootstrap',
-           'percentile_interval', 'delong_test', 'placements', 'clustered_variance', 'Interval',
-           'corrected_interval', 'paired_interval', 'box_masks', 'map_iou', 'pointing_game']
+           'percentile_interval', 'bootstrap', 'delong_test', 'placements', 'clustered_variance', 'Interval',
+           'corrected_interval', 'paired_interval', 'tune_thresholds', 'find_unmeasurable', 'check_number',
+           'check_scores', 'box_masks', 'map_iou', 'pointing_game']
 
 # %% ../nbs/08_metrics.ipynb #eda27b4d
 import os, warnings
@@ -24,10 +24,10 @@ from .pointing import box_masks, map_iou, pointing_game  # noqa: F401
 
 # %% ../nbs/08_metrics.ipynb #5406c411
 _all_ = [
-    'auroc', 'average_precision', 'f1', 'macro', 'calibration_error', 'find_unmeasurable', 'tune_thresholds',
-    'check_number', 'check_scores',
-    'bootstrap', 'percentile_interval', 'delong_test', 'placements', 'clustered_variance',
+    'auroc', 'average_precision', 'f1', 'macro', 'calibration_error',
+    'percentile_interval', 'bootstrap', 'delong_test', 'placements', 'clustered_variance',
     'Interval', 'corrected_interval', 'paired_interval',
+    'tune_thresholds', 'find_unmeasurable', 'check_number', 'check_scores',
     'box_masks', 'map_iou', 'pointing_game']
 
 # %% ../nbs/08_metrics.ipynb #85fc77a7
