@@ -382,9 +382,11 @@ def test_a_setting_that_no_part_has_is_named(part):
     with pytest.raises(ValueError, match=f"{part} has no setting.*'depth'.*there are"): small(**{part: dict(depth=2)})
 
 
-def test_settings_that_are_not_given_are_the_papers():
-    method = small(contrast=dict(tau=.5), consistency=dict(absolute=True))
-    assert method.contrast == dict(tau=.5, projection=(256, 128), positive_above=None)
+@pytest.mark.parametrize('preset, projection', [(None, (256, 128)), ('tiny', (64, 32))])
+def test_settings_that_are_not_given_are_those_of_the_preset_or_the_papers(preset, projection):
+    given = dict(contrast=dict(tau=.5), consistency=dict(absolute=True))
+    method = create_method('lcc', labels=NAMES, size=32, backbone='test_resnet', preset=preset, **given)
+    assert method.contrast == dict(tau=.5, projection=projection, positive_above=None)
     assert method.consistency == dict(kind='squared', tau=.2, absolute=True)
 
 

@@ -101,7 +101,7 @@ def test_sdist_gives_the_same_wheel(from_checkout, from_sdist):
     files = {n.split('/', 1)[-1] for n in sdist.getnames()}
     named = {'settings.ini', 'LICENSE', 'README.md', 'tests/test_package.py', 'Makefile'}
     assert {f'nbs/{p}' for p in PAGES} | MODULES | named <= files
-    assert not [f for f in files if 'checkpoint' in f or f.endswith('.pyc')]
+    assert not [f for f in files if f.endswith(('-checkpoint.ipynb', '.pyc'))]
     assert checksums(from_checkout) == checksums(wheel)
 
 

@@ -166,11 +166,11 @@ def test_undefined_entries_are_crossed_and_signs_have_colours():
 
 @pytest.mark.parametrize('probes, kw, error, message', [
     ({'glance': draw('B C')}, {}, KeyError, "unknown probe 'glance'"),
-    ({'attention': draw('B C')}, {}, ValueError, "declared as 'B C h w'"),
+    ({'attention': draw('B C')}, {}, ValueError, r'attention \(4, 3\); wanted are attention \(B, C, h, w\)'),
     ({'pseudo': torch.rand(4, 2)}, {}, ValueError, 'pseudo has C=2 .* C=3'),
     ({'features': torch.rand(3, 9)}, {}, ValueError, 'features has B=3 .* B=4'),
     ({'x_adv': torch.rand(4, 1, 12, 12)}, {}, ValueError, 'x_adv has W=12 .* W=10'),
-    ({'correlation': torch.rand(3, 2)}, {}, ValueError, 'C=2'),
+    ({'correlation': torch.rand(3, 2)}, {}, ValueError, r'correlation \(3, 2\); wanted are correlation \(C, C\)'),
     ({'attention': torch.full((4, 3, 2, 2), float('nan'))}, {}, ValueError, '48 values that are not finite'),
     ({'attention': torch.full((4, 3, 2, 2), float('inf'))}, {}, ValueError, '48 values that are not finite'),
     ({'features': torch.rand(4, 0)}, {}, ValueError, 'features has no value to show'),

@@ -30,7 +30,8 @@ def test_both_names_are_a_contradiction(table):
 
 
 @pytest.mark.parametrize('weak, expected', [
-    (None, {'flip': .3}), (True, {'flip': .3}), (False, False), ({'shift': 0}, {'shift': 0, 'flip': .3})])
+    (None, {'flip': .3}), (True, {'flip': .3}), (False, False),
+    ({'shift': 0}, {'shift': 0, 'flip': .3})])
 def test_a_setting_joins_its_part_and_never_switches_it_on(weak, expected):
     given = {'flip': .3} | ({} if weak is None else {'weak': weak})
     assert update_arguments('any', given, warn=False)['weak'] == expected
