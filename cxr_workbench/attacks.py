@@ -58,7 +58,7 @@ NORMS = {'linf': LInf, 'l2': L2}
 
 # %% ../nbs/05d_attacks.ipynb #45da962a
 @contextlib.contextmanager
-def evaluate_called():
+def switch_called_modules():
     "Evaluation mode for every module that this thread calls within; each gets its own mode back."
     thread = threading.get_ident()
     with contextlib.ExitStack() as switched:
@@ -134,7 +134,7 @@ def gni_fgsm(
         u = torch.rand(x.shape, generator=generator, device=device).to(x)
         x_t = keep_inside(x + random_start*eps*space.noise(u))
     momentum = last = torch.zeros_like(x)
-    with evaluate_called(), torch.autocast(x.device.type, enabled=False):
+    with switch_called_modules(), torch.autocast(x.device.type, enabled=False):
         for t in range(steps):
             if callback: callback(t, x_t)
             ahead = x_t + step_size*ahead_momentum*momentum + step_size*ahead_gradient*last

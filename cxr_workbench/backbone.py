@@ -30,7 +30,7 @@ WITH_MAP = ('resnet18, densenet121, mobilenetv3_small_100, convnext_tiny, '
             'swin_tiny_patch4_window7_224, vit_tiny_patch16_224')
 
 # %% ../nbs/03_backbone.ipynb #8aa9b20a
-def no_map_error(
+def make_map_error(
     name:str,     # of the network
     reason='',    # what was seen instead
 )->ValueError:    # to be raised
@@ -46,7 +46,7 @@ def _candidates(name, size, pretrained, **kw):
     except (AssertionError, IndexError, RuntimeError) as error:
         raise ValueError(f'timm cannot build {name!r} for images of {size} x {size} pixels ({error}): '
                          'give another size, or a name that timm.list_models() has') from error
-    if not getattr(net, 'feature_info', None) or not hasattr(net, 'forward_intermediates'): raise no_map_error(name)
+    if not getattr(net, 'feature_info', None) or not hasattr(net, 'forward_intermediates'): raise make_map_error(name)
     strides = [info['reduction'] for info in net.feature_info]
     yield 'native', net, len(strides)-1, strides[-1]
     for stride in (16, 8, 4):
@@ -177,7 +177,7 @@ def find_pool(
     raise ValueError(refusal)
 
 # %% ../nbs/03_backbone.ipynb #4fafc775
-def size_error(
+def make_size_error(
     name:str, size:int,   # of the network and of the images
     error,                # what the network said
 )->ValueError:            # to be raised
@@ -202,11 +202,11 @@ def try_map(
     "The feature map of one image; raises ValueError where it is no map."
     try: out = backbone.feature_map(x)
     except (AssertionError, AttributeError, NotImplementedError, TypeError) as error:
-        if not getattr(backbone, 'normed', False): raise no_map_error(name, str(error)) from error
+        if not getattr(backbone, 'normed', False): raise make_map_error(name, str(error)) from error
         backbone.normed = False
         return try_map(backbone, x, name)
-    except (IndexError, RuntimeError) as error: raise size_error(name, backbone.size, error) from error
-    if not isinstance(out, Tensor): raise no_map_error(name, f'it gives a {type(out).__name__}')
+    except (IndexError, RuntimeError) as error: raise make_size_error(name, backbone.size, error) from error
+    if not isinstance(out, Tensor): raise make_map_error(name, f'it gives a {type(out).__name__}')
     if out.ndim == 4: return out
     raise ValueError(f'{name} must end in a feature map (B, D, h, w), not in {tuple(out.shape)}: '
                      'leave out its pooling')
@@ -272,7 +272,7 @@ class Backbone(nn.Module):
         net, x = self.net, torch.zeros(1, 1, self.size, self.size)
         with torch.no_grad(), evaluation_mode(net):
             try: out = net.forward_features(self.coloured(x))
-            except (RuntimeError, AssertionError) as error: raise size_error(name, self.size, error) from error
+            except (RuntimeError, AssertionError) as error: raise make_size_error(name, self.size, error) from error
         return isinstance(out, Tensor) and out.ndim == 4 and out.shape[1] == net.num_features
 
     def _measure(self, pool, name):

@@ -217,7 +217,7 @@ def fit(
     "Train a method; killed at any moment, the same command goes on from the last whole epoch."
     how = dict(fit=square, bits=bits, stretch=stretch, invert=invert, window=window, frame=frame)
     names = split_names(labels)
-    source = opening.json_values(dict(
+    source = opening.to_json_values(dict(
         source=data, table=table, root=root, labels=names, path=path, patient=patient, uncertain=uncertain,
         blank=blank, packed=packed, size=size, missing=missing, rows=rows, how=how))
     changed = dict(uncertain=uncertain != 'zeros', blank=blank != 'negative', rows=rows != 2000)
@@ -259,7 +259,7 @@ def evaluate(
     out = reports.check_place(out or run/'report.csv', *read)
     if data is None: part = opening.open_parts(opening.read_run_record(run))[1]
     else:
-        how = opening.training_reading(model, data, packed)
+        how = opening.get_training_reading(model, data, packed)
         part = opening.add_patients(opening.open_data(data, labels=model.label_names, **given, **how))
     result = reports.score_model(model, part, n_boot)
     reports.write_table(result, out, index=True)
@@ -372,7 +372,7 @@ def demo(
     result = reports.score_model(model, held_out, n_boot=200)
     result.to_csv(out/'report.csv')
     reports.print_table(result)
-    reports.write_html(out/'report.html', *reports.demo_sections(model, held_out, history, result))
+    reports.write_html(out/'report.html', *reports.make_demo_sections(model, held_out, history, result))
     print_line(f'the report with pictures: {out/"report.html"}')
 
 # %% ../nbs/80_cli.ipynb #fbe774e9

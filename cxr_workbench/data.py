@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['from_table', 'from_csv', 'from_npz', 'nih14', 'chexpert', 'CXRDataset', 'from_arrays', 'from_phantom',
            'ArrayImages', 'patient_split', 'patient_folds', 'check_split', 'hold_out', 'split_by_patient',
-           'get_patients', 'with_patients', 'check_train_valid', 'check_disjoint', 'check_no_synthetic',
+           'get_patients', 'attach_patients', 'check_train_valid', 'check_disjoint', 'check_no_synthetic',
            'batch_sampler', 'Repeat', 'RowBatches', 'make_loader', 'dataloaders', 'check_dataset']
 
 # %% ../nbs/02_data.ipynb #7515e9a9
@@ -15,7 +15,7 @@ import numpy as np
 from .dataset import CXRDataset, from_arrays, from_phantom
 from .files import PackedImages
 from .holdout import check_disjoint, check_no_synthetic, check_train_valid
-from .holdout import get_patients, hold_out, split_by_patient, with_patients
+from .holdout import get_patients, hold_out, split_by_patient, attach_patients
 from .labels import CHEXPERT, NIH14, LabelPolicy, as_truth, patient_codes
 from .samplers import Repeat, RowBatches, batch_sampler, dataloaders, make_loader
 from .sources import ArrayImages, as_images
@@ -26,7 +26,7 @@ from .tables import join_paths, keep_files, first_few, nih14_table, plain_name, 
 # %% ../nbs/02_data.ipynb #3fea3859
 _all_ = [
     'CXRDataset', 'from_arrays', 'from_phantom', 'ArrayImages',
-    'patient_split', 'patient_folds', 'check_split', 'hold_out', 'split_by_patient', 'get_patients', 'with_patients',
+    'patient_split', 'patient_folds', 'check_split', 'hold_out', 'split_by_patient', 'get_patients', 'attach_patients',
     'check_train_valid', 'check_disjoint', 'check_no_synthetic',
     'batch_sampler', 'Repeat', 'RowBatches', 'make_loader', 'dataloaders', 'check_dataset']
 
@@ -40,7 +40,7 @@ def read_synthetic(
     return as_truth(table[found[0]], 'the column synthetic, which marks generated images,') if found else None
 
 # %% ../nbs/02_data.ipynb #c91a6119
-def other_columns(
+def list_other_columns(
     table, *found,  # DataFrame, and columns that have been found for files, rows and patients, or None
 )->list:
     "Columns that are no labels, whatever they hold."
@@ -128,7 +128,7 @@ def from_csv(
         raise ValueError('no column of image files is recognised: name it, path=...; the table has '
                          f'{list(table.columns)}')
     patient = find_patients(table, patient)
-    labels = find_labels(table, labels, other_columns(table, column, patient))
+    labels = find_labels(table, labels, list_other_columns(table, column, patient))
     if root is None: root = '.' if hasattr(csv, 'columns') else Path(csv).parent
     names = table[column]
     table = table.assign(path=join_paths(names, root))
@@ -246,7 +246,7 @@ def from_npz(
     table = read_table(table, ids=[patient])
     patient = find_patients(table, patient, needed='patient_id' not in held)
     row = find_column(table, 'rows of the images', row)
-    labels = find_labels(table, labels, other_columns(table, row, patient))
+    labels = find_labels(table, labels, list_other_columns(table, row, patient))
     rows = None if row is None else table_rows(table[row], len(pixels), row)
     check_order(image_id, table, rows)
     y, known = (policy or LabelPolicy())(table[labels])

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 from .arrays import as_array, as_uint8, to_numpy
-from .charts import cross_undefined, matrix_limit, matrix_trace
-from .overlays import count_columns, find_limit, image_trace, map_trace
+from .charts import cross_undefined, matrix_limit, make_matrix_trace
+from .overlays import count_columns, find_limit, make_image_trace, make_map_trace
 from .style import apply_style
 
 # %% ../nbs/06g_probes.ipynb #45141f32
@@ -151,7 +151,7 @@ class Scene(NamedTuple):
         return '' if len(rows) == B else f'images {rows[0]} to {rows[-1]} of {B}'
 
 # %% ../nbs/06g_probes.ipynb #0001498f
-def image_panel(
+def make_image_panel(
     traces:list,    # of plotly; the first is an image
     title:str,      # above it
 )->Panel:
@@ -160,7 +160,7 @@ def image_panel(
     return Panel(traces, plain, dict(plain, autorange='reversed'), title, square=True)
 
 # %% ../nbs/06g_probes.ipynb #472b5e61
-def map_panels(
+def make_map_panels(
     name:str,              # of the probe
     images:np.ndarray,     # (K, H, W) uint8
     maps:np.ndarray,       # (K, h, w), one over each image
@@ -171,8 +171,8 @@ def map_panels(
     look = dict(limit=find_limit(list(maps), signed), signed=signed, name=name)
     panels = []
     for image, m, title in zip(images, maps, titles):
-        over = map_trace(m, *image.shape, bar=not panels, **look)
-        panels.append(image_panel([image_trace(image), over], title))
+        over = make_map_trace(m, *image.shape, bar=not panels, **look)
+        panels.append(make_image_panel([make_image_trace(image), over], title))
     return panels
 
 # %% ../nbs/06g_probes.ipynb #743a8838
@@ -186,9 +186,9 @@ def draw_batch(
     titles = [f'image {row}' for row in rows]
     has_pixels = v.shape == scene.images.shape
     is_grey = v.dtype == np.uint8 or (v.min() >= -1e-4 and v.max() <= 1 + 1e-4)
-    if not (has_pixels and is_grey): return map_panels(name, scene.images[rows], v[rows], titles), scene.describe()
+    if not (has_pixels and is_grey): return make_map_panels(name, scene.images[rows], v[rows], titles), scene.describe()
     grey = as_uint8(name, v[rows])
-    return [image_panel([image_trace(image)], title) for image, title in zip(grey, titles)], scene.describe()
+    return [make_image_panel([make_image_trace(image)], title) for image, title in zip(grey, titles)], scene.describe()
 
 # %% ../nbs/06g_probes.ipynb #aafc6d05
 def draw_layers(
@@ -205,7 +205,7 @@ def draw_layers(
         shown += f', the {len(rows)} strongest of {len(maps)}'
     titles = [scene.names[row] if letter == 'C' else str(row) for row in rows]
     images = scene.images[[scene.image]*len(rows)]
-    return map_panels(name, images, maps[rows], titles), shown
+    return make_map_panels(name, images, maps[rows], titles), shown
 
 # %% ../nbs/06g_probes.ipynb #0ab240fd
 def draw_maps(
@@ -223,7 +223,7 @@ def draw_maps(
     return draw_layers(name, v[scene.image].reshape(-1, *cells), letter, scene)
 
 # %% ../nbs/06g_probes.ipynb #67203f73
-def image_block(
+def make_image_block(
     caption:list[str],       # lines
     panels:list[Panel],      # of images
     shape:tuple[int, int],   # H and W
@@ -254,7 +254,7 @@ def name_axis(
     return list(range(size)), dict(plain, title=dict(text=_counted.get(letter, letter), font_size=11), **step)
 
 # %% ../nbs/06g_probes.ipynb #113dc090
-def matrix_panels(
+def make_matrix_panels(
     name:str,               # of the probe
     v:np.ndarray,           # (K, R, C), NaN where undefined
     letters:list[str],      # of rows and columns
@@ -268,7 +268,7 @@ def matrix_panels(
     limit = max(matrix_limit(m, signed) for m in v)
     panels = []
     for i, m in enumerate(v):
-        traces = [matrix_trace(m, rows, columns, signed, limit, name).update(showscale=i == 0)]
+        traces = [make_matrix_trace(m, rows, columns, signed, limit, name).update(showscale=i == 0)]
         if np.isnan(m).any(): traces.append(cross_undefined(m, rows, columns))
         title = str(i) if len(v) > 1 else ''
         panels.append(Panel(traces, x, y, title, square=letters[0] == letters[1]))
@@ -291,7 +291,7 @@ def split_matrices(
     return v[:scene.most], letters[-2:], shown.strip()
 
 # %% ../nbs/06g_probes.ipynb #06e13b0b
-def matrix_block(
+def make_matrix_block(
     caption:list[str],       # lines
     panels:list[Panel],      # of matrices
     letters:list[str],       # of rows and columns
@@ -320,11 +320,11 @@ def draw_probe(
     letters = shape.split()
     if letters[:1] == ['B'] and letters[-2:] in (['h', 'w'], ['H', 'W']):
         panels, shown = draw_maps(name, v, letters, scene)
-        return image_block(write_caption(name, shape, meaning, shown), panels, scene.images.shape[1:])
+        return make_image_block(write_caption(name, shape, meaning, shown), panels, scene.images.shape[1:])
     v, letters, shown = split_matrices(v, letters, scene)
-    panels = matrix_panels(name, v, letters, scene.names)
+    panels = make_matrix_panels(name, v, letters, scene.names)
     caption = write_caption(name, shape, meaning, shown)
-    return matrix_block(caption, panels, letters, v.shape[1:], scene.names)
+    return make_matrix_block(caption, panels, letters, v.shape[1:], scene.names)
 
 # %% ../nbs/06g_probes.ipynb #a38a29f1
 def read_probes(

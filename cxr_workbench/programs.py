@@ -21,7 +21,7 @@ def copy_for_export(method:Method)->Method:
     return plain
 
 # %% ../nbs/08a_programs.ipynb #503636bf
-def random_images(
+def make_random_images(
     method:Method,
     rows:int,
     seed=0,
@@ -31,7 +31,7 @@ def random_images(
     return torch.rand(rows, 1, size, size, generator=generator)
 
 # %% ../nbs/08a_programs.ipynb #a8d59a57
-def first_cause(error:BaseException)->str:
+def find_first_cause(error:BaseException)->str:
     "The message of the first of a chain of errors, on one line."
     while (before := error.__cause__ or error.__context__) is not None: error = before
     return ' '.join(str(error).split())[:300] or type(error).__name__
@@ -42,14 +42,14 @@ def make_program(
     method:Method,   # from copy_for_export
 ):
     "A torch.export program with a dynamic batch; ValueError where the method cannot be traced."
-    batch, images = torch.export.Dim('batch', min=1), random_images(method, 2)
+    batch, images = torch.export.Dim('batch', min=1), make_random_images(method, 2)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return torch.export.export(method, (images,), dynamic_shapes=({0: batch},), strict=False)
     except Exception as error:
         name = method.config['method']
-        raise ValueError(f'{name} cannot be exported, torch.export says: {first_cause(error)}') from error
+        raise ValueError(f'{name} cannot be exported, torch.export says: {find_first_cause(error)}') from error
 
 # %% ../nbs/08a_programs.ipynb #6e7e9930
 def collect_facts(
@@ -73,7 +73,7 @@ def make_pt2(
     program, out = make_program(method), BytesIO()
     try: torch.export.save(program, out, extra_files=facts)
     except Exception as error:
-        raise ValueError(f'{method.config["method"]} cannot be written as .pt2 ({first_cause(error)})') from error
+        raise ValueError(f'{method.config["method"]} cannot be written as .pt2 ({find_first_cause(error)})') from error
     return out.getvalue()
 
 # %% ../nbs/08a_programs.ipynb #5ad64f51
@@ -111,7 +111,7 @@ def make_onnx(
             return made.model_proto.SerializeToString()
     except Exception as error:
         name = method.config['method']
-        raise ValueError(f'{name} cannot be written as ONNX ({first_cause(error)}): export to pt2') from error
+        raise ValueError(f'{name} cannot be written as ONNX ({find_first_cause(error)}): export to pt2') from error
 
 # %% ../nbs/08a_programs.ipynb #02645ddc
 def open_pt2(block:bytes):
@@ -142,7 +142,7 @@ def largest_difference(
     if run is None: return None
     found = []
     for rows in batches:
-        x = random_images(method, rows, seed=rows)
+        x = make_random_images(method, rows, seed=rows)
         try: other = run(x)
         except Exception as error:
             raise ValueError(f'the exported file does not run on a batch of {rows} ({error})') from error

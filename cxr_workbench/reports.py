@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['score_model', 'is_first_process', 'print_line', 'print_table', 'check_place', 'write_table', 'write_html',
-           'demo_sections']
+           'make_demo_sections']
 
 # %% ../nbs/79b_reports.ipynb #cdde5ba4
 import os
@@ -85,7 +85,7 @@ def write_table(
     write_atomic(out, table.to_csv(index=index).encode(errors='surrogateescape'))
 
 # %% ../nbs/79b_reports.ipynb #a1f989aa
-def figure_html(
+def make_figure_html(
     figure,         # plotly figure
     script=True,    # with plotly's script, which a file needs once
 )->str:
@@ -112,7 +112,7 @@ def write_html(
     for heading, sentence, shown in sections:
         body.append(f'<h2>{html.escape(heading)}</h2><p>{html.escape(sentence)}</p>')
         if hasattr(shown, 'to_plotly_json'):
-            body.append(figure_html(shown, script))
+            body.append(make_figure_html(shown, script))
             script = False
         else: body.append(shown.to_html(na_rep='', border=0))
     note = 'A phantom for understanding mechanisms; its numbers say nothing about patients.'
@@ -143,7 +143,7 @@ def draw_effusions(
     return show_overlay(x, cam.detach(), mask=masks, titles=titles, columns=3, name='logit')
 
 # %% ../nbs/79b_reports.ipynb #dfbbe6f3
-def demo_sections(
+def make_demo_sections(
     model,     # the baseline, trained
     data,      # CXRDataset of the phantom, held out
     history,   # DataFrame of learner.fit

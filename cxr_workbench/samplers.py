@@ -87,7 +87,7 @@ class Repeat:
         return times
 
 # %% ../nbs/01g_samplers.ipynb #ae648cdf
-def mixed_batches(
+def mix_batches(
     has_label:np.ndarray,        # which rows have a known entry, (n,) bool
     batch_size:int, labelled,    # rows in a batch, and how many of them are labelled; None: a quarter
     steps, seed=0, rank=0, world=1,
@@ -132,7 +132,7 @@ def batch_sampler(
     if kind == 'sequential': return OrderedBatches(len(has_label), batch_size, rank, world)
     rows = select_rows(has_label, kind)
     if kind == 'mixed' and not has_label.all():
-        return mixed_batches(has_label, batch_size, labelled, steps, seed, rank, world)
+        return mix_batches(has_label, batch_size, labelled, steps, seed, rank, world)
     mine = len(rows)//world
     if not mine: raise ValueError(f'{len(rows)} rows for {world} processes: one of them would have none')
     size = min(batch_size, mine)

@@ -114,7 +114,7 @@ def load_weights(
     raise ValueError(f'{file} holds NaN or infinite weights in {broken[:5]}: train again, the scores would be NaN')
 
 # %% ../nbs/08d_saving.ipynb #e5035f14
-def parse_reading(
+def parse_saved_reading(
     saved:dict,   # what model.json holds
     file:Path,    # its name, for the message
 ):                # a files.Reading; None where the training data did not say
@@ -184,7 +184,7 @@ def load(
     model = rebuild(config, folder/'model.json')
     check_owner(folder/'model.safetensors', config)
     load_weights(model, folder/'model.safetensors')
-    model.reading = parse_reading(saved, folder/'model.json')
+    model.reading = parse_saved_reading(saved, folder/'model.json')
     if 'reading' not in saved: model.assumed_reading = model.reading
     return model.to(as_device(device or 'cpu')).eval()
 

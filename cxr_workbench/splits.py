@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_split', 'warn_of_ids', 'parse_patient', 'patients_from_names', 'patient_folds', 'patient_split',
-           'parse_fold', 'synthetic_mask', 'read_folds', 'separate_rows']
+           'parse_fold', 'parse_synthetic', 'read_folds', 'separate_rows']
 
 # %% ../nbs/01d_splits.ipynb #36ea1d24
 import re, unicodedata, warnings
@@ -14,7 +14,7 @@ from .labels import BLANK_IDS, as_truth, check_patients, patient_codes
 from .tables import first_few
 
 # %% ../nbs/01d_splits.ipynb #dbab75da
-def comparable_ids(
+def normalise_ids(
     ids:np.ndarray,  # from check_patients
     numbers:bool,    # '007' is 7, because the other part has numbers
 )->dict:             # what is compared -> the identifier
@@ -33,13 +33,13 @@ def check_split(
     both = np.intersect1d(train, valid)
     if not len(both) and train.size and valid.size:
         is_mixed = (train.dtype.kind == 'U') != (valid.dtype.kind == 'U')
-        one, other = (comparable_ids(ids, is_mixed) for ids in (train, valid))
+        one, other = (normalise_ids(ids, is_mixed) for ids in (train, valid))
         both = [f'{name} ({other[key]})' for key, name in one.items() if key in other]
     if len(both):
         raise ValueError(f'{len(both)} patients are in both parts: {first_few(both)}. patient_split puts each in one')
 
 # %% ../nbs/01d_splits.ipynb #d7de6095
-def spelling_key(
+def make_spelling_key(
     name:str,  # of a patient or a fold
 )->str:        # equal for names that differ in capitals, blanks, quotes, leading zeros or invisible signs only
     "What is left of a name when its spelling is set aside."
@@ -54,7 +54,7 @@ def find_spellings(
 )->list:    # lists of two or more names
     "Groups of names that differ in their spelling only."
     groups = {}
-    for name in sorted(set(names)): groups.setdefault(spelling_key(name), []).append(name)
+    for name in sorted(set(names)): groups.setdefault(make_spelling_key(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 # %% ../nbs/01d_splits.ipynb #e4fdf7e3
@@ -178,7 +178,7 @@ def parse_fold(
     return str(int(digits[1])) if digits else text
 
 # %% ../nbs/01d_splits.ipynb #8f9fdfb4
-def synthetic_mask(
+def parse_synthetic(
     synthetic,  # which images are generated, (n,) truth values; None: none
     n:int,      # rows
 )->np.ndarray:  # (n,) bool
@@ -206,7 +206,7 @@ def read_folds(
     "A column of folds; ValueError where a row has none or a patient is in two."
     names = np.array([parse_fold(fold) for fold in np.asarray(column, dtype=object)], dtype=object)
     who = patient_codes(patient_id, len(names)).tolist()
-    check_folds(names, synthetic_mask(synthetic, len(names)))
+    check_folds(names, parse_synthetic(synthetic, len(names)))
     folds = {code: set() for code in who}
     for code, name in zip(who, names.tolist()):
         if name: folds[code].add(name)
@@ -225,7 +225,7 @@ def separate_rows(
 ):                   # rows to train on, rows held out; sorted, disjoint
     "Two parts of rows; ValueError where a patient is in both, or nothing real is held out or left."
     held, patient_id = as_truth(held, 'held'), check_patients(patient_id)
-    real = ~synthetic_mask(synthetic, len(held))
+    real = ~parse_synthetic(synthetic, len(held))
     if not (held & real).any() or held.all():
         raise ValueError(f'{(held & real).sum()} of {len(held)} images would be held out: each part needs real ones')
     check_split(patient_id[~held], patient_id[held])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'STATES', 'DIVERGING', 'SEQUENTIAL', 'HEAT', 'HEAT_SIGNED', 'STYLE', 'UPLOAD',
-           'line_look', 'keep_private', 'apply_style']
+           'line_style', 'keep_private', 'apply_style']
 
 # %% ../nbs/06a_style.ipynb #6704ce3b
 import plotly.graph_objects as go
@@ -24,7 +24,7 @@ HEAT_SIGNED = [                                                                 
     [0, 'rgba(86,180,233,1)'], [.5, 'rgba(128,128,128,0)'], [1, 'rgba(230,97,0,1)']]
 
 # %% ../nbs/06a_style.ipynb #3ec80e48
-def line_look(
+def line_style(
     i:int,   # which line of the figure, from 0
 )->dict:     # what plotly takes as `line`
     "Colour and dash of the i-th line: 21 lines are told apart."

@@ -4,34 +4,36 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'DIVERGING', 'HEAT', 'HEAT_SIGNED', 'SEQUENTIAL', 'STATES', 'STYLE', 'UPLOAD',
-           'apply_style', 'keep_private', 'line_look', 'as_array', 'as_layers', 'as_uint8', 'entry_states',
-           'as_control', 'explore', 'frame_of', 'picture_widget', 'box_trace', 'image_grid', 'image_trace',
-           'map_trace', 'outline_trace', 'show_images', 'show_overlay', 'epoch_means', 'histogram',
-           'label_axis', 'label_table', 'matrix_axes', 'report_bars', 'score_bars', 'show_matrix',
-           'training_curves', 'calibration_bins', 'curve_figure', 'label_columns', 'pr_curve', 'reliability',
+           'apply_style', 'keep_private', 'line_style', 'as_array', 'as_layers', 'as_uint8', 'entry_states',
+           'as_control', 'explore', 'describe_frame', 'make_picture_widget', 'make_box_trace',
+           'make_image_grid', 'make_image_trace', 'make_map_trace', 'make_outline_trace', 'show_images',
+           'show_overlay', 'epoch_means', 'histogram', 'format_label_axis', 'label_table',
+           'format_matrix_axes', 'report_bars', 'score_bars', 'show_matrix', 'training_curves',
+           'calibration_bins', 'make_curve_figure', 'list_label_columns', 'pr_curve', 'reliability',
            'roc_curve', 'thin_curve', 'wilson_interval', 'show_probes']
 
 # %% ../nbs/07_views.ipynb #e8924809
 from .style import COLOURS, DASHES, DIVERGING, HEAT, HEAT_SIGNED, STYLE, SEQUENTIAL, STATES, UPLOAD
-from .style import apply_style, keep_private, line_look
+from .style import apply_style, keep_private, line_style
 from .arrays import as_array, as_layers, as_uint8, entry_states
-from .widget import as_control, explore, frame_of, picture_widget
-from .overlays import box_trace, image_grid, image_trace, map_trace, outline_trace
+from .widget import as_control, explore, describe_frame, make_picture_widget
+from .overlays import make_box_trace, make_image_grid, make_image_trace, make_map_trace, make_outline_trace
 from .overlays import show_images, show_overlay
-from .charts import epoch_means, histogram, label_axis, label_table, matrix_axes
+from .charts import epoch_means, histogram, format_label_axis, label_table, format_matrix_axes
 from .charts import report_bars, score_bars, show_matrix, training_curves
-from .curves import calibration_bins, curve_figure, label_columns, pr_curve, reliability
+from .curves import calibration_bins, make_curve_figure, list_label_columns, pr_curve, reliability
 from .curves import roc_curve, thin_curve, wilson_interval
 from .probes import show_probes
 
 # %% ../nbs/07_views.ipynb #650b39b6
 _all_ = ['COLOURS', 'DASHES', 'DIVERGING', 'HEAT', 'HEAT_SIGNED', 'SEQUENTIAL', 'STATES', 'STYLE', 'UPLOAD',
-         'apply_style', 'keep_private', 'line_look',
+         'apply_style', 'keep_private', 'line_style',
          'as_array', 'as_layers', 'as_uint8', 'entry_states',
-         'as_control', 'explore', 'frame_of', 'picture_widget',
-         'box_trace', 'image_grid', 'image_trace', 'map_trace', 'outline_trace', 'show_images', 'show_overlay',
-         'epoch_means', 'histogram', 'label_axis', 'label_table', 'matrix_axes',
+         'as_control', 'explore', 'describe_frame', 'make_picture_widget',
+         'make_box_trace', 'make_image_grid', 'make_image_trace', 'make_map_trace', 'make_outline_trace',
+         'show_images', 'show_overlay',
+         'epoch_means', 'histogram', 'format_label_axis', 'label_table', 'format_matrix_axes',
          'report_bars', 'score_bars', 'show_matrix', 'training_curves',
-         'calibration_bins', 'curve_figure', 'label_columns', 'pr_curve', 'reliability',
+         'calibration_bins', 'make_curve_figure', 'list_label_columns', 'pr_curve', 'reliability',
          'roc_curve', 'thin_curve', 'wilson_interval',
          'show_probes']

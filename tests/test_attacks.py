@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from hypothesis import given, settings, strategies as st
 from cxr_workbench import attacks as A
-from cxr_workbench.attacks import FAMILY, attack_objective, evaluate_called, feature_attack, gni_fgsm, make_attack
+from cxr_workbench.attacks import FAMILY, attack_objective, switch_called_modules, feature_attack, gni_fgsm, make_attack
 from cxr_workbench.attacks import map_radius
 
 
@@ -220,7 +220,7 @@ def test_other_threads_keep_their_mode():
         other(torch.ones(4))
         seen.append(other.training)
 
-    with evaluate_called():
+    with switch_called_modules():
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()

@@ -108,7 +108,7 @@ def test_a_pack_that_was_read_otherwise_is_refused(table, tmp_path):
     shell('pack', table, tmp_path/'pack', '--size', 32, '--fit', 'crop')
     fit = ('fit', 'supervised', '--data', table, '--packed', tmp_path/'pack', *SMALL, '--out', tmp_path/'run')
     assert 'was packed otherwise' in shell(*fit, '--fit', 'stretch', status=1)
-    assert opening.choose_reading(tmp_path/'pack', how=dict(fit='crop')).size == 32
+    assert opening.build_reading(tmp_path/'pack', how=dict(fit='crop')).size == 32
 
 
 # ---- errors and warnings ----

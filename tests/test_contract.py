@@ -135,10 +135,10 @@ def test_what_is_saved_is_what_runs(name, tmp_path):
 
 @every_method
 def test_recipe_trains_something_and_takes_every_parameter(name):
-    from cxr_workbench.learner import parameter_groups, set_trainable
+    from cxr_workbench.learner import group_parameters, set_trainable
     method = tiny(name)
     for stage in method.recipe():
-        assert set_trainable(method, stage.train) and parameter_groups(method, stage.groups) and stage.epochs > 0
+        assert set_trainable(method, stage.train) and group_parameters(method, stage.groups) and stage.epochs > 0
     frozen = [n for n, p in method.named_parameters() if not p.requires_grad]
     assert not frozen, 'the last stage leaves something frozen'
 

@@ -224,7 +224,7 @@ def test_a_patient_on_both_sides_is_refused(data):
 
 def test_patterns_that_take_nothing_are_refused(data):
     with pytest.raises(ValueError, match='no parameter matches'): stages.set_trainable(make(), 'nothing')
-    with pytest.raises(ValueError, match='no group'): stages.parameter_groups(make(), ((r'head\.', 1e-3, 0.),))
+    with pytest.raises(ValueError, match='no group'): stages.group_parameters(make(), ((r'head\.', 1e-3, 0.),))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=4), st.integers(1, 200))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from cxr_workbench import labels as L
 from cxr_workbench.data import check_split, check_train_valid, dataloaders, from_arrays, from_csv, from_npz
-from cxr_workbench.data import get_patients, hold_out, patient_folds, patient_split, split_by_patient, with_patients
+from cxr_workbench.data import get_patients, hold_out, patient_folds, patient_split, split_by_patient, attach_patients
 from cxr_workbench.files import Reading
 from cxr_workbench.splits import parse_fold, patients_from_names, read_folds, separate_rows
 
@@ -56,13 +56,13 @@ def test_who_is_on_an_image_is_asked_in_one_place():
     column = make_data(patient=None, meta=pd.DataFrame({'image_id': ids}))
     for data in (named, column):
         with pytest.warns(UserWarning, match='20 patients of 60 images'): assert len(set(get_patients(data))) == 20
-        with pytest.warns(UserWarning): whole = with_patients(data)
+        with pytest.warns(UserWarning): whole = attach_patients(data)
         assert whole.images is data.images and len(set(whole.patient_id)) == 20
         assert data.patient_id is None
-    for ask in (get_patients, with_patients, hold_out, split_by_patient, lambda data: hold_out(data, 1)):
+    for ask in (get_patients, attach_patients, hold_out, split_by_patient, lambda data: hold_out(data, 1)):
         with pytest.raises(ValueError, match='no patients.*patient=.*each_image=True'): ask(unnamed)
     assert get_patients(unnamed, each_image=True).tolist() == list(range(60))
-    assert with_patients(make_data()).patient_id.tolist() == make_data().patient_id.tolist()
+    assert attach_patients(make_data()).patient_id.tolist() == make_data().patient_id.tolist()
     with pytest.raises(ValueError, match='30 patients for 60 images'): get_patients(make_data(), each_image=True)
     some = make_data(patient=None, paths=['00000001_000.png'] + [f'{i}.png' for i in range(59)])
     with pytest.raises(ValueError, match='names of 1 of 60 files'): hold_out(some)

@@ -28,10 +28,10 @@ def test_import_is_light():
 
 PUBLIC = """
 UPLOAD COLOURS DASHES STATES DIVERGING SEQUENTIAL HEAT HEAT_SIGNED STYLE keep_private apply_style as_array
-as_control frame_of picture_widget explore as_uint8 image_trace image_grid show_images map_trace outline_trace
-box_trace as_layers show_overlay matrix_axes show_matrix entry_states label_table epoch_means training_curves
-line_look label_axis score_bars label_columns thin_curve curve_figure roc_curve pr_curve calibration_bins
-wilson_interval
+as_control describe_frame make_picture_widget explore as_uint8 make_image_trace make_image_grid show_images
+make_map_trace make_outline_trace make_box_trace as_layers show_overlay format_matrix_axes show_matrix
+entry_states label_table epoch_means training_curves line_style format_label_axis score_bars
+list_label_columns thin_curve make_curve_figure roc_curve pr_curve calibration_bins wilson_interval
 reliability report_bars histogram show_probes
 """.split()
 

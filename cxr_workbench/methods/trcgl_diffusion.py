@@ -515,7 +515,7 @@ def find_packaged()->Path:
     raise FileNotFoundError(f'{folder} is missing: python scripts/train_pages.py diffusion makes it')
 
 # %% ../../nbs/61_trcgl_diffusion.ipynb #8f80cb45
-def descend(
+def minimise_loss(
     parameters,
     loss,             # step -> scalar
     steps:int, lr,
@@ -554,7 +554,7 @@ def train_autoencoder(
     kl=1e-7,        # weight of the prior
     encoder=True,   # False: the decoder alone, latents and scaling factor stay
     seed=0,
-    **descent,      # of descend
+    **descent,      # of minimise_loss
 ):
     "Train an autoencoder on images; its scaling factor is set."
     net = vae if encoder else nn.ModuleList([vae.post_quant_conv, vae.decoder])
@@ -568,7 +568,7 @@ def train_autoencoder(
         error = vae.decode(latent.sample(g) if encoder else latent.mean).sample - x
         return error.abs().mean() + error.square().mean() + (kl*latent.kl().mean() if encoder else 0)
 
-    log = descend(net.parameters(), loss, steps, lr, final=.05, **descent)
+    log = minimise_loss(net.parameters(), loss, steps, lr, final=.05, **descent)
     vae.requires_grad_(False).eval()
     if not encoder: return log
     with torch.no_grad(): latents = vae.encode(read(torch.arange(min(512, len(images))))).latent_dist.mean
@@ -584,7 +584,7 @@ def train_base(
     last=None,           # of LatentDiffusion.loss
     seed=0,
     tell=None,           # tell(steps taken, rows of the log, averaged weights)
-    **descent,           # of descend
+    **descent,           # of minimise_loss
 ):
     "Train denoiser and text encoder on latents; the averaged weights are put in their place at the end."
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -602,7 +602,7 @@ def train_base(
         average.update_parameters(both)
         if tell: tell(step, log, average.module)
 
-    log = descend(both.parameters(), loss, steps, lr, final=.05, tell=after, **descent)
+    log = minimise_loss(both.parameters(), loss, steps, lr, final=.05, tell=after, **descent)
     both.load_state_dict(average.module.state_dict())
     both.requires_grad_(False)
     return log
@@ -614,7 +614,7 @@ def train_prompt(
     steps=2000, batch=8, lr=1e-3,
     drop=.1,               # share of emptied sentences
     seed=0,
-    **descent,             # of descend
+    **descent,             # of minimise_loss
 ):
     "Train the prompt tokens and nothing else; ValueError where not every latent has a sentence."
     if len(z) != len(texts): raise ValueError(f'{len(z)} latents and {len(texts)} sentences: one for each')
@@ -631,4 +631,4 @@ def train_prompt(
         e = model.append_prompt(e, None if which is None else which[rows])
         return model.loss(z[rows].to(model.device), e, g)
 
-    with model.on_device('unet'): return descend([model.prompt], loss, steps, lr, **descent)
+    with model.on_device('unet'): return minimise_loss([model.prompt], loss, steps, lr, **descent)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'GIVEN', 'class_balance', 'class_margins', 'margin_balanced_loss', 'distribution_balanced_loss',
-           'weighted_bce', 'check_loss_settings']
+           'image_weighted_bce', 'check_loss_settings']
 
 # %% ../../nbs/59_trcgl_losses.ipynb #d8400a9d
 import inspect, math
@@ -108,7 +108,7 @@ def weighted_asymmetric(
     return loss
 
 # %% ../../nbs/59_trcgl_losses.ipynb #f9820169
-def weighted_bce(
+def image_weighted_bce(
     logits:Tensor, y:Tensor,    # (B, C)
     known=None, weight=None,    # which entries are known, (B, C) bool; per image (B,)
 )->Tensor:                      # scalar, averaged over the known entries
@@ -117,7 +117,7 @@ def weighted_bce(
 
 # %% ../../nbs/59_trcgl_losses.ipynb #4fecb941
 LOSSES = {'margin': margin_balanced_loss, 'balanced': distribution_balanced_loss,
-          'asymmetric': weighted_asymmetric, 'bce': weighted_bce}
+          'asymmetric': weighted_asymmetric, 'bce': image_weighted_bce}
 GIVEN = {'logits', 'y', 'known', 'weight', 'counts', 'prevalence'}   # what the method gives them
 
 # %% ../../nbs/59_trcgl_losses.ipynb #5913b344

@@ -52,7 +52,7 @@ def check_tail(tail, names, y):
                          'Leave these classes out, tail=[...]')
 
 # %% ../../nbs/62_trcgl_requests.ipynb #28a9437a
-def find_column(data:CXRDataset, name):
+def find_optional_column(data:CXRDataset, name):
     "A further column of a table, whatever its case; None where there is none."
     if data.meta is None or not name: return None
     columns = {column.lower(): column for column in data.meta.columns}
@@ -72,7 +72,7 @@ def tail_requests(
     if data.patient_id is None:
         raise ValueError('the table has no patients: a generated image must stay on the side of the patient '
                          'it was made after. Name the column, patient=...')
-    names, ages, sexes = data.label_names, find_column(data, age), find_column(data, sex)
+    names, ages, sexes = data.label_names, find_optional_column(data, age), find_optional_column(data, sex)
     real = np.arange(len(data)) if data.synthetic is None else np.flatnonzero(~data.synthetic.numpy())
     y, known = data.y.numpy()[real], data.known.numpy()[real]
     if tail is None:
