@@ -54,7 +54,7 @@ def measure_step(model, batch=8, rounds=15):
         answer = model.unet(noisy, t, encoder_hidden_states=model.append_prompt(e)).sample
         torch.autograd.grad(answer.square().mean(), model.prompt)
     ends, starts = [], []                # of the steps of training; between them runs a bare pass
-    def run_between(step):
+    def run_between(step, log):
         ends.append(time.perf_counter())
         run_bare_pass()
         starts.append(time.perf_counter())

@@ -36,11 +36,11 @@ def main(names):
     for name in names:
         print(f'{name} ...', file=sys.stderr, flush=True)
         module = importlib.import_module(name)
-        parts += [f'## {name}', module.__doc__.strip().splitlines()[0], format_table(module.measure_rows())]
-    text = '\n\n'.join(parts) + '\n'
-    print(text)
+        part = [f'## {name}', module.__doc__.strip().splitlines()[0], format_table(module.measure_rows())]
+        print('\n\n'.join(part), flush=True)
+        parts += part
     head = '# Benchmarks\n\nWritten by `make benchmarks`. Ratios are taken within one run.\n\n'
-    (HERE/'results.md').write_text(head + text)
+    (HERE/'results.md').write_text(head + '\n\n'.join(parts) + '\n')
 
 
 if __name__ == '__main__':

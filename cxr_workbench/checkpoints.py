@@ -24,6 +24,9 @@ def write_history(
     import pandas as pd
     write_atomic(Path(folder)/'history.csv', pd.DataFrame(history).to_csv(index=False).encode())
 
+# %% ../nbs/08c_checkpoints.ipynb #ea5d7ef0
+LATER = ('frozen_stages', 'options')   # settings of a stage that records of before lack; left out where they are empty
+
 # %% ../nbs/08c_checkpoints.ipynb #eea5d045
 def make_record(
     method, recipe,     # made by create_method; a list of stages
@@ -32,10 +35,11 @@ def make_record(
 )->dict:
     "What makes a run this run, as plain values that JSON holds."
     reading = get_reading(data)
+    stages = [{name: value for name, value in asdict(stage).items() if value or name not in LATER} for stage in recipe]
     about_method = dict(config=method.config, labels=method.label_names, unknown=method.unknown)
     about_data = dict(data=data.fingerprint(), rows=len(data))
     record = dict(
-        **about_method, weights=method.weights, recipe=[asdict(stage) for stage in recipe], **about_data,
+        **about_method, weights=method.weights, recipe=stages, **about_data,
         reading=None if reading is None else reading.to_dict(),
         valid=None if valid is None else valid.fingerprint(), **settings)
     return json.loads(json.dumps(record, default=repr))

@@ -48,7 +48,7 @@ def make_stage(
     lr,                 # learning rate
     weight_decay=0.,
     backbone_lr=None,   # learning rate of the backbone; None: `lr`
-    **settings,         # of Stage: epochs, optimizer, schedule, warmup, sampler, ema, clip, steps
+    **settings,         # further ones of Stage: epochs, optimizer, schedule, ...
 )->Stage:
     "One stage in which everything trains."
     apart = () if backbone_lr is None else (('backbone', backbone_lr, weight_decay),)
@@ -63,7 +63,7 @@ class Classifier(Method):
         labels,               # number of labels C, or their names
         size=64,              # side of the images, pixels
         backbone='resnet18',  # a timm name, or a module, see `Backbone`
-        pretrained=False,
+        pretrained=False,     # True: timm's weights | a file of weights, or the folder of a run
         min_cells=None,       # a finer grid for maps, see `Backbone`
         pool='timm',          # 'timm': what the network does after its map | 'mean': of its cells
         unknown='ignore',     # what an unknown entry means: 'ignore' | 'negative'

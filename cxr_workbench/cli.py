@@ -138,6 +138,39 @@ def merge_settings(
     if twice: raise ValueError(f'{twice[0]} is given by --{twice[0]} and by --set: leave one out')
     return {**options, **settings}
 
+# %% ../nbs/80_cli.ipynb #b164b223
+def choose_start(
+    pretrained, weights, start,   # of --pretrained, --weights and --from
+):                                # what a method takes as `pretrained`
+    "The one of three starts that is given; ValueError where two are."
+    options = {'--pretrained': pretrained, '--weights': weights, '--from': start}
+    given = [name for name, value in options.items() if value]
+    if len(given) > 1: raise ValueError(f'{" and ".join(given)} are two starts: leave one out')
+    return str(weights) if weights else pretrained
+
+# %% ../nbs/80_cli.ipynb #352e24a1
+def continue_settings(
+    start,           # folder of a run
+    method:str,      # name of the method to train
+    settings:dict,   # that are given
+)->dict:
+    "The arguments of a run, replaced where they are given; ValueError for a run of another method."
+    from cxr_workbench.learner import read_config
+    config = read_config(start)
+    if config['method'] != method:
+        raise ValueError(f'{start} holds a {config["method"]}, not a {method}: '
+                         'give its method, or --weights to take its backbone alone')
+    if settings.get('preset') is not None: raise ValueError('--from has the settings of its run: leave --preset out')
+    given = {name: value for name, value in settings.items() if value is not None}
+    return {**config['arguments'], **given}
+
+# %% ../nbs/80_cli.ipynb #e4bf11bc
+def report_start(model, start, taken, fresh):
+    "Say what a run starts from, and which of its parts are new."
+    parts = sorted({name.split('.')[0] for name in fresh})
+    new = f'; new, as the labels or the method ask for it: {", ".join(parts)}' if parts else ''
+    print_line(f'{len(taken)} of {len(taken) + len(fresh)} tensors are those of {start}{new}')
+
 # %% ../nbs/80_cli.ipynb #20a7097a
 def train_run(
     method,           # name of the method
@@ -146,17 +179,20 @@ def train_run(
     out,              # folder of the run
     epochs,           # in all; None: those of the recipe
     progress=True,    # show a bar
+    start=None,       # folder of a run of the same method whose weights are the first ones
     **how,            # further arguments of learner.fit
 ):                    # the model, the held-out part, the history; None in all processes but the first
     "Open the data, create the method, fit it, keep the record of the run."
     from cxr_workbench import learner
     from cxr_workbench.core import create_method, seed_all
+    if start is not None: record = {**record, 'from': str(start)}
     train, held_out = opening.open_parts(record)
     if record['regime'] == 'single-positive' and 'unknown' not in settings:
         settings = {**settings, 'unknown': 'negative'}
         print_line('single positive labels: unknown entries count as absent (--set unknown=ignore to change that)')
     seed_all(record['seed'])
     model = create_method(method, labels=train.label_names, size=train.size, **settings)
+    if start is not None: report_start(model, start, *learner.start_from(model, start))
     labelled = int(train.known.any(1).sum())
     print_line(f'{method}: {len(train)} images to train on ({labelled} with labels), {len(held_out)} held out; {out}')
     if (Path(out)/'last.ckpt').exists(): print_line(f'{out} holds a run: it goes on after its last whole epoch')
@@ -201,6 +237,10 @@ def fit(
     preset: Annotated[Optional[str], Option(help='a named set of arguments of the method')] = None,
     backbone: Annotated[Optional[str], Option(help='a timm name')] = None,
     pretrained: Annotated[bool, Option(help='start from downloaded weights')] = False,
+    weights: Annotated[
+        Optional[Path], Option(help='of the backbone: a .safetensors, .pth or .pt file, or a run')] = None,
+    start: Annotated[
+        Optional[Path], Option('--from', help='folder of a run of this method to go on from, with these data')] = None,
     setting: Annotated[
         Optional[list[str]], Option('--set', help='an argument of the method, name=value; repeatable')] = None,
     epochs: Annotated[Optional[int], Option(help='in all; without it those of the recipe')] = None,
@@ -225,12 +265,14 @@ def fit(
     if fraction is not None and regime != 'fraction':
         warnings.warn(f'--fraction {fraction:g} is not used by --regime {regime}: --regime fraction uses it')
     fraction = .1 if fraction is None else fraction
-    settings = merge_settings(parse_settings(setting), preset=preset, pretrained=pretrained, backbone=backbone)
+    settings = merge_settings(
+        parse_settings(setting), preset=preset, pretrained=choose_start(pretrained, weights, start), backbone=backbone)
+    if start is not None: settings = continue_settings(start, method, settings)
     if fold is not None and fold.strip().isdecimal(): fold = int(fold)
     split = dict(fold=fold, fold_column=fold_column, each_image=each_image)
     record = dict(data=source, **split, regime=regime, fraction=fraction, seed=seed)
     train_run(method, record, settings, out or Path('runs')/method, epochs=epochs, batch_size=batch_size,
-              workers=workers, labelled=labelled, device=device, devices=devices, precision=precision,
+              workers=workers, labelled=labelled, start=start, device=device, devices=devices, precision=precision,
               progress=progress)
 
 # %% ../nbs/80_cli.ipynb #d71038f0

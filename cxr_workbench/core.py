@@ -140,6 +140,8 @@ class Stage:
     ema: float | None = None          # decay of the averaged weights that are evaluated and saved, warmed up
     clip: float | None = None         # largest gradient norm
     steps: int | None = None          # batches of an epoch; None: one pass
+    frozen_stages: int = 0            # early stages of every backbone that do not train, see `backbone.list_early`
+    options: dict = field(default_factory=dict)   # further arguments of the optimiser, as momentum of SGD
 
     def __post_init__(self):
         object.__setattr__(self, 'groups', tuple(tuple(g) for g in self.groups))
@@ -148,6 +150,8 @@ class Stage:
             if count is None and name == 'steps': continue
             if not is_count(count) or count < 1:
                 raise ValueError(f'a stage with {name}={count!r}: give a whole number of at least 1')
+        if not is_count(self.frozen_stages) or self.frozen_stages < 0:
+            raise ValueError(f'a stage with frozen_stages={self.frozen_stages!r}: give a whole number, 0 for none')
         if not hasattr(torch.optim, self.optimizer):
             raise ValueError(f'a stage with optimizer={self.optimizer!r}: give the name of a class of torch.optim')
         if self.ema is not None and not 0 <= self.ema < 1:
@@ -362,7 +366,7 @@ def create_method(
     labels=14,         # number of labels, or their names
     size=64,           # side of the images, pixels
     backbone=None,     # a timm name; None is the method's own default
-    pretrained=False,  # load pretrained weights
+    pretrained=False,  # True: timm's weights | a file of weights, or the folder of a run
     preset=None,       # a named set of arguments of this method
     **kw,              # the method's own arguments
 )->Method:
@@ -374,6 +378,8 @@ def create_method(
         kw = merge_arguments(factory.presets[preset], kw)
     if not is_count(size) or size < 1: raise ValueError(f'size={size!r}: give the side of the images in pixels')
     if backbone is not None: kw['backbone'] = backbone
+    plain = lambda start: start if isinstance(start, bool) else str(start)   # as JSON holds it
+    pretrained = [*map(plain, pretrained)] if isinstance(pretrained, (list, tuple)) else plain(pretrained)
     method = factory(labels=labels, size=int(size), pretrained=pretrained, **kw)
     method.config = dict(method=name, labels=method.label_names, size=int(size), pretrained=pretrained,
                          arguments=kw, vocabulary=VOCABULARY)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Training', 'fit', 'Interrupted', 'export', 'find_model', 'load', 'group_parameters', 'predict', 'save',
-           'set_trainable']
+           'set_trainable', 'read_config', 'start_from']
 
 # %% ../nbs/09_learner.ipynb #9bbbafbe
-_all_ = ['Interrupted', 'export', 'find_model', 'load', 'group_parameters', 'predict', 'save', 'set_trainable']
+_all_ = ['Interrupted', 'export', 'find_model', 'load', 'group_parameters', 'predict', 'save', 'set_trainable',
+         'read_config', 'start_from']
 
 # %% ../nbs/09_learner.ipynb #7528a26b
 import contextlib, logging, time, warnings
@@ -22,7 +23,7 @@ from .core import Method, Stage, check_reading, check_size, get_reading, seed_al
 from .data import check_disjoint, check_no_synthetic, dataloaders
 from .metrics import auroc, average_precision, check_number, macro
 from .prediction import Interrupted, check_label_names, predict
-from .saving import check_device, export, find_model, load, save
+from .saving import check_device, export, find_model, load, read_config, save, start_from
 from .stages import check_batches, make_average, make_schedule, group_parameters
 from .stages import scale_epochs, set_modes, set_trainable, warn_of_short_average
 
@@ -74,7 +75,7 @@ class Training(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         if self.global_rank == 0: warn_of_short_average(self.stage, self.number, steps)
         groups = group_parameters(self.method, self.stage.groups)
-        optimizer = getattr(torch.optim, self.stage.optimizer)(groups)
+        optimizer = getattr(torch.optim, self.stage.optimizer)(groups, **self.stage.options)
         schedule = make_schedule(optimizer, self.stage, steps)
         return [optimizer], [dict(scheduler=schedule, interval='step')]
 
@@ -267,7 +268,7 @@ def fit(
     for number, stage in enumerate(recipe):
         if number < first: continue
         before = sum(stage.epochs for stage in recipe[:number])
-        set_trainable(method, stage.train)
+        set_trainable(method, stage.train, stage.frozen_stages)
         training = Training(
             method, stage, data, valid, batch_size, seed, workers,
             number, before, total, labelled, history, record)

@@ -9,8 +9,8 @@ __all__ = ['simulate_scores', 'check_same_order', 'check_scores', 'check_number'
 
 # %% ../nbs/07b_scores.ipynb #b9a1bcb8
 import warnings
+from numbers import Integral
 import numpy as np
-from .core import is_count
 from .labels import as_labels, to_numpy
 
 # %% ../nbs/07b_scores.ipynb #d7776ab1
@@ -114,7 +114,7 @@ def check_number(
 ):
     "Refuse what is no whole number of at least `least` (ValueError with its name)."
     for name, number in numbers.items():
-        if is_count(number) and number >= least: continue
+        if isinstance(number, Integral) and not isinstance(number, bool) and number >= least: continue
         raise ValueError(f'{name}={number!r}: give a whole number of at least {least}')
 
 # %% ../nbs/07b_scores.ipynb #5ff4ac4a

@@ -11,6 +11,7 @@ import copy, math, re, warnings
 from dataclasses import replace
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from .backbone import Backbone, list_early
 from .core import Method, Stage
 from .data import batch_sampler
 
@@ -34,15 +35,27 @@ def make_schedule(
         return .5*(1 + math.cos(math.pi*min(1, share)))
     return lr.LambdaLR(optimizer, factor)
 
+# %% ../nbs/08b_stages.ipynb #995ba0c8
+def list_frozen(
+    method:Method,
+    stages:int,      # of every backbone
+)->set[str]:
+    "Names of the parameters in the first stages of every backbone; ValueError where none has stages."
+    if not stages: return set()
+    backbones = [(name, module) for name, module in method.named_modules() if isinstance(module, Backbone)]
+    if not backbones: raise ValueError(f'frozen_stages={stages}: {type(method).__name__} has no backbone with stages')
+    return {f'{name}.{own}' for name, module in backbones for own in list_early(module, stages)}
+
 # %% ../nbs/08b_stages.ipynb #24c9ff13
 def set_trainable(
     method:Method,
     pattern:str,     # regular expression, matched at the start of parameter names
+    frozen_stages=0, # early stages of every backbone that do not train, whatever matches
 )->list[str]:        # the names that train
     "Let exactly the matching parameters train; ValueError where none matches."
-    names = []
+    names, frozen = [], list_frozen(method, frozen_stages)
     for name, parameter in method.named_parameters():
-        parameter.requires_grad_(bool(re.match(pattern, name)))
+        parameter.requires_grad_(name not in frozen and bool(re.match(pattern, name)))
         if parameter.requires_grad: names.append(name)
     if names: return names
     heads = sorted({name.split('.')[0] for name, _ in method.named_parameters()})
@@ -161,7 +174,7 @@ def find_fault(
 ):                  # the module that was entered last and its error; None, None where there is none
     "Try one training step on a copy."
     trial, entered = copy.deepcopy(method), ['the loss']
-    set_trainable(trial, stage.train)
+    set_trainable(trial, stage.train, stage.frozen_stages)
     set_modes(trial)
     def remember(name): return lambda module, inputs: entered.append(f'{name} ({type(module).__name__})')
     for name, module in trial.named_modules():

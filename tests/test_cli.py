@@ -234,7 +234,8 @@ def test_the_installed_command_answers():
 OPTIONS = {  # command -> its options; a spelling that a script uses stays
     'fit': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --fit --bits
         --stretch --invert --window --frame --rows --fold --fold-column --each-image-a-patient --regime --fraction
-        --preset --backbone --pretrained --set --epochs --batch-size --seed --workers --labelled --out --device
+        --preset --backbone --pretrained --weights --from
+        --set --epochs --batch-size --seed --workers --labelled --out --device
         --devices --precision --progress --no-progress --no-stretch --no-invert --no-window --no-pretrained''',
     'evaluate': '--data --table --root --path --patient --packed --n-boot --out',
     'predict': '--out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window',

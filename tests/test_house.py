@@ -54,7 +54,8 @@ DATA = {
     'data': {*GROUND, 'dataset', 'holdout', 'samplers'},
 }
 BETWEEN = {
-    'backbone': {*GROUND},
+    'weights': set(),
+    'backbone': {*GROUND, 'weights'},
     'losses': {*GROUND, 'data', 'backbone'},
     'consistency': {*GROUND, 'data', 'backbone'},
     'attention': {*GROUND, 'data', 'backbone'},
@@ -81,7 +82,7 @@ BESIDE = {
     'scores': {*GROUND},
     'intervals': {*GROUND, 'scores'},
     'metrics': {*GROUND, 'views', 'pointing', 'scores', 'intervals'},
-    'stages': {*BELOW},
+    'stages': {*BELOW, 'backbone'},
     'checkpoints': {*BELOW},
     'saving': {*BELOW, 'programs'},
     'prediction': {*BELOW, 'metrics', 'programs', 'saving'},
@@ -179,6 +180,17 @@ def test_import_is_light(path):
     assert done.returncode == 0, done.stderr
     early = set(done.stdout.split()) - MAY_LOAD.get(name, set())
     assert not early, f'import cxr_workbench.{name} loads {sorted(early)}: import it in the function that uses it'
+
+
+WITHOUT_TORCH = ['renamed', 'states', 'labels', 'tables', 'scores', 'pointing', 'intervals', 'metrics', 'views',
+                 'files', 'phantom']
+
+
+@pytest.mark.parametrize('name', WITHOUT_TORCH)
+def test_tables_measures_and_pictures_start_without_torch(name):
+    code = f'import sys, cxr_workbench.{name}; print("torch" in sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stdout.strip() == 'False', done.stderr
 
 
 # ---- notebooks to library ----
