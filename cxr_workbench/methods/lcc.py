@@ -93,21 +93,37 @@ def correlation_consistency(
     logs = correlation.clamp(min=tiny).log() - local.clamp(min=tiny).log()
     return (correlation*logs).sum(-1).mean()
 
+# %% ../../nbs/30_lcc.ipynb #5be0d7c4
+GUIDES = ('lift', 'linear')           # how the guide is made of the global correlation
+NEGATIVES = ('absent', 'present')     # of the contrast: absent units of the same label too, or present units alone
+
+# %% ../../nbs/30_lcc.ipynb #3c1f6a20
+def attention_lift(
+    G:Tensor,  # without diagonal, (C, C), rows add to 1; C > 1
+)->Tensor:     # (C, C), symmetric, diagonal 0; 1 where two labels attend to each other as by chance
+    "Attention between two labels over the attention that each of them gets on average."
+    received = G.sum(0)/(len(G) - 1)
+    lift = G/received.clamp(min=torch.finfo(G.dtype).tiny)
+    return (lift + lift.mT)/2
+
 # %% ../../nbs/30_lcc.ipynb #95fd656c
 def correlation_guide(
-    G:Tensor,  # without diagonal, (C, C), rows add to 1
-)->Tensor:     # (C, C) in [0, 1], symmetric, no gradient; 0 where attention is uniform
-    "How much more than chance two labels attend to each other."
+    G:Tensor,     # without diagonal, (C, C), rows add to 1
+    kind='lift',  # 'lift' | 'linear', as it was before
+)->Tensor:        # (C, C) in [0, 1], symmetric, no gradient; 0 where attention is uniform
+    "How much more than by chance two labels attend to each other; ValueError for another kind."
+    if kind not in GUIDES: raise ValueError(f'guide {kind!r}: give one of {GUIDES}')
     G, C = G.detach(), len(G)
     if C <= 2: return torch.zeros_like(G)
-    guide = (((C-1)*(G + G.mT)/2 - 1)/(C-2)).clamp(0, 1)
-    return guide*(guide > 1e-6)    # what rounding leaves of 0
+    if kind == 'linear': guide = ((C-1)*(G + G.mT)/2 - 1)/(C-2)
+    else: guide = 1 - 1/attention_lift(G).clamp(min=1)
+    return guide.clamp(0, 1)*(guide > 1e-6)    # what rounding leaves of 0
 
 # %% ../../nbs/30_lcc.ipynb #f199b670
 def contrast_loss(
-    scores:Tensor,    # similarity over temperature, (N, N)
-    positives:Tensor, # weights of the positives, (N, N), not negative
-    weights:Tensor,   # weights in the denominator, (N, N), not negative
+    scores:Tensor,    # similarity over temperature, (N, M): N anchors against M units
+    positives:Tensor, # weights of the positives, (N, M), not negative
+    weights:Tensor,   # weights in the denominator, (N, M), not negative
 )->Tensor:            # scalar; 0 where no row has a positive
     "Mean over the rows with a positive of the weighted mean log ratio."
     rows = positives.sum(1) > 0
@@ -117,6 +133,16 @@ def contrast_loss(
     losses = (positives*(denominator - scores)).sum(1)/positives.sum(1)
     return losses.sum()/max(1, len(losses))
 
+# %% ../../nbs/30_lcc.ipynb #77d1c0a9
+def same_label_scores(
+    units:Tensor,  # (B, C, d)
+    image:Tensor,  # of every anchor, (N,)
+    label:Tensor,  # of every anchor, (N,)
+)->Tensor:         # (N, B)
+    "Cosines of every anchor with the units of its own label in all images."
+    units = units.transpose(0, 1)
+    return (units @ units.mT)[label, image]
+
 # %% ../../nbs/30_lcc.ipynb #9f208a9f
 def label_supcon(
     u:Tensor,             # one vector per image and label, (B, C, d); normalised here
@@ -125,22 +151,28 @@ def label_supcon(
     tau=.1,               # temperature
     known=None,           # which entries of y are annotated, (B, C) bool; None: all
     positive_above=None,  # labels with an entry of corr above this are positives too; None: never
+    negatives='absent',   # 'absent': absent units of the anchor's label too | 'present': none of these, as before
 )->Tensor:                # scalar; 0 where no label occurs twice
     "Supervised contrast between label features; a large entry of corr repels less. ValueError for other shapes."
     check_shapes(dict(u='B C d', y='B C', corr='C C', known='B C'), u=u, y=y, corr=corr, known=known)
-    present = (y > 0) if known is None else (y > 0) & known
-    image, label = present.nonzero(as_tuple=True)                               # (N,) each
+    if negatives not in NEGATIVES: raise ValueError(f'negatives={negatives!r}: give one of {NEGATIVES}')
+    known = torch.ones_like(y, dtype=torch.bool) if known is None else known
+    image, label = ((y > 0) & known).nonzero(as_tuple=True)                     # (N,) each
     with torch.autocast(u.device.type, enabled=False):
-        units = F.normalize(upcast(u[image, label]), dim=-1)
-        guide = corr.detach().to(units)[label][:, label]                         # (N, N)
+        units = F.normalize(upcast(u), dim=-1)
+        anchors, guide = units[image, label], corr.detach().to(units)[label][:, label]
         same, elsewhere = label[:, None] == label, image[:, None] != image
-        positives = (same & elsewhere).to(units)
+        positives = (same & elsewhere).to(units)                                 # (N, N), like the next ones
         if positive_above is not None:
             attracted = ~same & elsewhere & (guide > positive_above)
             positives = torch.where(attracted, guide, positives)
-        negatives = torch.where(same, 0., 1 - guide)                             # 0 for the unit itself
-        weights = torch.where(positives > 0, 1., negatives)
-        return contrast_loss(units @ units.mT/tau, positives, weights)
+        weights = torch.where(positives > 0, 1., torch.where(same, 0., 1 - guide))   # 0 for the unit itself
+        scores = anchors @ anchors.mT
+        if negatives == 'absent':
+            absent = ((y <= 0) & known).mT[label].to(units)                      # (N, B)
+            scores = torch.cat([scores, same_label_scores(units, image, label)], 1)
+            positives, weights = F.pad(positives, (0, len(y))), torch.cat([weights, absent], 1)
+        return contrast_loss(scores/tau, positives, weights)
 
 # %% ../../nbs/30_lcc.ipynb #f4406df0
 def batch_weighted_bce(
@@ -201,6 +233,8 @@ CONSISTENCY = dict(
     absolute=False)        # of its cosine
 CONTRAST = dict(
     tau=.1,                # temperature of the contrast
+    negatives='absent',    # 'absent' | 'present': see `label_supcon`
+    guide='lift',          # 'lift' | 'linear': see `correlation_guide`
     projection=(256, 128), # widths of the MLP before it
     positive_above=None)   # see `label_supcon`
 SCRATCH = dict(            # a small network from scratch; both learning rates are given
@@ -211,9 +245,11 @@ LADDER = {
     '+ label features': dict(attention=False, weights=dict(contrast=0.)),
     '+ global attention': dict(weights=dict(consistency=0., contrast=0.)),
     '+ consistency': dict(weights=dict(contrast=0.)),
-    '+ contrast, unguided': dict(guided=False),
-    '+ contrast, guided': dict(),
+    '+ contrast': dict(guided=False),
+    '+ guide': dict(),
     'without propagation': dict(propagate=False),
+    'old guide': dict(contrast=dict(guide='linear')),
+    'contrast among present labels': dict(contrast=dict(negatives='present'), weights=dict(contrast=.1)),
 }
 
 # %% ../../nbs/30_lcc.ipynb #c996028f
@@ -260,8 +296,10 @@ class LCC(Classifier):
 
     def check_choices(self):
         if self.loss not in LOSSES: raise ValueError(f'loss={self.loss!r}: give one of {LOSSES}')
-        kind = self.consistency['kind']
+        kind, contrast = self.consistency['kind'], self.contrast
         if kind not in ('squared', 'kl', 'dice'): raise ValueError(f"kind={kind!r}: give 'squared', 'kl' or 'dice'")
+        for name, choices in dict(negatives=NEGATIVES, guide=GUIDES).items():
+            if contrast[name] not in choices: raise ValueError(f'{name}={contrast[name]!r}: give one of {choices}')
 
     def check_weights(self):
         absent = [name for name, weight in self.default_weights().items() if self.weights[name] and not weight]
@@ -276,7 +314,7 @@ class LCC(Classifier):
     def default_weights(self):
         has_tables = self.attention is not False or self.consistency['kind'] == 'dice'
         consistency = 1. if self.decompose and has_tables else 0.
-        return dict(supervised=1., consistency=consistency, contrast=.1 if self.decompose else 0.)
+        return dict(supervised=1., consistency=consistency, contrast=.05 if self.decompose else 0.)
 
     def attach(self, width):
         if self.decompose: self.reader = LabelReader(self.labels, width, self.dim, self.attention, self.propagate)
@@ -304,8 +342,9 @@ class LCC(Classifier):
     def contrast_labels(self, probes, y, known):
         "Contrast between the projected label features, a scalar."
         v, how = probes['label_features'], self.contrast
-        corr = correlation_guide(probes['others_correlation']) if self.guided else v.new_zeros(v.shape[1], v.shape[1])
-        return label_supcon(self.project(v), y, corr, how['tau'], known, how['positive_above'])
+        corr = v.new_zeros(v.shape[1], v.shape[1])
+        if self.guided: corr = correlation_guide(probes['others_correlation'], how['guide'])
+        return label_supcon(self.project(v), y, corr, how['tau'], known, how['positive_above'], how['negatives'])
 
     def step(self, batch, progress=1., stage=0):
         y, known = self.targets(batch)
