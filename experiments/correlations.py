@@ -20,10 +20,13 @@ from common import test_to_train
 
 
 def list_lcc_variants():
-    "The ladder of the method's own page, and two of its switches."
+    "The ladder of the method's own page, the contrast as it was before, and two switches."
     from cxr_workbench.methods.lcc import LADDER
+    before = dict(weights=dict(contrast=.1))
     return {
         **LADDER,
+        '+ contrast, unguided': dict(before, contrast=dict(negatives='present'), guided=False),
+        '+ contrast, guided': dict(before, contrast=dict(negatives='present', guide='linear')),
         'consistency with the labels': dict(consistency=dict(kind='dice'), weights=dict(contrast=0.)),
         'base, plain BCE': dict(decompose=False, loss='plain')}
 

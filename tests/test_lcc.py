@@ -3,8 +3,8 @@ import json, math, os, subprocess, sys, textwrap, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from cxr_workbench.core import Batch, create_method, seed_all
-from cxr_workbench.methods.lcc import LADDER, LCC, LabelAttention, LabelReader
-from cxr_workbench.methods.lcc import batch_weighted_bce, correlation_consistency, correlation_guide
+from cxr_workbench.methods.lcc import GUIDES, LADDER, LCC, LabelAttention, LabelReader
+from cxr_workbench.methods.lcc import attention_lift, batch_weighted_bce, correlation_consistency, correlation_guide
 from cxr_workbench.methods.lcc import label_cosine, label_supcon, local_correlation, others_softmax
 from cxr_workbench.renamed import update_config
 
@@ -38,14 +38,18 @@ def has_finite_gradients(method):
 
 # ---- the contrast ----
 
-def supcon_by_loops(u, y, corr, tau, known, above=None):
+def list_units(u, entries):
+    where = entries.nonzero().tolist()
+    return [(n, i, u[n, i]/u[n, i].norm()) for n, i in where]
+
+
+def supcon_by_loops(u, y, corr, tau, known, above=None, negatives='absent'):
     "The formula of the page, unit by unit, in Python numbers."
-    units = []
-    for n, i in (y.bool() & known).nonzero().tolist():
-        units.append((n, i, u[n, i]/u[n, i].norm()))
+    units, absent = list_units(u, y.bool() & known), list_units(u, ~y.bool() & known)
     losses = []
     for n, i, a in units:
         positives, below = [], 0.
+        if negatives == 'absent': below = sum(math.exp(float(a @ b)/tau) for _, j, b in absent if j == i)
         for m, j, b in units:
             if (m, j) == (n, i): continue
             e, related = math.exp(float(a @ b)/tau), float(corr[i, j])
@@ -62,11 +66,12 @@ def supcon_by_loops(u, y, corr, tau, known, above=None):
 
 @pytest.mark.parametrize('seed', range(4))
 @pytest.mark.parametrize('above', [None, .6])
-def test_contrast_equals_the_double_loop(seed, above):
+@pytest.mark.parametrize('negatives', ['absent', 'present'])
+def test_contrast_equals_the_double_loop(seed, above, negatives):
     u, y, corr, known = draw(seed=seed)
     for tau in (.1, .5):
-        expected = supcon_by_loops(u, y, corr, tau, known, above)
-        assert float(label_supcon(u, y, corr, tau, known, above)) == pytest.approx(expected, rel=1e-9)
+        expected = supcon_by_loops(u, y, corr, tau, known, above, negatives)
+        assert float(label_supcon(u, y, corr, tau, known, above, negatives)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_without_guidance_it_is_supervised_contrast_with_a_class_per_label():
@@ -79,7 +84,65 @@ def test_without_guidance_it_is_supervised_contrast_with_a_class_per_label():
     logp = scores.log_softmax(1)
     same = (label[:, None] == label) & ~torch.eye(9, dtype=torch.bool)
     expected = torch.stack([-logp[i][same[i]].mean() for i in range(9)]).mean()
-    assert torch.allclose(label_supcon(u, y, torch.zeros(4, 4)), expected)
+    assert torch.allclose(label_supcon(u, y, torch.zeros(4, 4), negatives='present'), expected)
+
+
+def make_constant(B=40, C=6, seed=0):
+    "Units that depend on the label alone, as far apart as C points can be, and labels of which a third is present."
+    corners = torch.eye(C, dtype=torch.float64) - 1/C
+    u = torch.nn.functional.pad(torch.nn.functional.normalize(corners, dim=-1), (0, 1))   # one direction is free
+    y = (torch.rand(B, C, generator=torch.Generator().manual_seed(seed)) < .3).double()
+    return u.expand(B, C, C + 1).clone(), y
+
+
+def least_possible(y):
+    "The mean of log |P| over the anchors: positives are equal and nothing else is near."
+    count = y.sum(0)
+    return float((count*(count - 1).log()).sum()/count.sum())
+
+
+def test_a_constant_per_label_solves_the_contrast_among_present_labels_and_not_the_one_with_absent_ones():
+    u, y = make_constant()
+    free, least = torch.zeros(6, 6), least_possible(y)
+    old, new = (float(label_supcon(u, y, free, negatives=how)) for how in ('present', 'absent'))
+    assert least < old < least + .01
+    count = y.sum(0)                           # all images of a label are alike: log of all of them but the anchor
+    expected = float((count*math.log(len(y) - 1)).sum()/count.sum())
+    assert expected - .01 < new < expected + .01 and new > least + 1
+    exact = torch.where(y[..., None] > 0, u, -u)
+    assert float(label_supcon(exact, y, free)) < least + .01    # what the image shows brings it down to the minimum
+
+
+def slope_of_presence(negatives, by):
+    "Derivative of the loss as present units move one way and absent ones the other, away from their label's constant."
+    u, y = make_constant()
+    by = torch.tensor(by, dtype=torch.float64, requires_grad=True)
+    free_direction = torch.nn.functional.one_hot(torch.tensor(6), 7)
+    loss = label_supcon(u + by*(2*y - 1)[..., None]*free_direction, y, torch.zeros(6, 6), negatives=negatives)
+    return float(torch.autograd.grad(loss, by)[0])
+
+
+@pytest.mark.parametrize('by', [.05, .3])
+def test_telling_present_from_absent_lowers_the_contrast_with_absent_ones_alone(by):
+    "A constant is a point without slope for both; beside it only one of them asks for a difference."
+    assert abs(slope_of_presence('absent', 0.)) < 1e-9
+    assert slope_of_presence('absent', by) < -.5*by
+    assert slope_of_presence('present', by) > -1e-9
+
+
+def test_absent_units_get_a_gradient_where_they_are_known_and_only_then():
+    u, y, corr, known = draw(B=8)
+    u.requires_grad_()
+    absent = (y == 0) & (((y > 0) & known).sum(0) > 1)     # of labels that have an anchor with a positive
+    for negatives, reached in (('present', absent & False), ('absent', absent & known)):
+        grad, = torch.autograd.grad(label_supcon(u, y, corr, known=known, negatives=negatives), u)
+        assert torch.equal((grad.abs().sum(-1) > 0) & (y == 0), reached)
+
+
+def test_where_no_absence_is_known_both_contrasts_are_one():
+    u, y, corr, _ = draw()
+    both = [label_supcon(u, y, corr, known=y > 0, negatives=how) for how in ('absent', 'present')]
+    assert torch.allclose(*both) and both[0] > 0
 
 
 def test_contrast_where_there_is_nothing_to_contrast():
@@ -120,6 +183,7 @@ def test_contrast_refuses_what_does_not_fit():
     fewer = [(u, y[:, :3], corr), (u, y, corr[:3])]
     for wrong in [*fewer, (u[:3], y, corr)]:
         with pytest.raises(ValueError, match=words): label_supcon(*wrong)
+    with pytest.raises(ValueError, match="negatives='all': give one of"): label_supcon(u, y, corr, negatives='all')
 
 
 def test_the_guide_gets_no_gradient_and_moves_the_loss():
@@ -148,31 +212,114 @@ def test_contrast_has_no_loop_over_pairs():
 
 # ---- the guide ----
 
-@pytest.mark.parametrize('C', [3, 5, 14, 30])
-def test_uniform_attention_guides_nothing_at_any_number_of_labels(C):
+every_guide = pytest.mark.parametrize('kind', GUIDES)
+
+
+def make_attention(C=6, strength=3., seed=1, dtype=torch.float64):
+    "Attention without diagonal from random scores; `strength` is their spread."
+    scores = torch.randn(C, C, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return others_softmax(strength*scores)
+
+
+@every_guide
+@pytest.mark.parametrize('C', [3, 5, 14, 30, 100])
+def test_uniform_attention_guides_nothing_at_any_number_of_labels(C, kind):
     for dtype in (torch.float32, torch.float64):
-        assert not correlation_guide(others_softmax(torch.zeros(C, C, dtype=dtype))).any()
+        assert not correlation_guide(others_softmax(torch.zeros(C, C, dtype=dtype)), kind).any()
 
 
-def test_guide_is_its_formula():
-    G = others_softmax(3*torch.randn(6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    guide = correlation_guide(G)
+@every_guide
+@pytest.mark.parametrize('strength', [.1, 1., 3., 30.])
+def test_a_guide_is_bounded_and_symmetric_and_follows_the_labels(kind, strength):
+    G, order = make_attention(9, strength), torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    guide = correlation_guide(G.requires_grad_(), kind)
+    assert guide.min() >= 0 and guide.max() <= 1 and guide.any()
+    assert torch.equal(guide, guide.T) and not guide.diagonal().any() and not guide.requires_grad
+    assert torch.allclose(correlation_guide(G[order][:, order], kind), guide[order][:, order])
+
+
+def test_linear_guide_is_its_formula():
+    G = make_attention()
+    guide = correlation_guide(G, 'linear')
     for i in range(6):
         for j in range(6):
             mean = (float(G[i, j]) + float(G[j, i]))/2
             assert float(guide[i, j]) == pytest.approx(min(1, max(0, (5*mean - 1)/4)), abs=1e-6)
-    assert torch.equal(guide, guide.T) and not guide.diagonal().any()
+
+
+def test_lift_and_its_guide_are_their_formulas():
+    G = make_attention()
+    guide, lift = correlation_guide(G, 'lift'), attention_lift(G)
+    def one_way(i, j):
+        received = [float(G[k, j]) for k in range(6) if k != j]
+        return float(G[i, j])/(sum(received)/5)
+    for i in range(6):
+        for j in range(6):
+            both = (one_way(i, j) + one_way(j, i))/2
+            assert float(lift[i, j]) == pytest.approx(both)
+            if i != j: assert 1 - float(guide[i, j]) == pytest.approx(min(1, 1/both), abs=1e-6)
+
+
+def test_a_label_that_all_attend_to_is_hardly_related_to_all_by_that():
+    "Two labels get most attention of every label. Against uniform attention they look related."
+    popular = torch.zeros(14, dtype=torch.float64)
+    popular[:2] = 2
+    G = others_softmax(popular.expand(14, 14))
+    guide, against_uniform = correlation_guide(G), 1 - 1/(13*(G + G.T)/2).clamp(min=1)
+    for pair in ((0, 1), (0, 5)): assert against_uniform[pair] > .5 and guide[pair] < .3*against_uniform[pair]
+
+
+def test_a_label_that_nobody_attends_to_is_guided_by_what_it_attends_to():
+    G = torch.eye(4)[[1, 0, 0, 1]]        # 0 and 1 attend to each other, 2 to 0 and 3 to 1
+    guide = correlation_guide(G)
+    assert torch.isfinite(guide).all() and guide[0, 1] > 0 and guide[2, 3] == 0
+
+
+def test_the_guide_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="guide 'rank': give one of"): correlation_guide(torch.rand(3, 3), 'rank')
+
+
+def change_of_gradient(guide, u, y, negatives):
+    "Norm of what the guide changes in the gradient of the contrast, over the norm of the gradient without it."
+    def grad(corr):
+        leaf = u.clone().requires_grad_()
+        return torch.autograd.grad(label_supcon(leaf, y, corr, negatives=negatives), leaf)[0]
+    plain = grad(0*guide)
+    return float((grad(guide) - plain).norm()/plain.norm())
+
+
+@pytest.fixture(scope='module')
+def trained():
+    "The packaged model: the global correlation that it learned, label features of phantoms, and their labels."
+    from cxr_workbench.data import from_phantom
+    from cxr_workbench.learner import find_model, load
+    from cxr_workbench.phantom import SyntheticCXR
+    b = from_phantom(SyntheticCXR(64, size=64, seed=2026)).batch(range(64))
+    with torch.no_grad(): probes = load(find_model('lcc')).look(b.x)[1]
+    return probes['others_correlation'], probes['label_features'], b.y
+
+
+@pytest.mark.parametrize('negatives, share', [('absent', .03), ('present', .08)])
+def test_the_guide_by_lift_changes_the_gradient_by_a_measurable_share(trained, negatives, share):
+    "At attention that training has left close to uniform the linear guide is almost nothing."
+    G, v, y = trained
+    linear, lift = correlation_guide(G, 'linear'), correlation_guide(G, 'lift')
+    assert linear.max() < .2 and linear.mean() < .02 < .08 < lift.mean()
+    old, new = (change_of_gradient(guide, v, y, negatives) for guide in (linear, lift))
+    assert new > share and new > 5*old
 
 
 @pytest.mark.parametrize('C', [1, 2])
-def test_two_labels_or_one_guide_nothing(C): assert not correlation_guide(torch.rand(C, C)).any()
+def test_two_labels_or_one_guide_nothing(C):
+    for kind in GUIDES: assert not correlation_guide(torch.rand(C, C), kind).any()
 
 
-def test_at_the_start_the_method_is_contrasted_without_guidance():
+@every_guide
+def test_at_the_start_the_method_is_contrasted_almost_without_guidance(kind):
     method, b = small(labels=14), batch(C=14)
     with torch.no_grad(): probes = method.look(b.x)[1]
-    guide = correlation_guide(probes['others_correlation'])
-    assert guide.max() < .05
+    guide = correlation_guide(probes['others_correlation'], kind)
+    assert guide.max() < .5 and guide.mean() < .05
     guided, free = (float(label_supcon(probes['label_features'], b.y, g)) for g in (guide, 0*guide))
     assert guided == pytest.approx(free, rel=.02)
 
@@ -330,24 +477,29 @@ def test_a_label_that_never_occurs(loss, unguided):
     assert all(torch.isfinite(p).all() for p in method.parameters())
 
 
-def test_memory_of_the_contrast_is_a_few_matrices_of_present_units():
-    "What the backward pass keeps grows with the square of the units that are present, not of all entries."
-    def kept(B, C, share):
-        u, y, corr, _ = draw(B, C, 32, share=share, dtype=torch.float32)
-        held = {}
-        def keep(t):
-            storage = t.untyped_storage()
-            held[storage.data_ptr()] = storage
-            return t
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            label_supcon(u.requires_grad_(), y, corr)
-        return sum(s.nbytes() for s in held.values())/1e6, 4*int(y.sum())**2/1e6
+def count_kept(B, C, share, negatives):
+    "MB that the backward pass keeps, MB of one matrix of present units, and MB of the same-label scores."
+    u, y, corr, _ = draw(B, C, 32, share=share, dtype=torch.float32)
+    held = {}
+    def keep(t):
+        storage = t.untyped_storage()
+        held[storage.data_ptr()] = storage
+        return t
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        label_supcon(u.requires_grad_(), y, corr, negatives=negatives)
+    present = int(y.sum())
+    return sum(s.nbytes() for s in held.values())/1e6, 4*present**2/1e6, 4*present*B/1e6
+
+
+@pytest.mark.parametrize('negatives', ['absent', 'present'])
+def test_memory_of_the_contrast_is_a_few_matrices_of_present_units(negatives):
+    "What the backward pass keeps: matrices of present units, and of present units against the images; never of all."
     for B, C, share in ((64, 14, .5), (128, 14, .5), (64, 28, .5)):
-        held, matrix = kept(B, C, share)
-        assert held < 10*matrix, (B, C)
+        held, matrix, images = count_kept(B, C, share, negatives)
+        assert held < 10*(matrix + (negatives == 'absent')*images), (B, C)
     sizes = [(64, .5), (128, .5), (64, .1)]
-    one, double, few = (kept(n, 14, share)[0] for n, share in sizes)
-    assert 3 < double/one < 5 and few < .1*one
+    one, double, few = (count_kept(n, 14, share, negatives)[0] for n, share in sizes)
+    assert 3 < double/one < 5 and few < .2*one
 
 
 def test_extreme_logits_are_finite():
@@ -375,6 +527,8 @@ def test_parts_that_are_not_there_are_refused():
         with pytest.raises(ValueError, match='ask for what these parts lack'): small(**kw)
     with pytest.raises(ValueError, match='give one of'): small(loss='focal')
     with pytest.raises(ValueError, match="'squared', 'kl' or 'dice'"): small(consistency=dict(kind='cosine'))
+    for strange in (dict(negatives='all'), dict(guide='rank')):
+        with pytest.raises(ValueError, match="'(all|rank)': give one of"): small(contrast=strange)
 
 
 @pytest.mark.parametrize('part', ['attention', 'consistency', 'contrast'])
@@ -386,8 +540,30 @@ def test_a_setting_that_no_part_has_is_named(part):
 def test_settings_that_are_not_given_are_those_of_the_preset_or_the_papers(preset, projection):
     given = dict(contrast=dict(tau=.5), consistency=dict(absolute=True))
     method = create_method('lcc', labels=NAMES, size=32, backbone='test_resnet', preset=preset, **given)
-    assert method.contrast == dict(tau=.5, projection=projection, positive_above=None)
+    assert method.contrast == dict(
+        tau=.5, negatives='absent', guide='lift', projection=projection, positive_above=None)
     assert method.consistency == dict(kind='squared', tau=.2, absolute=True)
+
+
+def test_the_readings_of_before_are_rungs_and_change_the_contrast_alone():
+    b, arguments = batch(), dict(weak=False)
+    steps = {name: small(**arguments, **LADDER[name]).eval().step(b) for name in (
+        '+ guide', 'old guide', 'contrast among present labels')}
+    new, guide, present = steps.values()
+    assert all(torch.equal(new.logits, step.logits) for step in (guide, present))
+    for step in (guide, present):
+        assert step.terms['contrast'] != new.terms['contrast']
+        assert all(torch.equal(step.terms[name], new.terms[name]) for name in ('supervised', 'consistency'))
+    assert new.weights == guide.weights == dict(supervised=1., consistency=1., contrast=.05)
+    assert present.weights['contrast'] == .1
+
+
+def test_a_model_of_another_contrast_scores_the_same():
+    method, x = small(), batch().x
+    for name in ('old guide', 'contrast among present labels'):
+        other = small(**LADDER[name])
+        other.load_state_dict(method.state_dict())
+        assert torch.equal(method.eval()(x), other.eval()(x))
 
 
 def test_inference_needs_no_projection():
