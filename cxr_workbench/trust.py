@@ -40,7 +40,7 @@ def estimate_prior(
     mean = positives.sum()/seen.sum().clamp(min=1)
     return (factor*(positives + smooth*mean)/(seen + smooth).clamp(min=1)).clamp(1e-4, .95)
 
-# %% ../nbs/05b_trust.ipynb #d0230bf3
+# %% ../nbs/05b_trust.ipynb #764fc27a
 class DistributionAlignment(nn.Module):
     "Move probabilities so that their running mean per label comes near a prior."
     def __init__(self,
@@ -74,7 +74,7 @@ class DistributionAlignment(nn.Module):
         mean, wanted = self.mean.clamp(1e-4, 1 - 1e-4), prior.clamp(1e-4, 1 - 1e-4)
         ratio = (wanted*(1 - mean)/(mean*(1 - wanted))).clamp(1/self.clip, self.clip)
         ratio = torch.where((prior > 0) & (self.seen > 0), ratio, 1.).to(probs)
-        return ratio*probs/(ratio*probs + 1 - probs)
+        return ratio*probs/(1 + (ratio - 1)*probs)   # a ratio of 1 is exact
 
 # %% ../nbs/05b_trust.ipynb #c2a00e9e
 class AdaptiveThresholds(nn.Module):
