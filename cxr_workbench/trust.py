@@ -6,14 +6,14 @@
 __all__ = ['has_positives_only', 'estimate_prior', 'DistributionAlignment', 'AdaptiveThresholds', 'PriorThresholds',
            'sharpen', 'Teacher', 'weigh_present', 'Trusted', 'Trust', 'make_trust']
 
-# %% ../nbs/05b_trust.ipynb #86d8b694
-import re
+# %% ../nbs/05b_trust.ipynb #67f22eba
+import math, re
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from .core import RowTable, check_shapes, evaluation_mode
+from .core import RowTable, check_shapes, evaluation_mode, is_count
 from .consistency import consistency_targets, has_unknown
 from .classifier import make_part
 
@@ -40,20 +40,52 @@ def estimate_prior(
     mean = positives.sum()/seen.sum().clamp(min=1)
     return (factor*(positives + smooth*mean)/(seen + smooth).clamp(min=1)).clamp(1e-4, .95)
 
-# %% ../nbs/05b_trust.ipynb #764fc27a
+# %% ../nbs/05b_trust.ipynb #c0c582a1
+def scale_odds(
+    probs:Tensor,    # (B, C)
+    factor:Tensor,   # (C,)
+)->Tensor:           # (B, C)
+    "Probabilities with their odds multiplied; a factor of 1 leaves them as they are, exactly."
+    return factor*probs/(1 + (factor - 1)*probs)
+
+# %% ../nbs/05b_trust.ipynb #a578d2f5
+class Memory(nn.Module):
+    "The last predictions, of a fixed number."
+    def __init__(self, labels, size):
+        super().__init__()
+        self.register_buffer('queue', torch.zeros(size, labels))
+        self.register_buffer('seen', torch.zeros((), dtype=torch.long))   # predictions stored so far
+
+    @torch.no_grad()
+    def remember(self, probs):
+        "Put predictions (R, C) in the place of the oldest."
+        probs = probs[-len(self.queue):].to(self.queue)
+        places = (self.seen + torch.arange(len(probs), device=probs.device)) % len(self.queue)
+        self.queue[places] = probs
+        self.seen += len(probs)
+
+    def recall(self):
+        "The predictions that are there, (n, C), in no order."
+        return self.queue[:min(int(self.seen), len(self.queue))]
+
+# %% ../nbs/05b_trust.ipynb #87bc662e
 class DistributionAlignment(nn.Module):
-    "Move probabilities so that their running mean per label comes near a prior."
+    "Move probabilities so that their mean per label comes near a prior, or is it."
     def __init__(self,
-        labels:int,     # C
-        momentum=.99,   # of the running mean, in [0, 1)
-        clip=10.,       # largest factor on the odds, and one over the smallest; 1 changes nothing
+        labels:int,      # C
+        momentum=.99,    # of the running mean, in [0, 1)
+        clip=10.,        # largest factor on the odds, and one over the smallest; 1 changes nothing
+        match='ratio',   # 'ratio': prior over running mean | 'mean': until the mean of the aligned is the prior
+        memory=512,      # predictions that are remembered for match='mean'
     ):
         super().__init__()
         if not 0 <= momentum < 1: raise ValueError(f'momentum={momentum} must lie in [0, 1)')
         if not clip >= 1: raise ValueError(f'clip={clip} must be at least 1')
-        self.momentum, self.clip = momentum, clip
+        if match not in ('ratio', 'mean'): raise ValueError(f"match={match!r}: give 'ratio' or 'mean'")
+        self.momentum, self.clip, self.match = momentum, clip, match
         self.register_buffer('mean', torch.full((labels,), .5))
         self.register_buffer('seen', torch.zeros(()))   # batches so far
+        self.memory = Memory(labels, memory) if match == 'mean' else None
 
     @torch.no_grad()
     def remember(self,
@@ -64,6 +96,20 @@ class DistributionAlignment(nn.Module):
         self.seen += 1
         share = (1/self.seen).clamp(min=1 - self.momentum)   # at first the plain mean
         self.mean += share*(probs.to(self.mean).mean(0) - self.mean)
+        if self.memory is not None: self.memory.remember(probs)
+
+    def find_factor(self,
+        prior:Tensor,   # (C,)
+    )->Tensor:          # (C,)
+        "The factor on the odds of each label, within the clip."
+        mean, wanted = self.mean.clamp(1e-4, 1 - 1e-4), prior.clamp(1e-4, 1 - 1e-4)
+        if self.match == 'ratio': return (wanted*(1 - mean)/(mean*(1 - wanted))).clamp(1/self.clip, self.clip)
+        low, high = torch.full_like(prior, -math.log(self.clip)), torch.full_like(prior, math.log(self.clip))
+        for _ in range(24):   # the mean rises with the factor: halve the range
+            middle = (low + high)/2
+            is_low = scale_odds(self.memory.recall(), middle.exp()).mean(0) < wanted
+            low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
+        return ((low + high)/2).exp()
 
     @torch.no_grad()
     def forward(self,
@@ -71,10 +117,8 @@ class DistributionAlignment(nn.Module):
         prior:Tensor,   # (C,); 0: not known
     )->Tensor:          # (B, C)
         "The aligned probabilities."
-        mean, wanted = self.mean.clamp(1e-4, 1 - 1e-4), prior.clamp(1e-4, 1 - 1e-4)
-        ratio = (wanted*(1 - mean)/(mean*(1 - wanted))).clamp(1/self.clip, self.clip)
-        ratio = torch.where((prior > 0) & (self.seen > 0), ratio, 1.).to(probs)
-        return ratio*probs/(1 + (ratio - 1)*probs)   # a ratio of 1 is exact
+        factor = torch.where((prior > 0) & (self.seen > 0), self.find_factor(prior), 1.)
+        return scale_odds(probs, factor.to(probs))
 
 # %% ../nbs/05b_trust.ipynb #c2a00e9e
 class AdaptiveThresholds(nn.Module):
@@ -116,7 +160,7 @@ class AdaptiveThresholds(nn.Module):
         return high, low
 
 # %% ../nbs/05b_trust.ipynb #801606ce
-class PriorThresholds(nn.Module):
+class PriorThresholds(Memory):
     "Thresholds per label that trust as many predictions as the prevalence allows."
     def __init__(self,
         labels:int,     # C
@@ -124,27 +168,18 @@ class PriorThresholds(nn.Module):
         memory=4096,    # predictions that are remembered, M
         ready=256,      # with fewer in memory, the fixed thresholds hold
     ):
-        super().__init__()
+        super().__init__(labels, memory)
         if not 0 < kappa < 1:
             raise ValueError(f'kappa={kappa} must lie between 0 and 1: at 1 the thresholds meet')
         self.kappa, self.ready = kappa, min(ready, memory)
-        self.register_buffer('queue', torch.zeros(memory, labels))
-        self.register_buffer('seen', torch.zeros((), dtype=torch.long))  # predictions stored so far
-
-    @torch.no_grad()
-    def remember(self, probs):
-        "Put predictions (B, C) in the place of the oldest."
-        probs = probs[-len(self.queue):].to(self.queue)
-        places = (self.seen + torch.arange(len(probs), device=probs.device)) % len(self.queue)
-        self.queue[places] = probs
-        self.seen += len(probs)
 
     @torch.no_grad()
     def forward(self, prevalence, tau_pos, tau_neg):
         "Thresholds (C,) from the memory, or the given ones while it holds too few predictions."
-        n = min(int(self.seen), len(self.queue))
+        remembered = self.recall()
+        n = len(remembered)
         if n < self.ready: return tau_pos, tau_neg
-        ordered, c = self.queue[:n].sort(0).values, torch.arange(len(prevalence), device=prevalence.device)
+        ordered, c = remembered.sort(0).values, torch.arange(len(prevalence), device=prevalence.device)
         def quantile(share): return ordered[(share*(n - 1)).round().long(), c]
 
         high, low = quantile(1 - self.kappa*prevalence), quantile(self.kappa*(1 - prevalence))
@@ -169,15 +204,14 @@ def make_thresholds(
     if kind is not None: return make_part({'labels': labels, **settings}, kind, 'kind of thresholds')
     if settings: raise ValueError(f'fixed thresholds have no setting {sorted(settings)}: give tau_pos and tau_neg')
 
-# %% ../nbs/05b_trust.ipynb #926541ea
+# %% ../nbs/05b_trust.ipynb #bac9c03a
 def sharpen(
     probs:Tensor,     # (B, C) in [0, 1]
     temperature=1.,   # above 0; 1 leaves them as they are
 )->Tensor:            # (B, C)
     "Probabilities with their scores divided by a temperature; ValueError for one that is not positive."
     if not temperature > 0: raise ValueError(f'temperature={temperature} must be positive')
-    present, absent = probs**(1/temperature), (1 - probs)**(1/temperature)
-    return present/(present + absent)
+    return probs if temperature == 1 else torch.sigmoid(torch.logit(probs)/temperature)
 
 # %% ../nbs/05b_trust.ipynb #c99e9f47
 class Teacher(RowTable):
@@ -252,7 +286,7 @@ class Trusted(NamedTuple):
     target: Tensor   # what consistency terms learn: `pseudo`, or soft labels, (B, C) in [0, 1]
     weight: Tensor   # what an entry weighs there, (B, C); 0 where it is not trusted
 
-# %% ../nbs/05b_trust.ipynb #07aa35f6
+# %% ../nbs/05b_trust.ipynb #3caed20f
 class Trust(nn.Module):
     "From predictions on weak views to the labels of the consistency terms; its defaults are fixed thresholds alone."
     def __init__(self,
@@ -266,7 +300,8 @@ class Trust(nn.Module):
     ):
         super().__init__()
         if isinstance(align, dict) or align is True: align = {'labels': labels, **({} if align is True else align)}
-        if isinstance(teacher, (int, float)) and not isinstance(teacher, bool): teacher = dict(decay=teacher)
+        if isinstance(teacher, float) or is_count(teacher): teacher = dict(decay=teacher)
+        if teacher is True: teacher = {}
         if isinstance(teacher, dict): teacher = {'only': r'(backbone|head)\.', **teacher}
         self.align, self.teacher = make_part(align, DistributionAlignment), make_part(teacher, Teacher)
         self.thresholds = make_thresholds(thresholds, labels)

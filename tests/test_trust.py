@@ -99,6 +99,20 @@ def test_alignment_keeps_the_order_and_comes_nearer_to_the_prior():
     assert q.mean() + .05 < out.mean() <= .5                              # nearer, exact for equal predictions only
 
 
+@pytest.mark.parametrize('prior', [.02, .3, .9])
+def test_matching_the_mean_makes_it_the_prior(prior):
+    q = torch.sigmoid(3*torch.randn(300, 2, generator=seeded(0)) - 1)
+    align = DistributionAlignment(2, match='mean', clip=1e4, memory=200)
+    align.remember(q[:100])
+    align.remember(q[100:])                                               # the last 200 count
+    out = align(q, torch.tensor([prior, .3]))
+    assert torch.allclose(out[100:].mean(0), torch.tensor([prior, .3]), atol=1e-3)
+    near = DistributionAlignment(2, match='mean', clip=2., memory=200)
+    near.remember(q)
+    factor = near.find_factor(torch.tensor([.001, .999]))
+    assert torch.allclose(factor, torch.tensor([.5, 2.]), rtol=1e-3)
+
+
 def test_the_running_mean_is_plain_at_first_and_exponential_later():
     align, q = DistributionAlignment(1, momentum=.75), torch.tensor([.2, .4, .9, .1, .5, .3])
     for value in q[:4]: align.remember(value.view(1, 1))
@@ -268,6 +282,16 @@ def test_with_single_positives_statistics_are_of_annotated_rows_like_the_prior()
     (dict(thresholds=dict(name='adaptive', least=.4)), 'least')])
 def test_settings_that_make_no_sense_are_refused(setting, message):
     with pytest.raises(ValueError, match=message): make_trust(setting, 5)
+
+
+def test_a_part_is_switched_by_its_setting():
+    def build(**kw): return make_trust(kw, 5)
+    assert build(teacher=.9).teacher.decay == .9 and build(teacher=0).teacher.decay == 0
+    assert build(teacher=True).teacher.only == build(teacher=dict(decay=.5)).teacher.only != ''
+    for off in (None, False): assert build(teacher=off, align=off).teacher is None is build(align=off).align
+    assert build(align=True).align.clip == DistributionAlignment(5).clip and build(align=dict(clip=2.)).align.clip == 2
+    own = Trust(5, soft=.5)
+    assert make_trust(own, 5) is own
 
 
 def test_two_kinds_of_thresholds_are_refused():

@@ -146,6 +146,7 @@ ABLATIONS = {  # name -> arguments that take a part away or exchange it
     'class-prior thresholds': dict(priors=True),
     'adaptive thresholds': dict(trust=dict(thresholds='adaptive')),
     'aligned probabilities': dict(trust=dict(align=True)),
+    'aligned by their mean': dict(trust=dict(align=dict(match='mean'))),
     'soft targets': dict(trust=dict(soft=1.)),
     'EMA teacher': dict(trust=dict(teacher=.99)),
     'rare labels weigh more': dict(trust=dict(rare=.5)),

@@ -198,6 +198,7 @@ ABLATIONS = {
     'no elastic deformation': dict(elastic=dict(p=0.)),
     'no rejection': dict(reject=False),   # of losses that assume negatives
     'aligned probabilities': dict(trust=dict(align=True)),
+    'aligned by their mean': dict(trust=dict(align=dict(match='mean'))),
     'adaptive thresholds': dict(trust=dict(thresholds='adaptive')),
     'soft targets': dict(trust=dict(soft=1.)),
     'EMA teacher': dict(trust=dict(teacher=.99)),
