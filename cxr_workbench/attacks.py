@@ -172,7 +172,7 @@ def added_loss(
 class AttackBudget(nn.Module):
     "A budget `eps` that grows and shrinks until an attack adds a wanted loss to a trusted entry."
     def __init__(self,
-        added_loss=.1,     # wanted rise of the loss, nats per trusted entry
+        added_loss=.05,    # wanted rise of the loss, nats per trusted entry
         start=1/255,       # budget at the start
         lowest=1/4080,     # smallest budget, a sixteenth of a grey value
         highest=16/255,    # largest budget
