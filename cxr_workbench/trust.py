@@ -103,7 +103,8 @@ class DistributionAlignment(nn.Module):
     )->Tensor:          # (C,)
         "The factor on the odds of each label, within the clip."
         mean, wanted = self.mean.clamp(1e-4, 1 - 1e-4), prior.clamp(1e-4, 1 - 1e-4)
-        if self.match == 'ratio': return (wanted*(1 - mean)/(mean*(1 - wanted))).clamp(1/self.clip, self.clip)
+        ratio = wanted*(1 - mean)/(mean*(1 - wanted))
+        if self.match == 'ratio': return ratio.clamp(1/self.clip, self.clip)
         low, high = torch.full_like(prior, -math.log(self.clip)), torch.full_like(prior, math.log(self.clip))
         for _ in range(24):   # the mean rises with the factor: halve the range
             middle = (low + high)/2

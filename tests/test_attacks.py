@@ -397,7 +397,8 @@ def test_feature_attack_in_half_precision_without_bias_and_for_one_row():
 def linear_problem(scale=1., n=32):
     "Images of 16 pixels in the middle of the range, a linear model, and hard labels of its own."
     g = torch.Generator().manual_seed(0)
-    net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), .4 + .2*torch.rand(n, 1, 4, 4, generator=g)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    x = .4 + .2*torch.rand(n, 1, 4, 4, generator=g)
     with torch.no_grad():
         net[1].weight.copy_(scale*torch.randn(3, 16, generator=g))
         y = (net(x) > 0).float()
@@ -449,7 +450,8 @@ def test_one_step_of_the_budget_is_bounded_and_nothing_trusted_leaves_it():
 
 
 @pytest.mark.parametrize('kw', [
-    dict(added_loss=0.), dict(start=0.), dict(start=.5), dict(lowest=.1), dict(rate=0.), dict(rate=1.5)])
+    dict(added_loss=0.), dict(start=0.), dict(start=.5),
+    dict(lowest=.1), dict(rate=0.), dict(rate=1.5)])
 def test_budgets_that_make_no_sense_are_refused(kw):
     with pytest.raises(ValueError): A.AttackBudget(**kw)
 

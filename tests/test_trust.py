@@ -22,7 +22,8 @@ def none_of(t): return torch.zeros_like(t).bool()
 # ---- the prior ----
 
 def test_the_prior_of_full_labels_is_their_prevalence():
-    y = (torch.rand(400, 5, generator=seeded(0)) < torch.tensor([.5, .3, .1, .05, .02])).float()
+    share = torch.tensor([.5, .3, .1, .05, .02])
+    y = (torch.rand(400, 5, generator=seeded(0)) < share).float()
     known = torch.ones_like(y).bool()
     assert torch.allclose(estimate_prior(y, known, smooth=0.), y.mean(0))
     half = known.clone()
@@ -153,7 +154,8 @@ def test_adaptive_thresholds_rise_with_confidence(scale, sharper, seed):
 def test_adaptive_thresholds_never_cross_whatever_is_given():
     thresholds = AdaptiveThresholds(3)
     thresholds.remember(torch.full((4, 3), .5))
-    for taus in ((.3, .2), (.95, .9), (torch.full((3,), .9), torch.full((3,), .7))):
+    each = torch.full((3,), .9), torch.full((3,), .7)
+    for taus in ((.3, .2), (.95, .9), each):
         high, low = thresholds(None, *taus)
         assert (high > low).all()
 
@@ -209,7 +211,8 @@ def test_weights_act_on_trusted_present_entries_only():
     y = (torch.rand(200, 3, generator=seeded(0)) < torch.tensor([.5, .2, .02])).float()
     trust.prepare(y, torch.ones_like(y).bool())
     own, w = trust(q, torch.zeros(2, 3), none_of(q)), weigh_present(trust.prior, .5)
-    present, absent = torch.tensor([[1., 0., 1.], [1., 0., 0.]]), torch.tensor([[0., 1., 0.], [0., 0., 1.]])
+    present = torch.tensor([[1., 0., 1.], [1., 0., 0.]])
+    absent = torch.tensor([[0., 1., 0.], [0., 0., 1.]])
     assert torch.allclose(own.weight, present*w + absent)
 
 
@@ -217,7 +220,8 @@ def test_weights_act_on_trusted_present_entries_only():
 
 def test_the_teacher_is_the_average_of_the_network_in_evaluation_mode():
     torch.manual_seed(0)
-    net, x = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(.5), nn.Linear(8, 2)), torch.randn(16, 4)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(.5), nn.Linear(8, 2))
+    x = torch.randn(16, 4)
     teacher, average = Teacher(.5), None
     for n in range(5):
         net.train()(x)                                                     # statistics move
@@ -258,7 +262,8 @@ def test_statistics_are_of_rows_with_unknown_entries_and_of_training():
     q, known = torch.rand(6, 5, generator=seeded(0)), torch.zeros(6, 5).bool()
     known[:2] = True
     trust = Trust(5, align=True)
-    trust.prepare(torch.cat([torch.ones(1, 5), torch.zeros(9, 5)]), torch.ones(10, 5).bool())
+    y = torch.cat([torch.ones(1, 5), torch.zeros(9, 5)])
+    trust.prepare(y, torch.ones_like(y).bool())
     trust.eval()(q, torch.zeros(6, 5), known)
     assert trust.align.seen == 0
     trust.train()(q, torch.zeros(6, 5), known)
@@ -267,8 +272,9 @@ def test_statistics_are_of_rows_with_unknown_entries_and_of_training():
 
 def test_with_single_positives_statistics_are_of_annotated_rows_like_the_prior():
     y = F.one_hot(torch.arange(4), 5).float()
-    trust, q = Trust(5, align=True, prior=dict(expected=2., smooth=0.)), torch.rand(6, 5, generator=seeded(0))
-    trust.prepare(torch.cat([y, torch.zeros(40, 5)]), torch.cat([y, torch.zeros(40, 5)]).bool())
+    trust = Trust(5, align=True, prior=dict(expected=2., smooth=0.))
+    q, table = torch.rand(6, 5, generator=seeded(0)), torch.cat([y, torch.zeros(40, 5)])
+    trust.prepare(table, table.bool())
     assert torch.allclose(trust.prior[:4], torch.tensor(.5)) and trust.single       # a quarter each, times two
     batch = torch.cat([y, torch.zeros(2, 5)])
     trust(q, batch, batch.bool())
@@ -305,7 +311,8 @@ ALL = dict(align=True, teacher=.9, thresholds='adaptive', soft=.5, rare=.5)
 
 def table(n=12, regime='mpc'):
     g = seeded(0)
-    x, y = torch.rand(n, 1, 32, 32, generator=g), F.one_hot(torch.randint(5, (n,), generator=g), 5).float()
+    x = torch.rand(n, 1, 32, 32, generator=g)
+    y = F.one_hot(torch.randint(5, (n,), generator=g), 5).float()
     known = y.bool() if regime == 'mpc' else (torch.arange(n) < n//3)[:, None].expand(n, 5)
     return Batch(x, y*known, known, torch.arange(n))
 

@@ -231,15 +231,13 @@ class MPC(Classifier):
     ):
         self.loss, self.empty = check_choice('loss', loss, LOSSES), check_choice('empty', empty, EMPTY)
         self.loss_settings, self.mixer_settings = check_settings(loss_settings), dict(mixer or {})
-        unknown = unknown or ('ignore' if loss == 'bce' else 'negative')
-        network['strong'] = make_strong(strong, elastic)
-        super().__init__(labels, backbone=backbone, unknown=unknown, **network)
+        unknown, strong = unknown or ('ignore' if loss == 'bce' else 'negative'), make_strong(strong, elastic)
+        super().__init__(labels, backbone=backbone, unknown=unknown, strong=strong, **network)
         self.table = RowTable(self.labels) if loss == 'role' else None
         self.register_buffer('per_image', torch.tensor(self.labels/2))   # annotated positives per annotated image
         self.reject, self.reject_after, self.ramp, self.ramp_shape = reject, reject_after, ramp, ramp_shape
         self.tau_pos, self.tau_neg, self.count_known = tau_pos, tau_neg, count_known
-        self.trust = make_trust(trust, self.labels)
-        self.feature_dropout, self.agreement = feature_dropout, agreement
+        self.trust, self.feature_dropout, self.agreement = make_trust(trust, self.labels), feature_dropout, agreement
         pseudo_label(torch.zeros(1, self.labels), tau_pos, tau_neg)      # refuses thresholds that cross
 
     def attach(self, width):
@@ -251,7 +249,7 @@ class MPC(Classifier):
     def prepare(self, y, known):
         "Count the labels; for ROLE also one row of estimates per training row."
         super().prepare(y, known)
-        y, known = torch.as_tensor(y, dtype=torch.float32), torch.as_tensor(known, dtype=torch.bool)
+        y, known = torch.as_tensor(y).float(), torch.as_tensor(known).bool()
         self.per_image.fill_((y*known).sum()/known.any(1).sum().clamp(min=1))
         if self.table is not None: self.table.fill(init_estimates(y*known, known))
         self.trust.prepare(y, known, self)
@@ -293,8 +291,7 @@ class MPC(Classifier):
         logits = self.head(z)
         q = self.trust.predict(self, probes['x_weak'], logits[:n])
         own = self.trust(q, y, known, self.tau_pos, self.tau_neg, self.prevalence, self.count_known)
-        found = own.pseudo*own.mask   # 1 where presence is trusted
-        if self.reject and progress >= self.reject_after: used = reject_negatives(found, known, used, 1.)
+        if self.reject and progress >= self.reject_after: used = reject_negatives(own.pseudo*own.mask, known, used, 1.)
         levels = self.level_losses(z, logits, own.rows, own.target, own.weight, probes)
         terms = self.terms(supervised=lambda: self.supervise(logits[:n], y, known, used, batch.idx), **levels)
         w = ramp_up(progress, self.ramp, self.ramp_shape)
