@@ -188,8 +188,8 @@ def pseudo_label(
 # %% ../nbs/05_consistency.ipynb #9ace6df1
 def consistency_loss(
     logits:Tensor,  # of the strong view, (B, C)
-    pseudo:Tensor,  # labels in {0, 1}, (B, C)
-    mask:Tensor,    # which of them are trusted, (B, C)
+    pseudo:Tensor,  # labels in {0, 1}, or soft ones between, (B, C)
+    mask:Tensor,    # which of them are trusted, or what each weighs, (B, C)
 )->Tensor:          # scalar; 0 where nothing is trusted
     "Masked binary cross-entropy summed and divided by B*C of what it is given; ValueError for other shapes."
     check_shapes('B C', logits=logits, pseudo=pseudo, mask=mask)

@@ -116,7 +116,7 @@ ARGUMENTS['acaa'] = {
     **{old: put_into('feature_attack', new) for old, new in _FEATURE.items()},
 }
 TERMS['acaa'] = {'sup': 'supervised', 'img': 'image', 'feat': 'feature', 'bmc': 'batch'}
-MODULES['acaa'] = {'batch_mamba.': 'mixer.'}
+MODULES['acaa'] = {'batch_mamba.': 'mixer.', 'priors.': 'trust.thresholds.'}
 
 # %% ../nbs/00b_renamed.ipynb #3dbc05f7
 def _put_into_graph(name):

@@ -159,6 +159,42 @@ def test_a_feature_attack_of_ones_own():
     assert torch.equal(*losses)
 
 
+def test_without_a_budget_the_weak_view_goes_through_the_network_again():
+    method, batch = make(attack=dict(eps=0.), weights=dict(feature=0., batch=0.)), table()
+    seed_all(3)
+    step = method.step(batch, progress=.5)
+    assert torch.equal(step.probes['x_adv'], step.probes['x_weak'])
+    rows = ~batch.known.all(1)
+    z = method.train().backbone.features(step.probes['x_weak'][rows])
+    pseudo, mask = step.probes['pseudo'][rows], step.probes['mask'][rows]
+    wanted = masked_loss(z, method.head, pseudo, mask)/pseudo.numel()
+    assert torch.allclose(step.terms['image'], wanted, rtol=1e-5)
+
+
+def test_the_budget_follows_in_training_and_is_saved():
+    method, batch = make(attack=dict(eps='auto', added_loss=10.)), table()
+    assert 'budget.eps' in method.state_dict() and 'budget.eps' not in make().state_dict()
+    seed_all(3)
+    step = method.step(batch, progress=.5)
+    change = (step.probes['x_adv'] - step.probes['x_weak']).abs().max()
+    assert 0 < change <= 1/255 + 1e-6
+    assert float(method.budget.eps) == pytest.approx(2/255)      # far from the wanted loss: doubled
+    method.eval().step(batch, progress=.5)
+    assert float(method.budget.eps) == pytest.approx(2/255)
+    again = make(attack=dict(eps='auto', added_loss=10.))
+    again.load_state_dict(method.state_dict())
+    everything = torch.ones_like(batch.y)
+    x_adv = again.attack_view(batch.x, everything, everything.bool())
+    assert (x_adv - batch.x).abs().max() > 1.5/255
+
+
+def test_rejection_does_not_wait_for_a_long_ramp():
+    method, batch = make(supervision='spml', ramp=1.), table()
+    mask = ~batch.known
+    y, known = method.select_supervised(batch, torch.ones_like(batch.y), mask, .1)
+    assert (known == ~mask).all()
+
+
 def test_trusting_nothing_leaves_no_consistency():
     method, batch = make(tau_pos=1.1, tau_neg=-.1), table()
     step, parameters = method.step(batch, progress=.5), list(method.parameters())

@@ -390,3 +390,81 @@ def test_feature_attack_in_half_precision_without_bias_and_for_one_row():
     assert torch.allclose(first, r[:1], atol=1e-6)
     with pytest.raises(ValueError, match=r'target \(6, 2\).*target \(B, C\)'):
         feature_attack(z, W, b, target[:, :2], mask)
+
+
+# ---- a budget that follows what the attack adds ----
+
+def linear_problem(scale=1., n=32):
+    "Images of 16 pixels in the middle of the range, a linear model, and hard labels of its own."
+    g = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    x = .4 + .2*torch.rand(n, 1, 4, 4, generator=g)
+    with torch.no_grad():
+        net[1].weight.copy_(scale*torch.randn(3, 16, generator=g))
+        y = (net(x) > 0).float()
+    mask = torch.rand(n, 3, generator=g) < .7
+    return x, attack_objective(net, y, mask), mask.sum()
+
+
+@pytest.mark.parametrize('scale', [.3, 1., 5.])
+@pytest.mark.parametrize('start', [.25/255, 16/255])
+def test_the_budget_reaches_the_added_loss_on_a_linear_model(scale, start):
+    (x, J, entries), budget = linear_problem(scale), A.AttackBudget(.05, start, lowest=1e-5, highest=.5)
+    for _ in range(15): budget.follow(A.added_loss(J, x, gni_fgsm(x, J, budget.eps)), entries)
+    reached = float(A.added_loss(J, x, gni_fgsm(x, J, budget.eps))/entries)
+    assert reached == pytest.approx(.05, rel=.02)
+
+
+def test_a_sensitive_network_gets_a_smaller_budget():
+    rest = []
+    for scale in (1., 4.):
+        (x, J, entries), budget = linear_problem(scale), A.AttackBudget(.02, lowest=1e-5)
+        for _ in range(15): budget.follow(A.added_loss(J, x, gni_fgsm(x, J, budget.eps)), entries)
+        rest.append(float(budget.eps))
+    assert rest[1] < rest[0]
+
+
+def test_what_an_attack_adds_is_the_rise_of_its_objective_in_evaluation_mode():
+    x, J, net = draw_problem(dtype=torch.float32)
+    x_adv = gni_fgsm(x, J)
+    before = copy.deepcopy(net.train().state_dict())
+    added = A.added_loss(J, x, x_adv)
+    assert net.training and all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values()))
+    net.eval()
+    with torch.no_grad(): assert torch.allclose(added, J(x_adv) - J(x)) and added > 0
+    assert A.added_loss(J, x, x) == 0
+
+
+def test_one_step_of_the_budget_is_bounded_and_nothing_trusted_leaves_it():
+    def follow(added, entries, **kw):
+        budget = A.AttackBudget(.1, start=.01, **{'lowest': 1e-4, 'highest': .05, **kw})
+        budget.follow(torch.tensor(added), torch.tensor(entries))
+        return float(budget.eps)
+
+    assert follow(1e9, 10) == pytest.approx(.005) and follow(0., 10) == pytest.approx(.02)     # halved, doubled
+    assert follow(-1., 10) == pytest.approx(.02)                                               # an attack that failed
+    assert follow(4., 10, rate=.25) == pytest.approx(.01*.25**.25) and follow(1., 10) == pytest.approx(.01)
+    assert follow(0., 0) == pytest.approx(.01)
+    assert follow(0., 10, highest=.015) == pytest.approx(.015) and follow(1e9, 10, lowest=.008) == pytest.approx(.008)
+    assert list(A.AttackBudget().state_dict()) == ['eps']
+
+
+@pytest.mark.parametrize('kw', [
+    dict(added_loss=0.), dict(start=0.), dict(start=.5),
+    dict(lowest=.1), dict(rate=0.), dict(rate=1.5)])
+def test_budgets_that_make_no_sense_are_refused(kw):
+    with pytest.raises(ValueError): A.AttackBudget(**kw)
+
+
+def test_an_attack_of_no_budget_asks_for_no_gradient():
+    def refuse(x): raise AssertionError('the objective was computed')
+    x = torch.rand(2, 1, 4, 4)
+    for kw in (dict(eps=0), dict(eps=0.), dict(eps=0., random_start=1.)):
+        assert torch.equal(gni_fgsm(x, refuse, **kw), x)
+
+
+def test_a_budget_from_settings():
+    attack = make_attack(dict(eps='auto', added_loss=.3, name='PGD'))
+    assert attack['eps'].added_loss == .3 and attack['random_start'] == 1.
+    with pytest.raises(ValueError, match="eps='auto' only"): make_attack(dict(added_loss=.3))
+    with pytest.raises(ValueError, match="'auto'"): make_attack(dict(eps='large'))

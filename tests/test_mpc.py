@@ -540,7 +540,10 @@ def test_ablations_take_one_thing_away_and_keep_the_loss(loss):
     method = make(loss=loss)
     names = ['no image consistency', 'no feature consistency', 'no batch transformer', 'no elastic deformation']
     rejects = ['no rejection'] if loss in ('an', 'an_ls', 'wan') else []
-    assert list(method.ablations()) == [*names, *rejects, 'base only']
+    trusted = ['aligned probabilities', 'adaptive thresholds', 'soft targets', 'EMA teacher', 'rare labels weigh more']
+    trusted.insert(1, 'aligned by their mean')
+    others = [*trusted, 'ramp over the whole training']
+    assert list(method.ablations()) == [*names, *rejects, *others, 'base only']
     for name, kw in method.ablations().items():
         other = make(**kw)
         off = [term for term, weight in other.weights.items() if not weight]
@@ -549,3 +552,4 @@ def test_ablations_take_one_thing_away_and_keep_the_loss(loss):
         assert other.loss == loss and off == wanted.get(name, [])
         assert other.strong[1].p == (0. if name == 'no elastic deformation' else .5)
         assert other.reject == (name not in ('no rejection', 'base only'))
+        assert (name in others) == ('trust' in kw or 'ramp' in kw)

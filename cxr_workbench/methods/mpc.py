@@ -17,6 +17,7 @@ from ..consistency import StrongView, agreement_loss, check_finite, consistency_
 from ..consistency import consistency_targets, has_unknown, pseudo_label, ramp_up
 from ..elastic import RandomElasticDeformation, elastic_displacement, jacobian_determinant, warp
 from ..classifier import Classifier, make_view
+from ..trust import make_trust
 
 # %% ../../nbs/40_mpc.ipynb #b2009cb7
 def smoothed_bce(
@@ -196,6 +197,13 @@ ABLATIONS = {
     'no batch transformer': dict(weights=dict(batch=0.)),
     'no elastic deformation': dict(elastic=dict(p=0.)),
     'no rejection': dict(reject=False),   # of losses that assume negatives
+    'aligned probabilities': dict(trust=dict(align=True)),
+    'aligned by their mean': dict(trust=dict(align=dict(match='mean'))),
+    'adaptive thresholds': dict(trust=dict(thresholds='adaptive')),
+    'soft targets': dict(trust=dict(soft=1.)),
+    'EMA teacher': dict(trust=dict(teacher=.99)),
+    'rare labels weigh more': dict(trust=dict(rare=.5)),
+    'ramp over the whole training': dict(ramp=1.),
     'base only': dict(reject=False, weights=dict.fromkeys(LEVELS, 0.))}
 
 # %% ../../nbs/40_mpc.ipynb #96d077c8
@@ -213,6 +221,7 @@ class MPC(Classifier):
         empty='drop',                   # rows without annotation: 'drop' | 'unlabelled'
         unknown=None,                   # None: 'ignore' for loss='bce', 'negative' for the others
         tau_pos=.7, tau_neg=.05,        # thresholds of the pseudo-labels, floats or (C,)
+        trust=None,                     # None: fixed thresholds, hard labels | arguments of Trust | a module
         count_known=True,               # annotated entries are trusted in the consistency terms
         ramp=.1, ramp_shape='linear',   # how the consistency terms come in, see `ramp_up`
         strong=True, elastic=True,      # the parts of the strong view, see `make_strong`
@@ -222,14 +231,13 @@ class MPC(Classifier):
     ):
         self.loss, self.empty = check_choice('loss', loss, LOSSES), check_choice('empty', empty, EMPTY)
         self.loss_settings, self.mixer_settings = check_settings(loss_settings), dict(mixer or {})
-        unknown = unknown or ('ignore' if loss == 'bce' else 'negative')
-        network['strong'] = make_strong(strong, elastic)
-        super().__init__(labels, backbone=backbone, unknown=unknown, **network)
+        unknown, strong = unknown or ('ignore' if loss == 'bce' else 'negative'), make_strong(strong, elastic)
+        super().__init__(labels, backbone=backbone, unknown=unknown, strong=strong, **network)
         self.table = RowTable(self.labels) if loss == 'role' else None
         self.register_buffer('per_image', torch.tensor(self.labels/2))   # annotated positives per annotated image
         self.reject, self.reject_after, self.ramp, self.ramp_shape = reject, reject_after, ramp, ramp_shape
         self.tau_pos, self.tau_neg, self.count_known = tau_pos, tau_neg, count_known
-        self.feature_dropout, self.agreement = feature_dropout, agreement
+        self.trust, self.feature_dropout, self.agreement = make_trust(trust, self.labels), feature_dropout, agreement
         pseudo_label(torch.zeros(1, self.labels), tau_pos, tau_neg)      # refuses thresholds that cross
 
     def attach(self, width):
@@ -241,9 +249,10 @@ class MPC(Classifier):
     def prepare(self, y, known):
         "Count the labels; for ROLE also one row of estimates per training row."
         super().prepare(y, known)
-        y, known = torch.as_tensor(y, dtype=torch.float32), torch.as_tensor(known, dtype=torch.bool)
+        y, known = torch.as_tensor(y).float(), torch.as_tensor(known).bool()
         self.per_image.fill_((y*known).sum()/known.any(1).sum().clamp(min=1))
         if self.table is not None: self.table.fill(init_estimates(y*known, known))
+        self.trust.prepare(y, known, self)
 
     def encode_views(self, x, rows):
         "Features of all B weak views, then of the strong views of R rows, (B+R, D), in one pass; and the probes."
@@ -280,14 +289,14 @@ class MPC(Classifier):
         y, used = self.targets(batch._replace(y=batch.y*known))
         z, probes = self.encode_views(batch.x, has_unknown(known).nonzero()[:, 0])
         logits = self.head(z)
-        q = torch.sigmoid(logits[:n].detach().float())
-        pseudo, mask, rows = consistency_targets(q, y, known, self.tau_pos, self.tau_neg, self.count_known)
-        if self.reject and progress >= self.reject_after: used = reject_negatives(q, known, used, self.tau_pos)
-        levels = self.level_losses(z, logits, rows, pseudo, mask, probes)
+        q = self.trust.predict(self, probes['x_weak'], logits[:n])
+        own = self.trust(q, y, known, self.tau_pos, self.tau_neg, self.prevalence, self.count_known)
+        if self.reject and progress >= self.reject_after: used = reject_negatives(own.pseudo*own.mask, known, used, 1.)
+        levels = self.level_losses(z, logits, own.rows, own.target, own.weight, probes)
         terms = self.terms(supervised=lambda: self.supervise(logits[:n], y, known, used, batch.idx), **levels)
         w = ramp_up(progress, self.ramp, self.ramp_shape)
         weights = {name: weight*(w if name in LEVELS else 1.) for name, weight in self.weights.items()}
-        return Step(logits[:n], terms, weights, {**probes, 'pseudo': pseudo, 'mask': mask})
+        return Step(logits[:n], terms, weights, {**probes, 'pseudo': own.pseudo, 'mask': own.mask})
 
     def recipe(self):
         settings = {**self.settings, 'sampler': self.settings['sampler'] or EMPTY[self.empty]}
