@@ -6,6 +6,7 @@
 __all__ = ['Supervised', 'supervised']
 
 # %% ../../nbs/10_supervised.ipynb #beba55b2
+from functools import partial
 from torch import nn
 from ..core import Step, register_method
 from ..attention import warn_of_few_cells
@@ -24,7 +25,7 @@ class Supervised(Classifier):
         dropout=0.,      # on the pooled features, or on the cells that a head reads
         **network,       # arguments of Classifier, and settings of the recipe
     ):
-        self.head_setting, self.on_map = head, reads_map(head)
+        self.build_head, self.on_map = partial(make_head, head), reads_map(head)
         if self.on_map: network.setdefault('pool', 'mean')
         super().__init__(labels, **network)
         self.loss, self.mix, self.dropout = make_loss(loss, self.labels), make_mix(mix), nn.Dropout(dropout)
@@ -32,7 +33,7 @@ class Supervised(Classifier):
 
     def attach(self, width):
         width = self.backbone.dim if self.on_map else width
-        self.head = make_head(self.head_setting, width, self.labels)
+        self.head = self.build_head(width, self.labels)
         if hasattr(self.head, 'decode'): warn_of_few_cells(self.backbone.cells, self.backbone.size, 'the label decoder')
 
     def prepare(self, y, known):
