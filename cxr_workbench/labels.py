@@ -26,17 +26,33 @@ def assume_negative(
     y, known = as_labels(y, known)
     return y, np.ones_like(known)
 
+# %% ../nbs/01a_labels.ipynb #a91d77e4
+def weigh_draw(
+    draw,     # uniform numbers, (n, C) in [0, 1)
+    y,        # (n, C) in {0, 1}
+    weight,   # as in `single_positive`
+):            # (n, C); the largest among the present ones is drawn by weight
+    "Uniform numbers to which weights were given; alike where all that is present weighs 0. ValueError below 0."
+    if weight is None: return draw
+    weight = np.broadcast_to(to_numpy(weight).astype(float), y.shape)
+    if not (weight >= 0).all(): raise ValueError('a weight of the draw is a number of at least 0')
+    nothing = (weight*y).sum(1, keepdims=True) == 0
+    weight = np.where(nothing, 1, weight)
+    with np.errstate(divide='ignore'): return np.log(draw)/weight
+
 # %% ../nbs/01a_labels.ipynb #f90a52a5
 def single_positive(
-    y,            # (n, C) in {0, 1}
-    seed:int,     # same seed, same draw
-    known=None,   # (n, C) bool; only known positives are drawn
-):                # y (n, C) with at most one 1 per row, and known = that entry
-    "Keep one positive per image, drawn uniformly; everything else becomes unknown."
+    y,             # (n, C) in {0, 1}
+    seed:int,      # same seed, same draw
+    known=None,    # (n, C) bool; only known positives are drawn
+    weight=None,   # how likely each is drawn against the others of its image, at least 0, (C,) or (n, C); None: alike
+):                 # y (n, C) with at most one 1 per row, and known = that entry
+    "Keep one positive per image, drawn uniformly or by weight; everything else becomes unknown."
     y, known = as_labels(y, known)
     draw = np.random.default_rng(seed).random(y.shape)
-    draw = np.where(y == 1, draw, -1)
-    kept = (draw == draw.max(1, keepdims=True, initial=-1)) & (y == 1)
+    draw = weigh_draw(draw, y, weight)
+    draw = np.where(y == 1, draw, -np.inf)
+    kept = (draw == draw.max(1, keepdims=True, initial=-np.inf)) & (y == 1)
     return kept.astype(np.float32), kept
 
 # %% ../nbs/01a_labels.ipynb #eb0e79ed
@@ -115,6 +131,16 @@ def long_tail(
 # %% ../nbs/01a_labels.ipynb #38ae7dfd
 REGIMES = ('full', 'fraction', 'single-positive')
 
+# %% ../nbs/01a_labels.ipynb #71fb02cd
+def find_weight(
+    weight,     # None | 'frequency' | numbers, (C,) or (n, C)
+    y, known,   # (n, C)
+):              # None or numbers
+    "The weights of the draw of one positive; ValueError for a name that there is not."
+    if not isinstance(weight, str): return weight
+    if weight != 'frequency': raise ValueError(f"weight={weight!r}: give 'frequency' or numbers")
+    return as_labels(y, known)[0].sum(0)
+
 # %% ../nbs/01a_labels.ipynb #f548ef1f
 def annotate(
     y, known=None,      # (n, C) in {0, 1} and mask
@@ -123,12 +149,15 @@ def annotate(
     fraction=.1,        # share of the patients that keep their labels, in (0, 1]
     seed=0,             # of the draw
     each_image=False,   # by hand only: every image is its own patient
+    weight=None,        # of 'single-positive': None | 'frequency' | how likely each is named, (C,) or (n, C)
 ):                      # y and known (n, C); ValueError for an unknown regime, and for 'fraction' without patients
     "The labels that a regime of annotation leaves."
     if regime not in REGIMES:
         raise ValueError(f'regime={regime!r}: give one of {", ".join(map(repr, REGIMES))}')
+    if weight is not None and regime != 'single-positive':
+        raise ValueError(f"weight is for regime='single-positive', not {regime!r}")
     if regime == 'full': return as_labels(y, known)
-    if regime == 'single-positive': return single_positive(y, seed, known)
+    if regime == 'single-positive': return single_positive(y, seed, known, find_weight(weight, y, known))
     if patient_id is None and not each_image:
         raise ValueError('a fraction of the patients needs patient ids: name their column, '
                          'or say each_image=True where every image is its own patient')

@@ -15,6 +15,7 @@ REAL = '--data images_64.npz'
 SINGLE = 'few_labels single-positive --size 32'
 SHARE = 'few_labels fraction --size 32 --batch-size 32 --unlabelled 32'
 SMALL = '--size 32 --steps 200 --batch-size 32'
+PAIR = '--folds 0 1 --draws 1 --steps 200 --batch-size 32'
 LOSSES = 'AN WAN EM ROLE MPC'
 PARTS = """'ACAA, terms off' 'ACAA, image only' 'ACAA, feature only' 'ACAA, Batch-Mamba only'
     'ACAA, strong view, no attack'"""
@@ -47,6 +48,9 @@ COMMANDS = {  # table -> experiment and its options
     'correlations-lcc-real': f'correlations lcc {REAL} {SMALL}',
     'correlations-can-phantom': f'correlations can {SMALL}',
     'correlations-can-real': f'correlations can {REAL} {SMALL}',
+    'rivals-single-positive-phantom':
+        f"rivals single-positive {PAIR} --variants AN WAN LL-R LL-Ct LL-Cp BoostLU 'LL-R, 9 %'",
+    'rivals-tail-phantom': f'rivals tail {PAIR} --variants BCE focal LDAM-DRW',
     'lcc_folds-real': f'lcc_folds {REAL} {SMALL}',
     'long_tail-32-real':
         f"long_tail {REAL} --size 32 --steps 240 --batch-size 32 --variants {LADDER} 'tail repeated' 'base, sampler'",

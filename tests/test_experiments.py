@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT/'experiments'))
-import all_tables, common, confident_entries, correlations, few_labels, lcc_folds, long_tail
+import all_tables, common, confident_entries, correlations, few_labels, lcc_folds, long_tail, rivals
 sys.path.pop(0)
 
 
@@ -119,7 +119,8 @@ def test_tuned_baseline_is_chosen_on_validation():
 
 @pytest.mark.parametrize('module, more', [
     (few_labels, {}), (few_labels, dict(regime='single-positive', tune=[5])),
-    (correlations, {}), (correlations, dict(method='can')), (long_tail, {})])
+    (correlations, {}), (correlations, dict(method='can')), (long_tail, {}),
+    (rivals, dict(regime='single-positive')), (rivals, dict(regime='tail'))])
 def test_every_run_has_one_key(module, more):
     o = make_options(**more)
     jobs = module.list_jobs(o)

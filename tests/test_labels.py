@@ -121,6 +121,40 @@ def test_single_positive_is_uniform_and_respects_known():
     assert not L.single_positive(np.zeros((3, 2)), 0)[1].any()
 
 
+def test_a_weighted_draw_has_its_probabilities_and_equal_weights_are_the_uniform_draw():
+    y = np.tile([1., 1, 0, 1], (30000, 1))
+    weight = np.array([1., 2, 50, 3])
+    share = L.single_positive(y, 0, weight=weight)[0].mean(0)
+    wanted = np.array([1/6, 1/3, 0, 1/2])                                          # the absent one has no part in it
+    assert np.abs(share - wanted).max() < 4*np.sqrt(.25/30000)
+    alike = L.single_positive(y, 3, weight=np.full(4, .1))[0]
+    assert np.array_equal(alike, L.single_positive(y, 3)[0])
+    first, last = np.eye(4)[[0, 3]]
+    by_row = np.where(np.arange(30000)[:, None] % 2, first, last)
+    kept = L.single_positive(y, 0, weight=by_row)[0]
+    assert kept[1::2, 0].all() and kept[::2, 3].all()
+
+
+def test_where_nothing_present_weighs_the_draw_is_uniform():
+    y, weight = np.tile([1., 1, 0], (30000, 1)), np.array([0., 0, 1])
+    share = L.single_positive(y, 0, weight=weight)[0].mean(0)
+    assert np.abs(share - [.5, .5, 0]).max() < .02
+    known = np.array([[True, False, True]]*30000)
+    assert L.single_positive(y, 0, known, weight=np.array([0., 9, 9]))[0][:, 0].all()
+    with pytest.raises(ValueError, match='at least 0'): L.single_positive(y, 0, weight=np.array([1., -1, 0]))
+
+
+def test_a_regime_names_its_weights():
+    y = np.tile([1., 1, 1], (20000, 1))
+    y[::2, 2] = 0
+    seen = L.annotate(y, regime='single-positive', weight='frequency')[0][1::2].mean(0)
+    assert np.abs(seen - [.4, .4, .2]).max() < .02
+    same = L.annotate(y, regime='single-positive', seed=5, weight=y.sum(0))[0]
+    assert np.array_equal(same, L.annotate(y, regime='single-positive', seed=5, weight='frequency')[0])
+    with pytest.raises(ValueError, match="'frequency'"): L.annotate(y, regime='single-positive', weight='size')
+    with pytest.raises(ValueError, match='single-positive'): L.annotate(y, regime='full', weight='frequency')
+
+
 @given(tables, seeds, st.floats(.01, 1), st.floats(.01, 1), st.randoms())
 def test_keep_fraction_is_nested_whole_patients_and_blind_to_row_order(y, seed, a, b, random):
     patient = np.array([random.choice('pqrstuvw') for _ in y])
