@@ -167,6 +167,13 @@ def _keep_old_graph(arguments):
 
 LATER[3, 'trcgl'] = _keep_old_graph
 
+# %% ../nbs/00b_renamed.ipynb #b7d0c3e5
+def _keep_old_maps(arguments):
+    "CAN's attention loss as files below vocabulary 3 mean it."
+    return {'compare': 'maps', **arguments}
+
+LATER[3, 'can'] = _keep_old_maps
+
 # %% ../nbs/00b_renamed.ipynb #159ad450
 def _rename_argument(new, name, value, change):
     "Enter an old argument in the new ones, in place; ValueError where the new name is there already."

@@ -94,6 +94,7 @@ BESIDE = {
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
 LATER = {   # pages of one paper
+    'methods.can': {'methods.can_agreement'},
     'methods.trcgl': {'methods.trcgl_losses'},
     'methods.trcgl_requests': {'methods.trcgl_diffusion'},
 }
