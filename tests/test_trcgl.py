@@ -150,7 +150,8 @@ def spread_by_hand(net, A):
 
 
 def score_by_hand(net, r):
-    projected = r @ net.project.weight.T + net.project.bias
+    if net.centre is not None: r = (r - net.centre.running_mean)/(net.centre.running_var + 1e-5).sqrt()
+    projected = r @ net.project.weight.T + (0 if net.project.bias is None else net.project.bias)
     return F.cosine_similarity(projected[:, None], net.classifiers()[None], dim=-1)
 
 
@@ -165,6 +166,7 @@ def test_graph_convolution_against_its_formula():
 def test_the_residual_against_its_formula(s):
     A, r = label_adjacency(*table()), torch.randn(3, 12)
     net = LabelGCN(5, 12, hidden=7, adjacency=A, residual=s, scale=3.).eval()
+    net.centre.running_mean.normal_(), net.centre.running_var.uniform_(.5, 2)
     def even(T): return T/(T**2).sum(1).mean()**.5
     own, spread = net.embedding @ net.second.weight.T, spread_by_hand(net, A)
     assert torch.allclose(net.classifiers(), even(own) + s*even(spread - spread.mean(0)), atol=1e-5)
@@ -229,7 +231,7 @@ def test_the_graph_moves_logits_before_and_after_training():
         return float((part.std(0)/logits.std(0)).mean())
     for name, graph in dict(now=True, before=ALONE).items():
         method = prepared(b, graph=graph)
-        method.norm.train(), method.norm(method.backbone.feature_map(b.x))     # statistics of these images
+        for _ in range(40): method.train().look(b.x)                   # statistics of these images
         start = share(method)
         descent = torch.optim.AdamW(method.train().parameters(), 2e-3)
         for _ in range(5):
@@ -238,6 +240,21 @@ def test_the_graph_moves_logits_before_and_after_training():
             descent.step()
         shares[name] = start, share(method)
     assert min(shares['now']) > .05 and min(shares['now']) > 5*max(shares['before'])
+
+
+def test_features_are_centred_over_the_batch_and_by_what_was_seen_later():
+    "So the label logits of many images have no cosine in common; a single image in training is centred as later."
+    net = LabelGCN(5, 12, hidden=7).train()
+    r = torch.randn(400, 12)*3 + 40                                     # one direction for all images
+    assert (net.centre_features(r).mean(0).abs() < 1e-4).all()
+    for _ in range(200): net.centre_features(r)
+    net.eval()
+    scores = net(r)
+    assert (scores.mean(0).abs() < .3*scores.std(0)).all()
+    before = LabelGCN(5, 12, hidden=7, **ALONE).eval()(r)
+    assert (before.mean(0).abs() > 3*before.std(0)).any()
+    one = r[:1]
+    assert torch.equal(net.train().centre_features(one), net.eval().centre_features(one))
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -249,7 +266,8 @@ def test_the_graph_cannot_make_all_labels_one_vector(seed):
     net = LabelGCN(14, 64, hidden=64, adjacency=A).eval()
     with torch.no_grad():
         for value in alone.parameters(): value.copy_(torch.rand(value.shape, generator=g) + .1)   # as smooth as can be
-        for name, value in alone.named_parameters(): net.get_parameter(name).copy_(value)
+        for name, value in alone.named_parameters():
+            if name != 'project.bias': net.get_parameter(name).copy_(value)
     def cosines(T): return (F.normalize(T, dim=1) @ F.normalize(T, dim=1).T)[~torch.eye(14, dtype=torch.bool)]
     with torch.no_grad():
         part = net.classifiers() - scale_rows(net.second(net.embedding))
@@ -288,7 +306,8 @@ def test_kept_classifiers_do_not_outlive_a_change_of_mode():
         net.eval()
         after = net(x)
         assert net.kept is not None and not torch.equal(before, after)
-        features, directions = F.normalize(net.project(x), dim=-1), F.normalize(net.convolve(), dim=-1)
+        features = F.normalize(net.project(net.centre_features(x)), dim=-1)
+        directions = F.normalize(net.convolve(), dim=-1)
         assert torch.equal(after, net.log_scale.exp()*(features @ directions.mT) + net.bias)
 
 

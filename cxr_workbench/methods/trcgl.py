@@ -121,14 +121,20 @@ class LabelGCN(nn.Module):
         self.embedding = nn.Parameter(.02*torch.randn(labels, hidden))
         self.bias = nn.Parameter(torch.zeros(labels))
         self.first, self.second = (nn.Linear(hidden, width, bias=False) for width in (hidden, dim))
-        self.dropout, self.project, self.kept = nn.Dropout(dropout), nn.Linear(dim, dim), None
+        self.dropout, self.project, self.kept = nn.Dropout(dropout), nn.Linear(dim, dim, bias=residual is None), None
+        self.centre = None if residual is None else nn.BatchNorm1d(dim, affine=False)
         self.residual = None if residual is None else nn.Parameter(torch.tensor(float(residual)))
         self.log_scale = None if scale is None else nn.Parameter(torch.tensor(float(scale)).log())
 
     def forward(self, features):
         directions = F.normalize(self.classifiers(), dim=-1)
-        cosine = F.normalize(self.project(features), dim=-1) @ directions.mT
+        cosine = F.normalize(self.project(self.centre_features(features)), dim=-1) @ directions.mT
         return (cosine if self.log_scale is None else self.log_scale.exp()*cosine) + self.bias
+
+    def centre_features(self, features):   # so that no direction is shared by all images
+        if self.centre is None: return features
+        use_batch = self.training and len(features) > 1
+        return F.batch_norm(features, self.centre.running_mean, self.centre.running_var, training=use_batch)
 
     def spread_evidence(self):   # the graph's part, (C, D)
         hidden = F.relu(self.adjacency @ self.first(self.embedding))
