@@ -29,7 +29,7 @@ def centre_maps(
 )->Tensor:          # the same shape, of length 1 over the cells; 0 where all images have one map
     "What is an image's own in its map: the mean map of the batch is taken off."
     own = (energy - energy.mean(0, keepdim=True)).flatten(-2)
-    return F.normalize(own, dim=-1).view_as(energy)
+    return F.normalize(own, dim=-1, eps=1e-5).view_as(energy)   # rounding is not taken for a map
 
 # %% ../../nbs/19_can_agreement.ipynb #f490360b
 def attention_loss(
