@@ -10,7 +10,7 @@ __all__ = ['VOCABULARY', 'ARGUMENTS', 'TERMS', 'MODULES', 'MEANINGS', 'LATER', '
 import warnings
 
 # %% ../nbs/00b_renamed.ipynb #9dbbe9c7
-VOCABULARY = 3   # of configurations that are written today; one without a number is of before, as is a smaller one
+VOCABULARY = 3   # of configurations that are written today; none or a smaller number is of before
 ARGUMENTS = {'*': {}}   # method -> old argument -> its new name, or function (arguments, value) that changes arguments
 TERMS = {'*': {}}       # method -> old loss term -> its new name
 MODULES = {}            # method -> beginning of an old tensor name -> the new beginning

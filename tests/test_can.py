@@ -450,7 +450,7 @@ def test_the_product_map_is_the_logit_taken_apart():
 
 @pytest.mark.parametrize('arguments', [dict(compare='maps'), dict(compare='class'), dict(compare='aux', fuse='gate')])
 def test_no_loss_depends_on_the_rest_of_the_batch(arguments):
-    "Under DDP every rank averages its own share: the loss of a whole batch is the mean of its halves. Not when centred."
+    "Under DDP every rank averages its own share: the loss of a batch is the mean of its halves. Not if centred."
     b = batch(8)
     method = tiny(weak=False, **arguments).eval()    # running statistics: only BatchNorm is local to a rank
     def terms_of(rows): return method.step(Batch(*(t[rows] for t in b[:4]))).terms
