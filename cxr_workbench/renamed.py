@@ -13,9 +13,9 @@ import warnings
 VOCABULARY = 3   # of configurations that are written today; none or a smaller number is of before
 ARGUMENTS = {'*': {}}   # method -> old argument -> its new name, or function (arguments, value) that changes arguments
 TERMS = {'*': {}}       # method -> old loss term -> its new name
-MODULES = {}            # method -> beginning of an old tensor name -> the new beginning
+MODULES = {}            # method -> beginning of an old tensor name -> the new one
 MEANINGS = {}           # method -> function (arguments of before) -> the same, as they are meant today
-LATER = {}              # (number, method) -> function (arguments of a smaller number) -> the same, as they are meant today
+LATER = {}              # (number, method) -> function (arguments of a smaller number) -> the same, as meant today
 
 # %% ../nbs/00b_renamed.ipynb #f91b380c
 def put_into(
