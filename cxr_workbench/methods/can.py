@@ -195,8 +195,8 @@ class CAN(Classifier):
         **network,               # further arguments of Classifier, and settings of the recipe
     ):
         if compare not in READINGS: raise ValueError(f'compare={compare!r}: there are {list(READINGS)}')
-        self.agreement = READINGS[compare]
-        self.fuse, self.compare, self.loss_settings = fuse, compare, _merge_loss_settings(loss_settings or {})
+        self.fuse, self.compare, self.agreement = fuse, compare, READINGS[compare]
+        self.loss_settings = _merge_loss_settings(loss_settings or {})
         grid = dict(size=size, pretrained=pretrained, min_cells=min_cells, pool='mean')   # the product is pooled
         super().__init__(labels, backbone=backbone, **grid, **network)
         if branch_b is None: branch_b = PARTNERS.get(backbone, backbone) if pretrained else backbone
@@ -205,12 +205,9 @@ class CAN(Classifier):
         self.add_head(width)
         self.register_buffer('rates', torch.full((self.labels,), .5))
 
-    def attach(self, width): pass   # the classifier stands on the product: see add_head
-
     def add_head(self, width):
         "Transitions, normalisation, classifier, and the auxiliary heads where a term uses them."
-        widths = [net.dim for net in (self.backbone, self.backbone_b) if net is not None]
-        self.channels = width or min(widths)
+        self.channels = width or min(net.dim for net in (self.backbone, self.backbone_b) if net is not None)
         self.transition = Transition(self.backbone.dim, self.channels)
         self.transition_b = None if self.fuse == 'single' else Transition(self.backbone_b.dim, self.channels)
         self.tap_a, self.tap_b = nn.Identity(), nn.Identity()
@@ -237,6 +234,7 @@ class CAN(Classifier):
         a, b = match_grids(a, self.transition_b(self.backbone_b.feature_map(x)))
         return self.tap_a(a), self.tap_b(b)
 
+    def attach(self, width): pass   # the classifier stands on the product: see add_head
     def combine(self, a, b): return a if self.fuse == 'single' else cross_attention(a, b, self.fuse)
     def look(self, x): return self.read_maps(*self.branch_maps(x))
 
@@ -250,8 +248,8 @@ class CAN(Classifier):
 
     def supervise(self, logits, y, known):
         "The balance loss under the prevalence of the training table, a scalar."
-        rates = self.rates if self.loss_settings['scheme'] else None
-        return balance_loss(logits, y, rates, known=known, **self.loss_settings)
+        settings = self.loss_settings
+        return balance_loss(logits, y, self.rates if settings['scheme'] else None, known=known, **settings)
 
     def supervise_branches(self, a, b, y, known):
         "Mean balance loss of the auxiliary heads, a scalar."
@@ -266,11 +264,6 @@ class CAN(Classifier):
         cams = [torch.einsum('ck,bkhw->bchw', head.weight, m) for head, m in zip(self.aux, (a, b))]
         return class_attention_loss(*cams, y, known, **how)
 
-    def bound_attention(self, terms, a, b):
-        "The terms, the attention's gradient bounded where the reading says so."
-        if not (self.agreement.get('bounded') and {'attention', 'supervised'} <= terms.keys()): return terms
-        return {**terms, 'attention': bound_gradient(terms['attention'], terms['supervised'], (a, b))}
-
     def step(self, batch, progress=1., stage=0):
         y, known = self.targets(batch)
         x = self.weak(batch.x)
@@ -280,7 +273,9 @@ class CAN(Classifier):
         if b is not None:
             losses['attention'] = lambda: self.compare_branches(a, b, y, known)
             losses['aux'] = lambda: self.supervise_branches(a, b, y, known)
-        terms = self.bound_attention(self.terms(**losses), a, b)
+        terms = self.terms(**losses)
+        if self.agreement.get('bounded') and {'attention', 'supervised'} <= terms.keys():
+            terms['attention'] = bound_gradient(terms['attention'], terms['supervised'], (a, b))
         return Step(logits, terms, self.weights, {**probes, 'x_weak': x})
 
     def ablations(self): return ABLATIONS

@@ -295,8 +295,7 @@ class TRCGLNet(Method):
         self.norm, self.reader = nn.BatchNorm2d(dim), ChannelClassAttention(labels, dim, **attention)
         self.label_graph = None
         if graph is None: return
-        settings = {name: graph[name] for name in ('hidden', 'dropout', 'residual', 'scale')}
-        self.label_graph = LabelGCN(labels, dim, **settings)
+        self.label_graph = LabelGCN(labels, dim, **{n: graph[n] for n in ('hidden', 'dropout', 'residual', 'scale')})
         self.graph_weight = graph['weight']
         self.relations = {name: graph[name] for name in ('kind', 'smooth', 'threshold')}   # of label_adjacency
 
