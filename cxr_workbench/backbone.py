@@ -257,7 +257,9 @@ def fold_channels(
     first = next(m for m in backbone.net.modules() if isinstance(m, nn.Conv2d))
     if first.in_channels == 1: return backbone
     fold_convolution(first, backbone.mean.flatten(), backbone.std.flatten())
-    backbone.mean, backbone.std = (nn.Buffer(t.mean().view(1, 1, 1, 1)) for t in (backbone.mean, backbone.std))
+    for name in ('mean', 'std'):
+        value = getattr(backbone, name).mean()
+        setattr(backbone, name, nn.Buffer(value.view(1, 1, 1, 1)))
     return backbone
 
 # %% ../nbs/03_backbone.ipynb #4d79c89a

@@ -146,7 +146,8 @@ def choose_start(
     options = {'--pretrained': pretrained, '--weights': weights, '--from': start}
     given = [name for name, value in options.items() if value]
     if len(given) > 1: raise ValueError(f'{" and ".join(given)} are two starts: leave one out')
-    return str(weights) if weights else pretrained
+    files = [str(file) for file in weights or ()]
+    return files[0] if len(files) == 1 else files or pretrained
 
 # %% ../nbs/80_cli.ipynb #352e24a1
 def continue_settings(
@@ -238,7 +239,7 @@ def fit(
     backbone: Annotated[Optional[str], Option(help='a timm name')] = None,
     pretrained: Annotated[bool, Option(help='start from downloaded weights')] = False,
     weights: Annotated[
-        Optional[Path], Option(help='of the backbone: a .safetensors, .pth or .pt file, or a run')] = None,
+        Optional[list[Path]], Option(help='of the backbone: a .safetensors, .pth or .pt file, or a run; of CAN two')] = None,
     start: Annotated[
         Optional[Path], Option('--from', help='folder of a run of this method to go on from, with these data')] = None,
     setting: Annotated[

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from hypothesis import given, settings, strategies as st
 from cxr_workbench.core import Batch, create_method, seed_all
 from cxr_workbench.methods import can as C
+from cxr_workbench.methods import can_agreement as A
 from cxr_workbench.renamed import update_config
 
 FUSIONS = ['product', 'gate', 'sum', 'concat']
@@ -282,6 +283,78 @@ def test_class_variant_reads_known_positives_only():
     with pytest.raises(ValueError, match=words): C.class_attention_loss(a, b[:, :, :4], y)
 
 
+@pytest.mark.parametrize('lead', [None, 'b'])
+def test_the_centred_loss_against_the_formula(lead):
+    a, b = rand(4, 3, 5, 5).double().requires_grad_(), rand(4, 3, 5, 5, seed=1).double().requires_grad_()
+    def own(m):
+        energy = F.normalize(m.square().sum(1).flatten(1), dim=1)
+        return energy - energy.mean(0)
+    expected = (2 - 2*F.cosine_similarity(own(a), own(b))).mean()
+    assert torch.allclose(C.attention_loss(a, b, centred=True, lead=lead), expected)
+    C.attention_loss(a, b, centred=True, lead=lead).backward()
+    assert a.grad.abs().max() > 0 and (b.grad is None) == (lead == 'b')
+
+
+def test_stopping_the_gradient_on_both_sides_is_no_reading_of_its_own():
+    "Each side's gradient is that of the loss which stops neither."
+    a, b = rand(4, 3, 5, 5).requires_grad_(), rand(4, 3, 5, 5, seed=1).requires_grad_()
+    for centred in (False, True):
+        whole = torch.autograd.grad(C.attention_loss(a, b, centred=centred), (a, b))
+        sides = C.attention_loss(a, b.detach(), centred=centred) + C.attention_loss(a.detach(), b, centred=centred)
+        for g, h in zip(whole, torch.autograd.grad(sides, (a, b))): assert torch.allclose(g, h, atol=1e-7)
+
+
+def test_one_map_for_all_images_is_rewarded_as_it_is_and_not_when_centred():
+    "Energy that all images share brings the loss on maps to 0; centred it stays where it was."
+    a, b = rand(6, 1, 5, 5), rand(6, 1, 5, 5, seed=1)
+    more = [(m.square() + 100).sqrt() for m in (a, b)]
+    assert C.attention_loss(*more) < .01*C.attention_loss(a, b)
+    assert C.attention_loss(*more, centred=True) > .8*C.attention_loss(a, b, centred=True) > .5
+    one = rand(1, 1, 5, 5)
+    assert C.attention_loss(one, rand(1, 1, 5, 5, seed=1), centred=True) == 0      # a single image has no other
+
+
+def test_the_centred_class_loss_reads_present_labels_and_takes_off_their_mean():
+    a, b = rand(5, 4, 6, 6), rand(5, 4, 6, 6, seed=1)
+    y = (rand(5, 4, seed=2) < .5).float()
+    def own(cams, c):
+        energy = F.normalize(cams[:, c].square().flatten(1), dim=1)
+        return energy - energy.mean(0)
+    terms = [1 - F.cosine_similarity(own(a, c), own(b, c)) for c in range(4)]
+    expected = 2*(torch.stack(terms, 1)*y).sum()/y.sum()
+    assert torch.allclose(C.class_attention_loss(a, b, y, centred=True), expected, atol=1e-5)
+
+
+def lengths(loss, at): return torch.stack([g.square().sum() for g in torch.autograd.grad(loss, at, retain_graph=True)])
+
+
+def test_the_bound_shortens_the_gradient_and_leaves_value_and_direction():
+    a, b = rand(4, 3, 5, 5).requires_grad_(), rand(4, 3, 5, 5, seed=1).requires_grad_()
+    loss, small = C.attention_loss(a, b), 1e-3*(a*b).mean()
+    bounded = A.bound_gradient(loss, small, (a, b))
+    assert torch.equal(bounded, loss)
+    own, other = (lengths(t, (a, b)).sum().sqrt() for t in (bounded, small))
+    assert torch.allclose(own, other, rtol=1e-4) and lengths(loss, (a, b)).sum().sqrt() > 10*other
+    g, h = (torch.autograd.grad(t, a, retain_graph=True)[0].flatten() for t in (loss, bounded))
+    assert F.cosine_similarity(g, h, dim=0) == pytest.approx(1, abs=1e-5)
+    assert torch.equal(torch.autograd.grad(A.bound_gradient(small, loss, (a, b)), a, retain_graph=True)[0],
+                       torch.autograd.grad(small, a, retain_graph=True)[0])               # a weaker one stays
+    nothing = A.bound_gradient(loss, 0*(a*b).sum(), (a, b))
+    assert (torch.autograd.grad(nothing, a)[0] == 0).all()
+    with torch.no_grad(): assert A.bound_gradient(loss.detach(), small.detach(), (a, b)) == loss
+
+
+def test_agreement_tells_one_map_for_all_from_maps_of_their_own():
+    place = torch.eye(16).view(16, 4, 4)                     # every image at a cell of its own
+    same, moved = A.measure_agreement(place, place), A.measure_agreement(place, place.roll(3, 0))
+    assert same['agree'] == pytest.approx(1) and same['own'] == pytest.approx(1, abs=1e-5)
+    assert same['differ'] == pytest.approx(1 - 1/16) and same['entropy'] == pytest.approx(0, abs=1e-6)
+    assert moved['agree'] == pytest.approx(0) and moved['own'] == pytest.approx(-1/15, abs=1e-5)
+    flat = A.measure_agreement(torch.ones(16, 4, 4), torch.ones(16, 4, 4))
+    assert flat['agree'] == pytest.approx(1) and flat['differ'] == pytest.approx(0, abs=1e-6)
+    assert flat['entropy'] == pytest.approx(1) and abs(flat['own']) < 1e-5
+
+
 # ---- the method ----
 
 def has_finite_gradients(method):
@@ -292,6 +365,7 @@ def has_finite_gradients(method):
 @pytest.mark.parametrize('arguments', [
     {}, dict(fuse='gate'), dict(fuse='sum'), dict(fuse='concat'), dict(fuse='single'),
     dict(compare='class'), dict(compare='aux'), dict(weights={'aux': 1.}),
+    dict(compare='maps'), dict(compare='led'), dict(compare='centred class'),
     dict(loss_settings=dict(scheme=None)), dict(loss_settings=dict(scheme='shares', between=.25))])
 def test_one_image_is_enough_for_a_step(arguments):
     method = tiny(**arguments)
@@ -301,17 +375,34 @@ def test_one_image_is_enough_for_a_step(arguments):
 
 
 def test_all_readings_take_one_label_and_none_known():
-    for compare in ('maps', 'class', 'aux'):
+    for compare in A.READINGS:
         method, b = tiny(1, compare=compare), batch(4, 1)
         step = method.step(b._replace(y=b.y*0, known=~b.known))
         assert torch.isfinite(step.loss) and step.terms['supervised'] == 0
 
 
 def test_the_attention_loss_learns_from_images_without_labels():
-    method, b = tiny(), batch()
+    method, b = tiny(compare='maps'), batch()
     method.step(b._replace(y=b.y*0, known=~b.known)).loss.backward()
     assert method.transition[0].weight.grad.abs().sum() > 0
     assert method.head.weight.grad is None or (method.head.weight.grad == 0).all()
+
+
+def test_the_bounded_loss_learns_from_images_without_labels_beside_others():
+    "The bound is one for the batch: it lets through what the labels of other images pull."
+    method, b = tiny(weak=False), batch()
+    kept = {}
+    for name in ('tap_a', 'tap_b'):
+        method.get_submodule(name).register_forward_hook(lambda _, x, maps, name=name: kept.update({name: maps}))
+    def pull(step, term):
+        gradients = torch.autograd.grad(step.terms[term], tuple(kept.values()), retain_graph=True)
+        return torch.stack([g.flatten(1) for g in gradients])
+    b.known[1:] = False
+    step = method.step(b)
+    attention = pull(step, 'attention')
+    assert attention[:, 1:].abs().sum() > 0 and attention.norm() <= 1.001*pull(step, 'supervised').norm()
+    step = method.step(b._replace(known=torch.zeros_like(b.known)))           # no label at all: nothing to be bound by
+    assert (pull(step, 'attention') == 0).all()
 
 
 def test_prepare_keeps_rates_inside_and_balances_the_table():
@@ -357,9 +448,9 @@ def test_the_product_map_is_the_logit_taken_apart():
     assert torch.allclose(constant, constant[:1].expand_as(constant), atol=1e-5)
 
 
-@pytest.mark.parametrize('arguments', [{}, dict(compare='class'), dict(compare='aux', fuse='gate')])
+@pytest.mark.parametrize('arguments', [dict(compare='maps'), dict(compare='class'), dict(compare='aux', fuse='gate')])
 def test_no_loss_depends_on_the_rest_of_the_batch(arguments):
-    "Under DDP every rank averages its own share: the loss of a whole batch is the mean of its halves."
+    "Under DDP every rank averages its own share: the loss of a batch is the mean of its halves. Not if centred."
     b = batch(8)
     method = tiny(weak=False, **arguments).eval()    # running statistics: only BatchNorm is local to a rank
     def terms_of(rows): return method.step(Batch(*(t[rows] for t in b[:4]))).terms
@@ -381,7 +472,7 @@ def test_swapping_the_branches_leaves_loss_and_logits():
 
 
 @pytest.mark.parametrize('bad, words', [
-    (dict(compare='both'), "'maps', 'class' or 'aux'"),
+    (dict(compare='both'), "compare='both': there are .*'centred'"),
     (dict(loss_settings=dict(gamma=-2.)), 'gamma=-2'),
     (dict(loss_settings=dict(scheme='log')), "'inverse' or 'shares'"),
     (dict(loss_settings=dict(gama=1.)), "no setting.*gama.*there are.*'gamma'")])
@@ -472,6 +563,13 @@ def test_a_file_of_before_is_the_same_method():
     assert arguments == NEW and same_method(seeded(**arguments), seeded(**NEW))
 
 
+@pytest.mark.parametrize('vocabulary', [None, 2])
+def test_a_file_of_before_compares_maps_as_they_are(vocabulary):
+    config = dict(method='can', labels=list('abcd'), size=64, pretrained=False, arguments=dict(width=32))
+    if vocabulary: config['vocabulary'] = vocabulary
+    assert update_config(config)['arguments'] == dict(width=32, compare='maps')
+
+
 def test_what_was_off_stays_off():
     with pytest.warns(UserWarning, match='flip'): method, _ = seeded(weak=False, flip=.3)
     assert isinstance(method.weak, torch.nn.Identity)
@@ -482,4 +580,5 @@ def test_the_defaults_are_those_of_the_paper():
     stage, = method.recipe()
     assert stage.groups == (('', 1e-4, 0.),)
     assert (stage.epochs, stage.optimizer, stage.schedule) == (20, 'Adam', 'cosine')
-    assert method.weights == {'supervised': 1., 'attention': .5, 'aux': 0.}
+    assert method.weights == {'supervised': 1., 'attention': .3, 'aux': 0.} and method.compare == 'centred'
+    assert seeded(compare='maps')[0].weights['attention'] == .5

@@ -57,9 +57,12 @@ BETWEEN = {
     'weights': set(),
     'backbone': {*GROUND, 'weights'},
     'losses': {*GROUND, 'data', 'backbone'},
+    'heads': {*GROUND},
+    'rivals': {*GROUND, 'heads', 'losses'},
     'consistency': {*GROUND, 'data', 'backbone'},
     'attention': {*GROUND, 'data', 'backbone'},
     'classifier': {*GROUND, 'backbone', 'losses', 'consistency'},
+    'trust': {*GROUND, 'consistency', 'classifier'},
     'elastic': {'core'},
     'attacks': {'core'},
     'scan': {'core'},
@@ -95,6 +98,7 @@ BESIDE = {
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
 LATER = {   # pages of one paper
+    'methods.can': {'methods.can_agreement'},
     'methods.trcgl': {'methods.trcgl_losses'},
     'methods.trcgl_requests': {'methods.trcgl_diffusion'},
 }

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from cxr_workbench.core import Batch, create_method, seed_all
 from cxr_workbench.data import Repeat, batch_sampler, from_arrays, split_by_patient
 from cxr_workbench.methods.trcgl import GRAPHS, LADDER, ChannelClassAttention, LabelGCN
-from cxr_workbench.methods.trcgl import label_adjacency, margin_balanced_loss, repeat_factors
+from cxr_workbench.methods.trcgl import label_adjacency, margin_balanced_loss, repeat_factors, scale_rows
 from cxr_workbench.methods.trcgl_losses import LOSSES, class_balance, class_margins
 from cxr_workbench.methods.trcgl_losses import distribution_balanced_loss, weighted_asymmetric
 
@@ -135,21 +135,146 @@ def test_graph_term_is_bounded_and_can_be_switched_off():
         method.label_graph.bias.normal_()
         logits, probes = method.look(b.x)
         image = method.reader(method.norm(method.backbone.feature_map(b.x)))[0]
-    most = .05*(1 + method.label_graph.bias.abs())
+    most = .05*(20 + method.label_graph.bias.abs())     # the factor on the cosine starts at 20
     assert ((logits - image).abs() <= most + 1e-5).all() and not torch.equal(logits, image)
     method.label_graph = None
     assert torch.equal(method(b.x), image) and 'adjacency' not in method.look(b.x)[1]
 
 
-def test_graph_convolution_against_its_formula():
-    A = label_adjacency(*table())
-    net = LabelGCN(5, 12, hidden=7, adjacency=A).eval()
+ALONE = dict(residual=None, scale=None)     # the reading of before: the graph's part alone
+
+
+def spread_by_hand(net, A):
     hidden = (A @ (net.embedding @ net.first.weight.T)).clamp(min=0)
-    assert torch.allclose(net.classifiers(), A @ (hidden @ net.second.weight.T), atol=1e-6)
-    r = torch.randn(3, 12)
-    projected = r @ net.project.weight.T + net.project.bias
-    cosine = F.cosine_similarity(projected[:, None], net.classifiers()[None], dim=-1)
-    assert torch.allclose(net(r), cosine + net.bias, atol=1e-5)
+    return A @ (hidden @ net.second.weight.T)
+
+
+def score_by_hand(net, r):
+    if net.centre is not None: r = (r - net.centre.running_mean)/(net.centre.running_var + 1e-5).sqrt()
+    projected = r @ net.project.weight.T + (0 if net.project.bias is None else net.project.bias)
+    return F.cosine_similarity(projected[:, None], net.classifiers()[None], dim=-1)
+
+
+def test_graph_convolution_against_its_formula():
+    A, r = label_adjacency(*table()), torch.randn(3, 12)
+    net = LabelGCN(5, 12, hidden=7, adjacency=A, **ALONE).eval()
+    assert torch.allclose(net.classifiers(), spread_by_hand(net, A), atol=1e-6)
+    assert torch.allclose(net(r), score_by_hand(net, r) + net.bias, atol=1e-5)
+
+
+@pytest.mark.parametrize('s', [0., .5, -2.])
+def test_the_residual_against_its_formula(s):
+    A, r = label_adjacency(*table()), torch.randn(3, 12)
+    net = LabelGCN(5, 12, hidden=7, adjacency=A, residual=s, scale=3.).eval()
+    net.centre.running_mean.normal_(), net.centre.running_var.uniform_(.5, 2)
+    def even(T): return T/(T**2).sum(1).mean()**.5
+    own, spread = net.embedding @ net.second.weight.T, spread_by_hand(net, A)
+    assert torch.allclose(net.classifiers(), even(own) + s*even(spread - spread.mean(0)), atol=1e-5)
+    assert torch.allclose(net(r), 3*score_by_hand(net, r) + net.bias, atol=1e-5)
+    if not s: assert torch.allclose(net.classifiers(), even(own))   # without the graph's part each label is its own
+
+
+def test_the_reading_of_before_is_the_same_to_the_bit():
+    "Its draws, its tensors and its scores, written here as they were."
+    class Before(torch.nn.Module):
+        def __init__(self, labels, dim, hidden):
+            super().__init__()
+            self.register_buffer('adjacency', torch.eye(labels))
+            self.embedding = torch.nn.Parameter(.02*torch.randn(labels, hidden))
+            self.bias = torch.nn.Parameter(torch.zeros(labels))
+            self.first, self.second = (torch.nn.Linear(hidden, width, bias=False) for width in (hidden, dim))
+            self.project = torch.nn.Linear(dim, dim)
+
+        def forward(self, features):
+            hidden = F.relu(self.adjacency @ self.first(self.embedding))
+            directions = F.normalize(self.adjacency @ self.second(hidden), dim=-1)
+            return F.normalize(self.project(features), dim=-1) @ directions.mT + self.bias
+    seed_all(3)
+    before = Before(5, 12, 7)
+    seed_all(3)
+    now = LabelGCN(5, 12, 7, **ALONE).eval()
+    for net in (before, now): net.adjacency.copy_(label_adjacency(*table()))
+    assert before.state_dict().keys() == now.state_dict().keys()
+    assert all(torch.equal(value, now.state_dict()[key]) for key, value in before.state_dict().items())
+    r = torch.randn(6, 12)
+    assert torch.equal(before(r), now(r))
+
+
+@pytest.mark.parametrize('vocabulary', [None, 2])
+@pytest.mark.parametrize('graph', [None, True, .1, dict(hidden=32), False])
+def test_a_file_of_before_keeps_its_graph_and_its_scores(tmp_path, vocabulary, graph):
+    "Saved without the two settings: the graph's part alone, strictly loaded."
+    from cxr_workbench.learner import load, save
+    given = dict(weight=graph) if isinstance(graph, float) else graph if isinstance(graph, dict) else {}
+    kept = graph if graph is False else {'hidden': 256, **given, **ALONE}
+    method, x = prepared(graph=kept).eval(), batch().x
+    file = save(method, tmp_path)/'model.json'
+    text = json.loads(file.read_text())
+    arguments = text['config']['arguments']
+    del arguments['graph']
+    if graph is not None: arguments['graph'] = graph
+    del text['config']['vocabulary']
+    if vocabulary: text['config']['vocabulary'] = vocabulary
+    file.write_text(json.dumps(text))
+    again = load(tmp_path)
+    assert torch.equal(again(x), method(x)) and again.state_dict().keys() == method.state_dict().keys()
+    twice = load(save(again, tmp_path/'again'))
+    assert torch.equal(twice(x), method(x))
+
+
+def test_the_graph_moves_logits_before_and_after_training():
+    "Its share of the spread over images: measurable under the default, next to nothing in the reading of before."
+    b, shares = batch(64, seed=3), {}
+    def share(method):
+        with torch.no_grad(): logits, probes = method.eval().look(b.x)
+        with torch.no_grad(): part = method.graph_weight*method.label_graph(probes['features'])
+        return float((part.std(0)/logits.std(0)).mean())
+    for name, graph in dict(now=True, before=ALONE).items():
+        method = prepared(b, graph=graph)
+        for _ in range(40): method.train().look(b.x)                   # statistics of these images
+        start = share(method)
+        descent = torch.optim.AdamW(method.train().parameters(), 2e-3)
+        for _ in range(5):
+            descent.zero_grad()
+            method.step(b, stage=1).loss.backward()
+            descent.step()
+        shares[name] = start, share(method)
+    assert min(shares['now']) > .05 and min(shares['now']) > 5*max(shares['before'])
+
+
+def test_features_are_centred_over_the_batch_and_by_what_was_seen_later():
+    "So the label logits of many images have no cosine in common; a single image in training is centred as later."
+    net = LabelGCN(5, 12, hidden=7).train()
+    r = torch.randn(400, 12)*3 + 40                                     # one direction for all images
+    assert (net.centre_features(r).mean(0).abs() < 1e-4).all()
+    for _ in range(200): net.centre_features(r)
+    net.eval()
+    scores = net(r)
+    assert (scores.mean(0).abs() < .3*scores.std(0)).all()
+    before = LabelGCN(5, 12, hidden=7, **ALONE).eval()(r)
+    assert (before.mean(0).abs() > 3*before.std(0)).any()
+    one = r[:1]
+    assert torch.equal(net.train().centre_features(one), net.eval().centre_features(one))
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_graph_cannot_make_all_labels_one_vector(seed):
+    "The graph's part adds to 0 over the labels, so no weights of it give them a direction in common."
+    A = label_adjacency(*table(C=14, share=1.))
+    g = torch.Generator().manual_seed(seed)
+    alone = LabelGCN(14, 64, hidden=64, adjacency=A, **ALONE).eval()
+    net = LabelGCN(14, 64, hidden=64, adjacency=A).eval()
+    with torch.no_grad():
+        for value in alone.parameters(): value.copy_(torch.rand(value.shape, generator=g) + .1)   # as smooth as can be
+        for name, value in alone.named_parameters():
+            if name != 'project.bias': net.get_parameter(name).copy_(value)
+    def cosines(T): return (F.normalize(T, dim=1) @ F.normalize(T, dim=1).T)[~torch.eye(14, dtype=torch.bool)]
+    with torch.no_grad():
+        part = net.classifiers() - scale_rows(net.second(net.embedding))
+        assert part.sum(0).abs().max() < 1e-3*part.abs().max()
+        assert cosines(alone.classifiers()).min() > .99 and cosines(part).mean() <= 0
+    fresh = [LabelGCN(14, 64, hidden=64, adjacency=A).eval().classifiers() for _ in range(3)]
+    assert all(cosines(T).mean() < .2 for T in fresh)      # as drawn
 
 
 def test_kept_classifiers_follow_every_change_of_the_weights():
@@ -181,8 +306,9 @@ def test_kept_classifiers_do_not_outlive_a_change_of_mode():
         net.eval()
         after = net(x)
         assert net.kept is not None and not torch.equal(before, after)
-        features, directions = F.normalize(net.project(x), dim=-1), F.normalize(net.convolve(), dim=-1)
-        assert torch.equal(after, features @ directions.mT + net.bias)
+        features = F.normalize(net.project(net.centre_features(x)), dim=-1)
+        directions = F.normalize(net.convolve(), dim=-1)
+        assert torch.equal(after, net.log_scale.exp()*(features @ directions.mT) + net.bias)
 
 
 def test_label_graph_works_in_inference_mode_in_an_export_and_under_vmap():
@@ -518,7 +644,7 @@ def test_ladder_starts_at_the_plain_classifier_and_ends_at_the_method():
 
 def test_files_under_the_old_name_of_the_graph_are_read():
     from torch.optim.swa_utils import AveragedModel
-    method = small(labels=NAMES)
+    method = small(labels=NAMES, graph=dict(hidden=64, **ALONE))
     state = method.state_dict()
     state_before = {key: value.clone() for key, value in state.items()}
     def name_before(key): return key.replace('label_graph.', 'graph.').replace('reader.queries.', 'reader.look.')
@@ -609,7 +735,8 @@ def test_a_configuration_of_before_is_the_same_method(tmp_path):
     seed_all(0)
     before = create_method('trcgl', labels=now['labels'], size=now['size'], **now['arguments'])
     seed_all(0)
-    check_same_method(before, create_method('trcgl', **common, **NEW))
+    new = {**NEW, 'graph': {**NEW['graph'], **ALONE}}
+    check_same_method(before, create_method('trcgl', **common, **new))
 
 
 def test_the_shift_of_the_paper_stays_where_another_setting_of_the_view_is_given():

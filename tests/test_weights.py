@@ -264,3 +264,35 @@ def test_the_optimiser_takes_its_options():
     stage, = method.recipe()
     optimizer = torch.optim.SGD(group_parameters(method, stage.groups), **stage.options)
     assert optimizer.param_groups[0]['momentum'] == .9
+
+
+def test_two_branches_take_two_files(tmp_path):
+    nets = [timm.create_model(name, num_classes=0) for name in ('test_resnet', 'test_vit')]
+    for net, name in zip(nets, 'ab'): torch.save(randomise(net).state_dict(), tmp_path/f'{name}.pth')
+    files = [tmp_path/'a.pth', tmp_path/'b.pth']
+    method = create_method('can', labels=NAMES, preset='tiny', branch_b='test_vit', pretrained=files)
+    assert method.config['pretrained'] == [str(file) for file in files]
+    for branch, net in zip((method.backbone, method.backbone_b), nets):
+        own = branch.net.state_dict()
+        assert all(torch.equal(t, own[name]) for name, t in net.state_dict().items() if name in own)
+    with pytest.raises(ValueError, match='one network twice'):
+        create_method('can', labels=NAMES, preset='tiny', pretrained=files[0])
+
+
+def test_fit_starts_from_files_and_from_runs(tmp_path):
+    from typer.testing import CliRunner
+    from cxr_workbench.cli import app
+    torch.save(randomise(timm.create_model('test_resnet')).state_dict(), tmp_path/'a.pth')
+    tiny = ['--preset', 'tiny', '--rows', '60', '--epochs', '1', '--no-progress', '--device', 'cpu', '--size', '32']
+    def shell(*arguments): return CliRunner().invoke(app, ['fit', 'supervised', *map(str, arguments)])
+    first = shell(*tiny, '--weights', tmp_path/'a.pth', '--out', tmp_path/'first')
+    assert first.exit_code == 0, first.output
+    again = ['--rows', '60', '--epochs', '1', '--no-progress', '--device', 'cpu', '--size', '32']
+    second = shell(*again, '--from', tmp_path/'first', '--out', tmp_path/'second')
+    assert second.exit_code == 0 and f'tensors are those of {tmp_path}' in second.output.replace('\n', ''), second.output
+    both = shell(*tiny, '--weights', tmp_path/'a.pth', '--pretrained')
+    assert both.exit_code == 1 and 'two starts' in both.output
+    wrong = CliRunner().invoke(app, ['fit', 'mpc', *again, '--from', str(tmp_path/'first')])
+    assert wrong.exit_code == 1 and 'holds a supervised, not a mpc' in wrong.output.replace('\n', ' ')
+    absent = shell(*tiny, '--weights', tmp_path/'nowhere.pth')
+    assert absent.exit_code == 1 and 'no weights at' in absent.output

@@ -99,28 +99,51 @@ def label_adjacency(
     conditional = (present.T @ present)/given.clamp(min=1e-12)
     return GRAPHS[kind](conditional, threshold).to(torch.get_default_dtype())
 
+# %% ../../nbs/60_trcgl.ipynb #9e41c7d5
+def scale_rows(
+    T:Tensor,  # (C, D)
+)->Tensor:     # the same, its rows one long in the root mean square
+    "Bring a table of vectors to one size."
+    return T*T.square().sum(1).mean().clamp(min=1e-24).rsqrt()
+
 # %% ../../nbs/60_trcgl.ipynb #63a21488
 class LabelGCN(nn.Module):
-    "Two graph convolutions over label embeddings; image features (B, D) -> label logits (B, C)."
+    "One vector per label, its own and what the graph brings; image features (B, D) -> label logits (B, C)."
     def __init__(self,
         labels:int, dim:int,       # C and D
         hidden=256, dropout=.1,    # width of the embeddings, between the convolutions
         adjacency=None,            # (C, C); None: the identity, no label is joined to another
+        residual=.5,               # start of s, what the graph's part weighs; None: the graph's part alone, no s
+        scale=20.,                 # start of the factor on the cosine; None: no factor
     ):
         super().__init__()
         self.register_buffer('adjacency', torch.eye(labels) if adjacency is None else adjacency.clone())
         self.embedding = nn.Parameter(.02*torch.randn(labels, hidden))
         self.bias = nn.Parameter(torch.zeros(labels))
         self.first, self.second = (nn.Linear(hidden, width, bias=False) for width in (hidden, dim))
-        self.dropout, self.project, self.kept = nn.Dropout(dropout), nn.Linear(dim, dim), None
+        self.dropout, self.project, self.kept = nn.Dropout(dropout), nn.Linear(dim, dim, bias=residual is None), None
+        self.centre = None if residual is None else nn.BatchNorm1d(dim, affine=False)
+        self.residual = None if residual is None else nn.Parameter(torch.tensor(float(residual)))
+        self.log_scale = None if scale is None else nn.Parameter(torch.tensor(float(scale)).log())
 
     def forward(self, features):
         directions = F.normalize(self.classifiers(), dim=-1)
-        return F.normalize(self.project(features), dim=-1) @ directions.mT + self.bias
+        cosine = F.normalize(self.project(self.centre_features(features)), dim=-1) @ directions.mT
+        return (cosine if self.log_scale is None else self.log_scale.exp()*cosine) + self.bias
 
-    def convolve(self):
+    def centre_features(self, features):   # so that no direction is shared by all images
+        if self.centre is None: return features
+        use_batch = self.training and len(features) > 1
+        return F.batch_norm(features, self.centre.running_mean, self.centre.running_var, training=use_batch)
+
+    def spread_evidence(self):   # the graph's part, (C, D)
         hidden = F.relu(self.adjacency @ self.first(self.embedding))
         return self.adjacency @ self.second(self.dropout(hidden))
+
+    def convolve(self):
+        spread = self.spread_evidence()
+        if self.residual is None: return spread
+        return scale_rows(self.second(self.embedding)) + self.residual*scale_rows(spread - spread.mean(0))
 
     def classifiers(self):
         "One vector per label, (C, D); kept in evaluation until a weight changes, through `.data` until `eval()`."
@@ -132,7 +155,8 @@ class LabelGCN(nn.Module):
 
     def read_state(self):
         "What differs as soon as a weight is written; None for tensors of inference mode, vmap or a trace."
-        weights = self.adjacency, self.embedding, self.first.weight, self.second.weight
+        weights = [self.adjacency, self.embedding, self.first.weight, self.second.weight]
+        if self.residual is not None: weights.append(self.residual)
         try: return [torch.is_autocast_enabled(self.bias.device.type), *((t.data_ptr(), t._version) for t in weights)]
         except RuntimeError: return None
 
@@ -160,7 +184,8 @@ def repeat_factors(
 
 # %% ../../nbs/60_trcgl.ipynb #73565215
 ATTENTION = dict(gate=True, gate_scale=.05, reduction=16, spatial=.1)   # of ChannelClassAttention
-GRAPH = dict(weight=.05, hidden=256, dropout=.1, kind='symmetric', smooth=1., threshold=.02)
+GRAPH = dict(   # of LabelGCN and label_adjacency, and what the label logits weigh
+    weight=.05, hidden=256, dropout=.1, residual=.5, scale=20., kind='symmetric', smooth=1., threshold=.02)
 REPEAT = dict(threshold=.01, maximum=10)   # of repeat_factors
 
 # %% ../../nbs/60_trcgl.ipynb #2c70d8b3
@@ -210,6 +235,7 @@ LADDER = {
     'base': _base, '+ channel gate': {**_base, 'attention': dict(spatial=0.)},
     '+ class attention': dict(graph=False, loss='bce', repeat=False),
     '+ label graph': dict(loss='bce', repeat=False), '+ loss and sampler': dict(),
+    'graph alone': dict(graph=dict(residual=None, scale=None)),
     'no sampler': dict(repeat=False), 'margin for the tail': dict(loss_settings=dict(margin_for='tail')),
     'balanced': dict(loss='balanced'), 'asymmetric': dict(loss='asymmetric'),
     'no generated rows': dict(synthetic_weight=(0., 0.)), 'one stage': dict(freeze=False),
@@ -269,7 +295,7 @@ class TRCGLNet(Method):
         self.norm, self.reader = nn.BatchNorm2d(dim), ChannelClassAttention(labels, dim, **attention)
         self.label_graph = None
         if graph is None: return
-        self.label_graph = LabelGCN(labels, dim, graph['hidden'], graph['dropout'])
+        self.label_graph = LabelGCN(labels, dim, **{n: graph[n] for n in ('hidden', 'dropout', 'residual', 'scale')})
         self.graph_weight = graph['weight']
         self.relations = {name: graph[name] for name in ('kind', 'smooth', 'threshold')}   # of label_adjacency
 
