@@ -7,7 +7,7 @@ import importlib, os, platform, sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ['importing', 'phantom', 'reading', 'training', 'methods', 'attack', 'elastic', 'scan', 'diffusion']
+NAMES = ['importing', 'phantom', 'reading', 'training', 'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion']
 
 
 def describe_machine():

@@ -239,7 +239,7 @@ def fit(
     backbone: Annotated[Optional[str], Option(help='a timm name')] = None,
     pretrained: Annotated[bool, Option(help='start from downloaded weights')] = False,
     weights: Annotated[
-        Optional[list[Path]], Option(help='of the backbone: a .safetensors, .pth or .pt file, or a run; of CAN two')] = None,
+        Optional[list[Path]], Option(help='of the backbone: a .safetensors, .pth or .pt file, or a run')] = None,
     start: Annotated[
         Optional[Path], Option('--from', help='folder of a run of this method to go on from, with these data')] = None,
     setting: Annotated[

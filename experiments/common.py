@@ -21,7 +21,9 @@ KEY = ['data', 'fold', 'draw', 'regime', 'fraction', 'variant', 'steps', *SETTIN
 def build_parser(text, name):
     "The options that every experiment has."
     p = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', default='phantom', help="'phantom', or an .npz of images beside --table")
+    p.add_argument('--data', default='phantom', help="'phantom', an .npz of images beside --table, or a CSV of files")
+    p.add_argument('--path', help='column of the image files of a CSV')
+    p.add_argument('--packed', help='folder of `cxr-workbench pack` to read instead of the files of a CSV')
     p.add_argument('--table', help='the table beside the .npz, with a column of patient folds')
     p.add_argument('--fold-column', default='cv_fold')
     p.add_argument('--fold-count', type=int, default=5, help='patient folds that the table has')
@@ -47,13 +49,13 @@ def test_to_train(o):
 
 def split_parts(o, fold):
     "Training, validation and test part: patients are whole, the phantom's seeds are its folds."
-    from cxr_workbench.data import from_npz, from_phantom, patient_split
+    from cxr_workbench.data import from_phantom, patient_split
     from cxr_workbench.phantom import SyntheticCXR
     if o.data == 'phantom':
         rest = from_phantom(SyntheticCXR(2400, size=o.size, seed=100 + fold))
         test = from_phantom(SyntheticCXR(1500, size=o.size, seed=200 + fold))
     else:
-        data = shrink_images(from_npz(o.data, table=o.table), o.size)
+        data = open_images(o)
         column = data.meta[o.fold_column]
         held, there = column.to_numpy() == fold, sorted(set(column))
         if not held.any(): raise ValueError(f'no row has {o.fold_column}={fold}: there are {there}')
@@ -64,6 +66,14 @@ def split_parts(o, fold):
         rest, test = data.subset(np.flatnonzero(~held)), data.subset(np.flatnonzero(held))
     train, valid = patient_split(rest.patient_id, rest.y, fraction=.15, seed=fold)
     return rest.subset(train), rest.subset(valid), test
+
+
+def open_images(o):
+    "The real images of a command: files of a CSV, those that are there, or an array."
+    from cxr_workbench.data import from_csv, from_npz
+    if not o.data.endswith('.csv'): return shrink_images(from_npz(o.data, table=o.table), o.size)
+    where = dict(packed=o.packed) if o.packed else dict(size=o.size)
+    return from_csv(o.data, path=o.path, missing='skip', **where)
 
 
 def shrink_images(data, size):

@@ -90,7 +90,8 @@ def test_the_peak_of_a_call_is_what_it_holds_at_once(benchmark):
     ('scan', {'--tokens', '--channels', '--rounds', '--device'}),
     ('diffusion', {'--batches', '--steps', '--folder', '--device'}),
     ('attack', {'--size', '--batch', '--steps', '--rounds'}), ('elastic', {'--size', '--sigma', '--batch', '--rounds'}),
-    ('reading', {'--files', '--size', '--batch', '--rounds'}), ('phantom', {'--learn'})])
+    ('reading', {'--files', '--size', '--batch', '--rounds'}), ('phantom', {'--learn'}),
+    ('frozen', {'--size', '--batch', '--stages', '--backbone', '--rounds'})])
 def test_a_benchmark_keeps_its_options(name, options):
     command = [sys.executable, str(ROOT/'benchmarks'/f'{name}.py'), '--help']
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
