@@ -32,7 +32,8 @@ def measure_maps(method, x, y, masks):
     "Agreement of the branches' energies, AUROC, and the share of maxima in the lesion, mean over labels."
     logits, probes = zip(*(method.eval().look(part) for part in x.split(100)))
     seen = {name: torch.cat([p[name] for p in probes]) for name in ('energy_a', 'energy_b', 'attention')}
-    hits = pd.DataFrame(np.where(masks.any((2, 3)), pointing_game(seen['attention'], masks), np.nan)).mean().mean()
+    inside = np.where(masks.any((2, 3)), pointing_game(seen['attention'], masks), np.nan)
+    hits = pd.DataFrame(inside).mean().mean()
     scores = auroc(torch.cat(logits).sigmoid().numpy(), y.numpy())
     method.train()
     return dict(measure_agreement(seen['energy_a'], seen['energy_b']), auroc=np.nanmean(scores), hits=hits)
@@ -42,7 +43,8 @@ def train_once(reading, seed, steps, size=24):
     "The measures of one run, a row for every 50 steps."
     data, fresh = (SyntheticCXR(n, size=64, seed=s) for n, s in ((1600, seed), (300, 1000 + seed)))
     data, test = from_phantom(data), from_phantom(fresh)
-    test_x, masks = test.batch(range(len(test))).x, np.stack([fresh.mask(i) for i in range(len(fresh))]) > 0
+    test_x = test.batch(range(len(test))).x
+    masks = np.stack([fresh.mask(i) for i in range(len(fresh))]) > 0
     seed_all(seed)
     method = build_method(reading, data.label_names)
     method.prepare(data.y, data.known)

@@ -285,7 +285,8 @@ def test_class_variant_reads_known_positives_only():
 
 @pytest.mark.parametrize('lead', [None, 'b'])
 def test_the_centred_loss_against_the_formula(lead):
-    a, b = rand(4, 3, 5, 5).double().requires_grad_(), rand(4, 3, 5, 5, seed=1).double().requires_grad_()
+    a = rand(4, 3, 5, 5).double().requires_grad_()
+    b = rand(4, 3, 5, 5, seed=1).double().requires_grad_()
     def own(m):
         energy = F.normalize(m.square().sum(1).flatten(1), dim=1)
         return energy - energy.mean(0)
@@ -325,7 +326,9 @@ def test_the_centred_class_loss_reads_present_labels_and_takes_off_their_mean():
     assert torch.allclose(C.class_attention_loss(a, b, y, centred=True), expected, atol=1e-5)
 
 
-def lengths(loss, at): return torch.stack([g.square().sum() for g in torch.autograd.grad(loss, at, retain_graph=True)])
+def lengths(loss, at):
+    gradients = torch.autograd.grad(loss, at, retain_graph=True)
+    return torch.stack([g.square().sum() for g in gradients])
 
 
 def test_the_bound_shortens_the_gradient_and_leaves_value_and_direction():

@@ -419,7 +419,7 @@ def readable(output):
 
 @page
 def test_exported_cells_hold_one_thing(path):
-    "One function or class, or constants, or imports: 45 lines, where parameters are not counted, and 100 for a class."
+    "One function or class, or constants, or imports: 45 lines, where parameters are not counted, and 110 for a class."
     for i, cell in enumerate(cells(path)):
         if not is_exported(cell): continue
         statements, lines = body(cell), len(cell.source.rstrip().splitlines()) - len(directives(cell.source))
@@ -430,7 +430,7 @@ def test_exported_cells_hold_one_thing(path):
         assert alone, f'cell {i} mixes imports with code: imports have a cell of their own'
         if len(statements) == 1 and isinstance(statements[0], ast.FunctionDef):
             lines -= statements[0].body[0].lineno - statements[0].lineno
-        most = 100 if any(isinstance(s, ast.ClassDef) for s in statements) else 45
+        most = 110 if any(isinstance(s, ast.ClassDef) for s in statements) else 45
         assert lines <= most, f'cell {i} ({", ".join(defined)}) has {lines} lines, at most {most}'
 
 

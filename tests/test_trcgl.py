@@ -268,7 +268,9 @@ def test_the_graph_cannot_make_all_labels_one_vector(seed):
         for value in alone.parameters(): value.copy_(torch.rand(value.shape, generator=g) + .1)   # as smooth as can be
         for name, value in alone.named_parameters():
             if name != 'project.bias': net.get_parameter(name).copy_(value)
-    def cosines(T): return (F.normalize(T, dim=1) @ F.normalize(T, dim=1).T)[~torch.eye(14, dtype=torch.bool)]
+    def cosines(T):
+        units = F.normalize(T, dim=1)
+        return (units @ units.T)[~torch.eye(14, dtype=torch.bool)]
     with torch.no_grad():
         part = net.classifiers() - scale_rows(net.second(net.embedding))
         assert part.sum(0).abs().max() < 1e-3*part.abs().max()

@@ -230,6 +230,7 @@ class CAN(Classifier):
         self.head = nn.Linear(self.norm.num_features, self.labels)
         used = self.weights.get('aux') or self.weights.get('attention') and self.agreement['of'] != 'maps'
         self.aux = nn.ModuleList(nn.Linear(self.channels, self.labels) for _ in range(2)) if used else None
+
     def default_weights(self):
         if self.fuse == 'single': return {'supervised': 1.}
         attention = .3 if self.agreement.get('bounded') else .5
@@ -264,10 +265,12 @@ class CAN(Classifier):
         "The balance loss under the prevalence of the training table, a scalar."
         settings = self.loss_settings
         return balance_loss(logits, y, self.rates if settings['scheme'] else None, known=known, **settings)
+
     def supervise_branches(self, a, b, y, known):
         "Mean balance loss of the auxiliary heads, a scalar."
         logits = [head(m.mean((2, 3))) for head, m in zip(self.aux, (a, b))]
         return sum(self.supervise(s, y, known) for s in logits)/2
+
     def compare_branches(self, a, b, y, known):
         "The attention loss in the reading that was chosen, a scalar."
         how = dict(centred=self.agreement.get('centred', False), lead=self.agreement.get('lead'))
