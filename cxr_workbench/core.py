@@ -378,7 +378,7 @@ def create_method(
         kw = merge_arguments(factory.presets[preset], kw)
     if not is_count(size) or size < 1: raise ValueError(f'size={size!r}: give the side of the images in pixels')
     if backbone is not None: kw['backbone'] = backbone
-    plain = lambda start: start if isinstance(start, bool) else str(start)   # as JSON holds it
+    plain = lambda start: str(start) if start and start is not True else bool(start)   # as JSON holds it
     pretrained = [*map(plain, pretrained)] if isinstance(pretrained, (list, tuple)) else plain(pretrained)
     method = factory(labels=labels, size=int(size), pretrained=pretrained, **kw)
     method.config = dict(method=name, labels=method.label_names, size=int(size), pretrained=pretrained,

@@ -7,14 +7,15 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT/'experiments'))
-import all_tables, common, confident_entries, correlations, few_labels, lcc_folds, long_tail, rivals
+import all_tables, common, confident_entries, correlations, few_labels, lcc_folds, long_tail, pretrained, rivals
 sys.path.pop(0)
 
 
 OPTIONS = dict(
     data='phantom', table=None, fold_column='cv_fold', fold_count=5, folds=[0, 1], draws=2, repeats=3, steps=10,
     variants=None, size=32, backbone='test_resnet', preset='tiny', batch_size=8, unlabelled=8, device='cpu', jobs=1,
-    regime='fraction', fractions=[.1], tune=[], ema=None, method='lcc', ratio=20., tail=.05, rare=.1)
+    regime='fraction', fractions=[.1], tune=[], ema=None, method='lcc', ratio=20., tail=.05, rare=.1,
+    weights=None, frozen=3, lr=1e-3, fraction=.1, report_only=True)
 
 
 def make_options(**kw):
@@ -55,12 +56,12 @@ SCORES = ('valid_auroc', 'valid_ap', *long_tail.SCORES)
 SHARES = (*confident_entries.MEASURES, 'hits', 'cam_hits', 'chance', 'counted', 'declared')
 
 
-@pytest.mark.parametrize('module', [few_labels, correlations, long_tail, confident_entries])
+@pytest.mark.parametrize('module', [few_labels, correlations, long_tail, confident_entries, pretrained])
 def test_every_experiment_widens_what_folds_give(module):
     "The same rows as phantoms and as folds: the tables differ by the width of their intervals only, a factor of 1.5."
     widths, texts = [], []
     for data in ('phantom', 'images.npz'):
-        o = make_options(data=data, folds=list(range(5)), draws=1, size=64, fraction=.1)
+        o = make_options(data=data, folds=list(range(5)), draws=1, size=64)
         jobs, rng, frame = module.list_jobs(o), np.random.default_rng(0), []
         for job in jobs:
             scores = {k: .5 + .1*rng.random() for k in SCORES} | {k: rng.random() for k in SHARES}
@@ -120,12 +121,21 @@ def test_tuned_baseline_is_chosen_on_validation():
 @pytest.mark.parametrize('module, more', [
     (few_labels, {}), (few_labels, dict(regime='single-positive', tune=[5])),
     (correlations, {}), (correlations, dict(method='can')), (long_tail, {}),
-    (rivals, dict(regime='single-positive')), (rivals, dict(regime='tail'))])
+    (rivals, dict(regime='single-positive')), (rivals, dict(regime='tail')),
+    (pretrained, dict(regime='ends')), (pretrained, {}), (pretrained, dict(regime='single-positive'))])
 def test_every_run_has_one_key(module, more):
     o = make_options(**more)
     jobs = module.list_jobs(o)
     assert len({tuple(map(str, j['key'].values())) for j in jobs}) == len(jobs)
     for job in jobs: assert set(job['key']) | set(common.SETTINGS) == set(common.KEY)
+
+
+@pytest.mark.parametrize('regime', ['fraction', 'single-positive'])
+def test_every_variant_of_a_pretrained_network_can_be_built(regime):
+    from cxr_workbench.core import create_method
+    for variant, (name, arguments) in pretrained.TABLES[regime](make_options(frozen=2)).items():
+        method = create_method(name, labels=3, size=32, backbone='test_resnet', **arguments)
+        assert all(stage.frozen_stages == 2 for stage in method.recipe()), variant
 
 
 def test_a_command_takes_up_its_own_runs_and_loses_none(tmp_path):

@@ -4,7 +4,7 @@ import pytest, timm, torch, torchvision
 from torch import nn
 from cxr_workbench import weights as W
 from cxr_workbench.backbone import Backbone, fold_channels, list_early
-from cxr_workbench.core import create_method, seed_all
+from cxr_workbench.core import create_method, list_methods, seed_all
 from cxr_workbench.learner import save, start_from
 
 NAMES = ['Edema', 'Fracture', 'Mass']
@@ -231,6 +231,15 @@ def test_frozen_stages_do_not_move_and_the_others_do(name, stages):
     assert not moved & frozen and 'head.weight' in moved
     owners = {name.rpartition('.')[0] for name in frozen}
     assert not any(key.rpartition('.')[0] in owners for key in moved)     # statistics stand still, too
+
+
+@pytest.mark.parametrize('name', list_methods(origin='cxr_workbench'))
+def test_every_recipe_can_leave_early_stages_as_they_are(name):
+    from cxr_workbench.stages import set_trainable
+    method = create_method(name, labels=NAMES, size=64, preset='tiny', frozen_stages=1)
+    first = {f'backbone.{own}' for own in list_early(method.backbone, 1)}
+    for stage in method.recipe():
+        assert stage.frozen_stages == 1 and not first & set(set_trainable(method, stage.train, stage.frozen_stages))
 
 
 def test_more_stages_than_a_network_has_are_refused():

@@ -252,7 +252,7 @@ def rename_tensors(method, state, prefix, *rest):
 class TRCGLNet(Method):
     "Channel gate, class attention, label graph, balanced margins, repeated rows, two stages."
     RECIPE = dict(epochs=(10, 50), lr=(1e-3, 1.5e-4), backbone_lr=1.5e-5, weight_decay=(.01, .05),
-                  warmup=.1, ema=.9999, clip=1.)   # pairs: first and second stage
+                  warmup=.1, ema=.9999, clip=1., frozen_stages=0)   # pairs: first and second stage
 
     def __init__(self,
         labels, size=224, backbone='convnextv2_base', pretrained=False, min_cells=None,
@@ -335,7 +335,7 @@ class TRCGLNet(Method):
         "First everything but the backbone, then everything; a first stage of 0 epochs is left out."
         of = self.settings
         epochs, lr, decay = of['epochs'], of['lr'], of['weight_decay']
-        common = dict(sampler=self.sampler, clip=of['clip'])
+        common = dict(sampler=self.sampler, clip=of['clip'], frozen_stages=of['frozen_stages'])
         groups = ((r'backbone\.', of['backbone_lr'], decay[0]), ('', lr[1], decay[1]))
         whole = Stage(epochs[1], groups=groups, schedule='cosine', warmup=of['warmup'], ema=of['ema'], **common)
         if not epochs[0]: return [whole]
