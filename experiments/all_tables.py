@@ -51,6 +51,8 @@ COMMANDS = {  # table -> experiment and its options
     'rivals-single-positive-phantom':
         f"rivals single-positive {PAIR} --variants AN WAN LL-R LL-Ct LL-Cp BoostLU 'LL-R, 9 %'",
     'rivals-tail-phantom': f'rivals tail {PAIR} --variants BCE focal LDAM-DRW',
+    'pretrained-ends-real':
+        'pretrained ends --data images_256.csv --path file_256 --packed pack96 --folds 0 1 2 --steps 200',
     'lcc_folds-real': f'lcc_folds {REAL} {SMALL}',
     'long_tail-32-real':
         f"long_tail {REAL} --size 32 --steps 240 --batch-size 32 --variants {LADDER} 'tail repeated' 'base, sampler'",
