@@ -96,9 +96,12 @@ def read_texts(
         frame = read_table(table)
     else: frame = read_table(table, **({} if isinstance(table, pd.DataFrame) else {'dtype': str}))
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
-    columns = [frame.iloc[:, k].map(spell_entry).astype(object) for k in range(frame.shape[1])]
-    spelled = pd.concat(columns, axis=1)
-    return spelled.where(spelled.notna(), None)
+    columns = []
+    for k in range(frame.shape[1]):
+        codes, kinds = pd.factorize(frame.iloc[:, k])
+        spelled = np.array([*map(spell_entry, kinds), None], dtype=object)   # the code -1 is a blank
+        columns.append(pd.Series(spelled[codes], dtype=object, name=frame.columns[k]))
+    return pd.concat(columns, axis=1)
 
 # %% ../nbs/01i1_roles.ipynb #c5bc5857
 NAMES = {  # what a column is for -> its names, without capitals, blanks and punctuation; the first match wins
