@@ -54,7 +54,8 @@ def choose_pictures(
         ('Images', 'Spread over the table.', spread_rows(range(len(sample.rows)), most)),
         ('Negatives', 'The lungs are bright.', np.flatnonzero(measure_polarity(sample.images) < 0)[:most]),
         ('One grey', 'Nothing is to be seen.', find_constant(sample.images)[:most]),
-        ('Nearly the same', 'Copies, or two films of one visit; neighbours belong together.', list(map(place.get, near))))
+        ('Nearly the same', 'Copies, or two films of one visit; neighbours belong together.',
+         [place[row] for row in near]))
     out = []
     for heading, sentence, chosen in groups:
         titles = [name_row(found, sample.rows[k], names) for k in chosen]

@@ -171,10 +171,11 @@ def examine_files(
     readers = found.table[found.roles['readers'].column] if 'readers' in found.roles else None
     found.checks += check_repeats(names, readers)
     if places.moves and found.root is None: found.rewrite.append('the files have other names')
-    blank = sum(name is None for name in names)
-    if blank: found.rewrite.append(f'{say_count(blank, "row")} without a file')
-    lost = len(places.absent) + len(places.unclear) - blank
-    if lost and not found.rewrite: found.options.append('--missing skip')
+    blank = [row for row, name in enumerate(names) if name is None]
+    if blank: found.rewrite.append(f'{say_count(len(blank), "row")} without a file')
+    lost = len(places.absent) + len(places.unclear)
+    is_some = any(path is not None for path in places.paths)
+    if lost and is_some and not found.rewrite: found.options.append('--missing skip')
 
 # %% ../nbs/01i_doctor.ipynb #abd1ca04
 def make_keys(
@@ -216,7 +217,8 @@ def find_label_roles(
         if missing: raise ValueError(f'no label columns {missing}: the table has {list(found.table.columns)}')
         found.labels = [Role(name, 'given') for name in labels]
     else: found.labels = guess_labels(found.table, taken)
-    if not found.labels and 'findings' in found.roles:
+    is_named = any(role.why != 'it holds 0 and 1' for role in found.labels)
+    if not is_named and 'findings' in found.roles:
         column = found.roles['findings'].column
         columns = findings_table(found.table[column])
         columns = columns.rename(columns=lambda name: name.replace(',', ' '))   # --labels separates by commas

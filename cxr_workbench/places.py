@@ -143,7 +143,8 @@ def locate_files(
         paths[row] = found.get(row) or None
         if paths[row]: moves.setdefault(describe_move(names[row], paths[row]), []).append(row)
     unclear = [row for row in lost if found.get(row) == '']
-    return Places(paths, moves, unclear, [row for row in lost if found.get(row) is None], searched)
+    absent = [row for row in lost if found.get(row) is None and names[row] is not None]
+    return Places(paths, moves, unclear, absent, searched)
 
 # %% ../nbs/01i2_places.ipynb #11b3b3ef
 def find_root(
@@ -166,7 +167,12 @@ def check_files(
     "Files that are not where the table says: where they are, or that they are not."
     n, checks = len(names), []
     def some(rows): return [str(names[row]) for row in rows[:5]]
-    lost = sum(map(len, places.moves.values())) + len(places.unclear) + len(places.absent)
+    blank = [row for row, name in enumerate(names) if name is None]
+    if blank:
+        detail = f'{len(blank):,} of {say_count(n, "row")} name no file'
+        checks.append(Check('image files', 'missing', detail, len(blank), [f'row {row}' for row in blank[:5]],
+                            '--write REPAIRED.csv leaves these rows out'))
+    lost = sum(map(len, places.moves.values())) + len(places.unclear) + len(places.absent) + len(blank)
     if not lost: return [Check('image files', 'ok', f'all {n:,} are there', n)]
     base = find_root(names, places)
     for move, rows in sorted(places.moves.items(), key=lambda item: -len(item[1])):
@@ -179,8 +185,9 @@ def check_files(
                             'write their folders into the table'))
     if places.absent:
         detail = f'{len(places.absent):,} of {say_count(n, "file")} not found in {first_few(places.searched)}'
-        checks.append(Check('image files', 'missing', detail, len(places.absent), some(places.absent),
-                            'get them, or leave these rows out: --missing skip'))
+        advice = 'get them, or leave these rows out: --missing skip'
+        if not any(places.paths): advice = 'name the folder that they lie in: --root'
+        checks.append(Check('image files', 'missing', detail, len(places.absent), some(places.absent), advice))
     return checks
 
 # %% ../nbs/01i2_places.ipynb #354e5436

@@ -157,6 +157,7 @@ def find_role(
     columns = [name for name in table.columns if name not in taken]
     named = [name for usual in NAMES[what] for name in columns if plain_name(name) == usual]
     if what == 'patients': named += [name for name in columns if is_patient_name(name) and name not in named]
+    if what == 'findings': named = [name for name in named if not holds_states(table[name])]   # a label itself
     named = [name for name in named if table[name].notna().any()]
     if named:
         others = [name for name in named[1:] if name != named[0]]
