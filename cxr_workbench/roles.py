@@ -12,8 +12,10 @@ __all__ = ['STATUSES', 'OTHER_TABLES', 'TEXT_TABLES', 'NAMES', 'LATERAL', 'FRONT
 import ast, re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 import numpy as np
 from .csv_tables import USUAL, first_few, plain_name, read_table
 from .reading import SUFFIXES
@@ -75,10 +77,24 @@ def spell_entry(
     value,  # one entry of a table, of any type
 ):          # text; None where blank
     "One entry as text; whole floats without their '.0'."
-    if value is None or value != value or str(value) == '<NA>': return None
+    if value is None or str(value) in ('<NA>', 'NaT') or value != value: return None
     whole = isinstance(value, (float, np.floating)) and abs(value) < 2**53 and float(value).is_integer()
     text = str(int(value) if whole else value).strip()
     return text or None
+
+# %% ../nbs/01i1_roles.ipynb #d71fff25
+def read_other(
+    path,                        # of a file
+    reader:str, package:str,     # the function of pandas, and the package that it needs
+):                               # DataFrame
+    "A table that is no text; ValueError where a package is missing or the file is damaged."
+    import pandas as pd
+    missing = find_spec(dict(odfpy='odf').get(package, package)) is None
+    if missing: raise ValueError(f'{path} needs the package {package}: pip install {package}, or save it as CSV')
+    how = {'dtype': str} if reader == 'read_excel' else {}
+    try: return getattr(pd, reader)(path, **how)
+    except (ValueError, OSError, KeyError, BadZipFile) as error:
+        raise ValueError(f'{path} is not a table that can be read: {error}') from None
 
 # %% ../nbs/01i1_roles.ipynb #51726888
 def read_texts(
@@ -87,13 +103,7 @@ def read_texts(
     "A table with every entry as it is spelled; ValueError where it cannot be read, naming what is needed."
     import pandas as pd
     suffix = '' if isinstance(table, pd.DataFrame) else Path(table).suffix.lower()
-    if suffix in OTHER_TABLES:
-        reader, package = OTHER_TABLES[suffix]
-        try: table = getattr(pd, reader)(table, **({'dtype': str} if reader == 'read_excel' else {}))
-        except ImportError:
-            raise ValueError(f'{table} needs the package {package}: pip install {package}, '
-                             'or save the table as CSV') from None
-        frame = read_table(table)
+    if suffix in OTHER_TABLES: frame = read_table(read_other(table, *OTHER_TABLES[suffix]))
     else: frame = read_table(table, **({} if isinstance(table, pd.DataFrame) else {'dtype': str}))
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     columns = []
