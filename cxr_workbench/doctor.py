@@ -336,7 +336,7 @@ def examine_layout(
 ):
     "A public data set in its official layout."
     for line in check_dataset(found.kind, root).itertuples():
-        rows = 0 if line.rows is None or line.rows != line.rows else int(line.rows)
+        rows = 0 if str(line.rows) in ('None', 'nan', '<NA>') else int(line.rows)
         status = 'note' if line.status == 'left out' else line.status
         detail, _, rest = line.detail.partition(': ')
         found.checks.append(Check(line.check, status, detail, rows, [rest] if rest else []))
