@@ -359,7 +359,7 @@ def check_ids(
     if rounded.any():
         known = column[rounded]
         detail = (f'rounded numbers in {rounded.sum():,} of {say_count(len(texts), "row")} of {column.name!r}: '
-                  f'{known.nunique():,} {what} are left, and there were more')
+                  f'{known.nunique():,} distinct where there were more {what}')
         checks.append(Check(what, 'wrong', detail, int(rounded.sum()), known.value_counts().index[:5].tolist(),
                             'take the column as text from the original table: --ids ORIGINAL joins it by image'))
     blank = np.flatnonzero(column.isna())
