@@ -63,18 +63,58 @@ def methods():
         print_line(f'{name:12s} {summary}  presets: {presets}')
 
 # %% ../nbs/80_cli.ipynb #66ca0ce9
+Each = Annotated[bool, Option('--each-image-a-patient', help='no two images show the same patient')]
+LeaveOut = Annotated[Optional[list[str]], Option(help='rows with COLUMN=VALUE are left out; repeatable')]
+Look = Annotated[int, Option(help='images that are looked at; 0: none')]
+Original = Annotated[Optional[Path], Option(help='a table with whole patient ids, joined by the image')]
+Write = Annotated[Optional[Path], Option(help='write a table that `fit` reads, a new .csv')]
+Card = Annotated[Optional[Path], Option(help='write a data card with pictures, an .html')]
+
+# %% ../nbs/80_cli.ipynb #5001b671
+def print_checks(
+    checks:list,      # of roles.Check
+    as_json=False,    # as JSON
+):
+    "Checks by line; exit status 1 where one of them would train wrongly."
+    if as_json: print_line(json.dumps([check.to_dict() for check in checks], indent=1, ensure_ascii=False))
+    for check in [] if as_json else checks: print_line(str(check))
+    if any(check.stops for check in checks): raise typer.Exit(1)
+
+# %% ../nbs/80_cli.ipynb #a8ae618e
 @command
 def doctor(
-    dataset: Annotated[str, Argument(help='nih14 or chexpert')],
-    root: Annotated[Path, Argument(help='its folder')],
+    target: Annotated[list[str], Argument(
+        help="a folder, a table or an .npz; a layout and its folder (nih14 ROOT); or: overlap A B")],
+    root: Annotated[Optional[Path], Option(help='folder that relative names start from')] = None,
+    path: Annotated[Optional[str], Option(help='column of the image files')] = None,
+    patient: Annotated[Optional[str], Option(help='column of the patients')] = None,
+    labels: Annotated[Optional[str], Option(help='label columns, comma-separated')] = None,
+    each_image: Each = False,
+    leave_out: LeaveOut = None,
+    ids: Original = None,
+    look: Look = 500,
+    write: Write = None,
+    card: Card = None,
+    as_json: Annotated[bool, Option('--json', help='print JSON')] = False,
 ):
-    "Check the layout of a data set: what is missing, and the rows before and after every filter."
-    from cxr_workbench.data import check_dataset
-    found = check_dataset(dataset, root)
-    for line in found.itertuples():
-        rows = '' if line.rows is None or line.rows != line.rows else str(line.rows)
-        print_line(f'{line.status:9s} {line.check:24s} {rows:>8s}  {line.detail}')
-    if found['status'].isin(['missing', 'wrong']).any(): raise typer.Exit(1)
+    "What a data set is, what would train wrongly, where missing files lie, and the command to type."
+    from cxr_workbench import doctor as page
+    if target[0] == 'overlap' and len(target) == 3:
+        from cxr_workbench.overlaps import overlap
+        return print_checks(overlap(*target[1:], ids=ids), as_json)
+    if len(target) > 2: raise ValueError('doctor takes one target, a layout and its folder, or: overlap A B')
+    names = None if labels is None else [name.strip() for name in labels.split(',') if name.strip()]
+    place = root if len(target) == 1 else Path(target[1])
+    found = page.examine(target[0], place, path, patient, names, look, ids, leave_out or (), each_image)
+    if write is not None: print_line(f'{page.write_repaired(found, write)} rows written to {write}')
+    if card is not None:
+        from cxr_workbench.cards import write_card
+        write_card(found, reports.check_place(card, found.source))
+        print_line(f'the data card: {card}')
+    commands = page.make_commands(found, write)
+    if as_json: print_line(json.dumps(page.to_record(found, commands), indent=1, ensure_ascii=False))
+    else: print_line(page.format_examination(found, commands))
+    if found.stops: raise typer.Exit(1)
 
 # %% ../nbs/80_cli.ipynb #1b2a03a1
 @command

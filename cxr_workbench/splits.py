@@ -9,7 +9,6 @@ __all__ = ['check_split', 'warn_of_ids', 'parse_patient', 'patients_from_names',
 # %% ../nbs/01d_splits.ipynb #36ea1d24
 import re, unicodedata, warnings
 import numpy as np
-from .core import is_count
 from .labels import BLANK_IDS, as_truth, check_patients, patient_codes
 from .tables import first_few
 
@@ -140,6 +139,7 @@ def patient_folds(
     folds=5, seed=0,
 )->np.ndarray:        # fold of every row, (n,) in 0..folds-1
     "Folds that keep patients whole and label shares even; the same for the same seed, whatever the order of the rows."
+    from cxr_workbench.core import is_count   # loads torch
     if not is_count(folds): raise ValueError(f'folds={folds!r}: give a whole number of at least 2')
     who, totals = patient_totals(patient_id, y)
     if not 2 <= folds <= len(totals):

@@ -242,7 +242,9 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
     'export': '--to --out',
     'pack': '''--size --root --path --fit --bits --stretch --invert --window --frame --workers --no-stretch --no-invert
         --no-window''',
-    'methods': '', 'doctor': '', 'version': '',
+    'methods': '', 'version': '',
+    'doctor': '''--root --path --patient --labels --each-image-a-patient --leave-out --ids --look --write --card
+        --json''',
     'lab': '--start --no-start --browser --no-browser --port',
     'demo': '--out --epochs --rows',
 }
