@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['CXR_LT_2024', 'VINDR', 'GOOGLE_NIH', 'LAYOUTS', 'VIEWS', 'Layout', 'find_table', 'parse_views',
-           'parse_ages', 'parse_sex', 'name_columns', 'read_layout', 'compare_counts', 'place_files']
+           'parse_ages', 'parse_sex', 'name_columns', 'read_layout', 'compare_counts', 'place_files',
+           'attach_files', 'Collected']
 
-# %% ../nbs/01ca_layouts.ipynb #8aa0cb97
+# %% ../nbs/01ca_layouts.ipynb #bfcff4f8
 import os, re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 import numpy as np
 from .states import BLANK_IDS, CHEXPERT, CXR_LT_2026, NIH14
-from .tables import Checks, check_once, first_few, plain_name, read_table
+from .tables import Checks, check_once, first_few, join_paths, keep_files, plain_name, read_table
 
 # %% ../nbs/01ca_layouts.ipynb #cb284830
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def find_table(
     if found is None: checks.add(what, 'missing', f'no {" or ".join(names)} in {root}, and no .gz of it', 0)
     return found
 
-# %% ../nbs/01ca_layouts.ipynb #61e89494
+# %% ../nbs/01ca_layouts.ipynb #77be00c7
 def look_up(
     table, layout:Layout,  # DataFrame and the description
     what:str,              # a key of its columns
@@ -186,25 +188,26 @@ def look_up(
     "The column that a description means; ValueError where the table has none of its names."
     names = layout.columns.get(what, ())
     names = (names,) if isinstance(names, str) else names
-    found = next((name for name in names if name in table.columns), None)
+    found = next((name for name in (*names, what) if name in table.columns), None)
     if names and found is None:
         raise ValueError(f'no column {" or ".join(map(repr, names))} in the table of {layout.title}: it has '
                          f'{first_few(table.columns, 12)}')
     if found is not None: check_once(table, found)
     return found
 
-# %% ../nbs/01ca_layouts.ipynb #819f5d34
-VIEWS = {  # the four words, and the spellings that they stand for
+# %% ../nbs/01ca_layouts.ipynb #8121afdb
+VIEWS = {  # word -> the spellings that it stands for
     'PA': ('pa', 'posteroanterior'),
     'AP': ('ap', 'anteroposterior', 'aphorizontal'),
+    'frontal': ('frontal',),
     'lateral': ('l', 'll', 'rl', 'lateral', 'largelateral', 'xtablelateral'),
 }
 
-# %% ../nbs/01ca_layouts.ipynb #ffe4722c
+# %% ../nbs/01ca_layouts.ipynb #40160422
 def parse_views(
     column,     # views as a collection writes them, (n,)
-)->np.ndarray:  # 'PA' | 'AP' | 'lateral' | 'other' | '' where blank, (n,)
-    "Views in four words."
+)->np.ndarray:  # 'PA' | 'AP' | 'frontal' | 'lateral' | 'other' | '' where blank, (n,)
+    "Views in five words."
     spelled = {spelling: view for view, spellings in VIEWS.items() for spelling in spellings}
     def parse(entry):
         text = plain_name('' if entry is None else entry)
@@ -247,15 +250,16 @@ def parse_sex(
     letters = {'f': 'F', 'female': 'F', 'm': 'M', 'male': 'M'}
     return np.array([letters.get(str(entry).strip().lower(), '') for entry in column], dtype=object)
 
-# %% ../nbs/01ca_layouts.ipynb #65734a0b
+# %% ../nbs/01ca_layouts.ipynb #31d5121f
 def name_columns(
     table, layout:Layout,  # DataFrame as the collection writes it, and its description
     checks:Checks,         # gets a line where ages are none
+    skip=(),               # columns that are there already
 ):                         # the table with name, patient_id, study_id, view, sex and age, as far as it has them
     "Bring a table to common columns; ValueError where a column that is described is not there."
     parse = {'view': parse_views, 'sex': parse_sex, 'age': lambda column: parse_ages(column, checks)}
     named = {}
-    for what in layout.columns:
+    for what in [what for what in layout.columns if what not in skip]:
         column = table[look_up(table, layout, what)]
         named[what] = parse[what](column) if what in parse else column
     return table.assign(**named)
@@ -275,7 +279,7 @@ def read_layout(
     checks.add('table', 'ok', f'{file.name}', len(table))
     return table
 
-# %% ../nbs/01ca_layouts.ipynb #213a78ae
+# %% ../nbs/01ca_layouts.ipynb #197de938
 def compare_counts(
     table, layout:Layout,  # DataFrame with the common columns, and its description
     checks:Checks,         # gets a line per number
@@ -285,7 +289,8 @@ def compare_counts(
     columns = {'images': 'name', 'patients': 'patient_id', 'studies': 'study_id'}
     for what, official in layout.official.get(part, {}).items():
         column = columns.get(what)
-        if column in table: checks.compare(what, table[column].nunique(), official)
+        named = what if part == 'all' else f'{what} of {part}'
+        if column in table: checks.compare(named, table[column].nunique(), official)
 
 # %% ../nbs/01ca_layouts.ipynb #768d3c92
 def place_files(
@@ -295,3 +300,22 @@ def place_files(
     "Where the files of the rows lie, each at the first place that exists."
     paths = [[os.path.join(root, name) for name in names] for names in rules]
     return [next((path for path in places if os.path.isfile(path)), places[0]) for places in zip(*paths)]
+
+# %% ../nbs/01ca_layouts.ipynb #dcb3d527
+def attach_files(
+    table, root,    # DataFrame with a column name, and the folder of its collection
+    rules:list,     # as in place_files
+    checks:Checks,  # gets a line for the files
+    files=True,     # look for them, and leave rows without one out; False: name the first place only
+):                  # the table with a column path
+    "Put the path of its file beside each row."
+    paths = join_paths(rules[0], root)
+    if not files: return table.assign(path=paths).reset_index(drop=True)
+    return keep_files(table.assign(path=place_files(root, rules)), checks, f' under {root}')
+
+# %% ../nbs/01ca_layouts.ipynb #f3ae58d2
+class Collected(NamedTuple):
+    "What was read of a public collection."
+    table: Any       # DataFrame: path, the common columns, the labels in their states, and the rest; or None
+    labels: list     # its label columns
+    checks: Checks   # what was looked at, filtered and counted

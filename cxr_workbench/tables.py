@@ -388,8 +388,9 @@ def find_chexpert(
     "The folder of CheXpert, or None."
     if version not in ('small', 'full'): raise ValueError(f"version={version!r}: give 'small' or 'full'")
     name = 'CheXpert-v1.0-small' if version == 'small' else 'CheXpert-v1.0'
+    tables = [f'{split}.csv{ending}' for split in ('train', 'valid') for ending in ('', '.gz')]
     for home in (Path(root)/name, Path(root)):
-        if (home/'train.csv').is_file() or (home/'valid.csv').is_file(): return home
+        if any((home/table).is_file() for table in tables): return home
     return None
 
 # %% ../nbs/01c_tables.ipynb #49ac6514
@@ -422,11 +423,13 @@ def chexpert_table(
     "The rows of CheXpert whose image is there."
     checks, home = Checks(), find_chexpert(root, version)
     if split not in ('train', 'valid'): raise ValueError(f"split={split!r}: give 'train' or 'valid'")
-    if home is None or not (home/f'{split}.csv').is_file():
+    files_of_split = [] if home is None else [home/f'{split}.csv', home/f'{split}.csv.gz']
+    file = next((file for file in files_of_split if file.is_file()), None)
+    if file is None:
         checks.add('table', 'missing', f'no {split}.csv in {home or root}: '
                                        f'root= is the folder that the {version} version was unpacked to', 0)
         return None, checks
-    table = read_table(home/f'{split}.csv')
+    table = read_table(file)
     find_labels(table, ['Path', *CHEXPERT])
     tail = table.Path.str.split('/', n=1).str[1]
     table = table.assign(path=join_paths(tail, home), patient_id=tail.str.extract(r'(patient\d+)', expand=False))
