@@ -4,8 +4,8 @@
     python scripts/label_tables.py --out /tmp/x    # somewhere else
 
 The package `torchxrayvision` 1.5.7 (Apache-2.0) carries them: NIH ChestX-ray14 with its boxes and Google's second
-reading, CheXpert, PadChest, VinDr-CXR as VinBigData, RSNA and OpenI. It is fetched (29 MB) with pip into a folder of its own
-and is never imported. The tables belong to those who made them: none is committed, and nothing is shipped.
+reading, CheXpert, PadChest, VinDr-CXR as VinBigData, RSNA and OpenI. It is fetched (29 MB) with pip into a folder
+of its own and is never imported. The tables belong to those who made them: none is committed, and nothing is shipped.
 """
 import argparse, os, shutil, subprocess, sys, tempfile, zipfile
 from pathlib import Path
