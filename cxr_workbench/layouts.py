@@ -180,16 +180,17 @@ def find_table(
     if found is None: checks.add(what, 'missing', f'no {" or ".join(names)} in {root}, and no .gz of it', 0)
     return found
 
-# %% ../nbs/01ca_layouts.ipynb #77be00c7
+# %% ../nbs/01ca_layouts.ipynb #22179d2e
 def look_up(
     table, layout:Layout,  # DataFrame and the description
     what:str,              # a key of its columns
-):                         # the column, or None where the description knows none
+    needed=True,           # raise where the table has none of its names
+):                         # the column, or None where there is none
     "The column that a description means; ValueError where the table has none of its names."
     names = layout.columns.get(what, ())
     names = (names,) if isinstance(names, str) else names
     found = next((name for name in (*names, what) if name in table.columns), None)
-    if names and found is None:
+    if needed and names and found is None:
         raise ValueError(f'no column {" or ".join(map(repr, names))} in the table of {layout.title}: it has '
                          f'{first_few(table.columns, 12)}')
     if found is not None: check_once(table, found)
@@ -250,7 +251,7 @@ def parse_sex(
     letters = {'f': 'F', 'female': 'F', 'm': 'M', 'male': 'M'}
     return np.array([letters.get(str(entry).strip().lower(), '') for entry in column], dtype=object)
 
-# %% ../nbs/01ca_layouts.ipynb #31d5121f
+# %% ../nbs/01ca_layouts.ipynb #f33b60ae
 def name_columns(
     table, layout:Layout,  # DataFrame as the collection writes it, and its description
     checks:Checks,         # gets a line where ages are none
@@ -260,8 +261,8 @@ def name_columns(
     parse = {'view': parse_views, 'sex': parse_sex, 'age': lambda column: parse_ages(column, checks)}
     named = {}
     for what in [what for what in layout.columns if what not in skip]:
-        column = table[look_up(table, layout, what)]
-        named[what] = parse[what](column) if what in parse else column
+        found = look_up(table, layout, what, needed=what not in parse)
+        if found is not None: named[what] = parse[what](table[found]) if what in parse else table[found]
     return table.assign(**named)
 
 # %% ../nbs/01ca_layouts.ipynb #b26404f9
