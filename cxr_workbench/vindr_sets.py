@@ -72,7 +72,7 @@ def read_votes(
     checks.add('table', 'ok', f'{file.name}, up to {read.max()} readers an image', len(read))
     return counts, read
 
-# %% ../nbs/01cg_vindr_sets.ipynb #88cb6178
+# %% ../nbs/01cg_vindr_sets.ipynb #34d4a28f
 def collect_vindr(
     root,                # folder with train/ and test/, and the tables beside them or in annotations/
     split='train',       # 'train' | 'test'
@@ -92,6 +92,7 @@ def collect_vindr(
     labels = find_labels(table, [*table] if labels is None else labels)
     if readers == 'share': table = table.join(counts.div(read, axis=0).add_prefix('share of '))
     table = table.rename_axis('name').reset_index().assign(readers=read.to_numpy())
+    table = table.assign(name=table['name'].astype(str))
     table = choose_rows(table, checks, **choice)
     endings = ('.dicom', '.dcm', '.png', '.jpg')
     rules = [f'{split}/' + table['name'] + ending for ending in endings]

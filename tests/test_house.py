@@ -51,6 +51,7 @@ GROUND = {
     'mimic_sets': {'states', 'tables', 'layouts', 'filters'},
     'padchest_sets': {'states', 'tables', 'layouts', 'filters'},
     'vindr_sets': {'tables', 'layouts', 'filters'},
+    'vocabulary': {'states', 'layouts'},
     'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
 }
