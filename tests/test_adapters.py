@@ -21,7 +21,7 @@ from cxr_workbench.vocabulary import CONCEPTS, NAMES, list_unmatched, match_labe
 def grey(path, level, bits=8):
     "A grey square: JPEG or PNG, of 8 or 16 bits."
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((12, 12), level, np.uint8 if bits == 8 else np.uint16)).save(path)
+    Image.fromarray(np.full((16, 16), level, np.uint8 if bits == 8 else np.uint16)).save(path)
 
 
 def dicom(path, level):
@@ -32,11 +32,11 @@ def dicom(path, level):
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     ds.SOPClassUID, ds.SOPInstanceUID = '1.2.840.10008.5.1.4.1.1.1.1', '1.2.3'
-    ds.Rows = ds.Columns = 12
+    ds.Rows = ds.Columns = 16
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, 'MONOCHROME2', 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-    pixels = np.full((12, 12), 0, np.uint16)
-    pixels[:, 6:] = level
+    pixels = np.full((16, 16), 0, np.uint16)
+    pixels[:, 8:] = level
     ds.PixelData = pixels.tobytes()
     ds.save_as(path, enforce_file_format=True)
 
