@@ -59,8 +59,7 @@ LAYOUTS = {
         protocol='every view; train_val_list.txt and test_list.txt',
         source='Wang et al., ChestX-ray8, CVPR 2017'),
     'nih14_google': Layout(
-        'second reading of ChestX-ray14 by Google',
-        ('google2019_nih-chest-xray-labels.csv',),
+        'second reading of ChestX-ray14 by Google', ('google2019_nih-chest-xray-labels.csv',),
         {'name': 'Image Index', 'patient_id': 'Patient ID', 'view': 'View Position',
          'sex': ('Patient Gender', 'Patient Sex'), 'age': 'Patient Age'},
         tuple(GOOGLE_NIH),
@@ -69,8 +68,7 @@ LAYOUTS = {
         protocol='the four labels that three radiologists agreed on; val and test by Set Id',
         source='Majkowska et al., Radiology 2020'),
     'rsna': Layout(
-        'RSNA pneumonia detection challenge',
-        ('stage_2_train_labels.csv', 'kaggle_stage_2_train_labels.csv.zip'),
+        'RSNA pneumonia detection challenge', ('stage_2_train_labels.csv', 'kaggle_stage_2_train_labels.csv.zip'),
         {'name': 'patientId', 'patient_id': 'patientId'},
         ('Pneumonia',),
         {'all': {'boxes and rows without one': 30_227, 'images': 26_684, 'Pneumonia': 6_012}},
@@ -82,8 +80,7 @@ LAYOUTS = {
 # %% ../nbs/01ca_layouts.ipynb #2a38169e
 LAYOUTS |= {
     'chexpert': Layout(
-        'CheXpert 1.0, full or small',
-        ('train.csv', 'valid.csv'),
+        'CheXpert 1.0, full or small', ('train.csv', 'valid.csv'),
         {'name': 'Path', 'view': 'AP/PA', 'sex': 'Sex', 'age': 'Age'},
         tuple(CHEXPERT),
         {'train': {'images': 223_414, 'patients': 64_540, 'studies': 187_641},
@@ -100,8 +97,7 @@ LAYOUTS |= {
         protocol='every view; five radiologists by majority',
         source='Saporta et al., Nature Machine Intelligence 2022'),
     'brax': Layout(
-        'BRAX 1.1.0',
-        ('master_spreadsheet_update.csv',),
+        'BRAX 1.1.0', ('master_spreadsheet_update.csv',),
         {'name': 'PngPath', 'patient_id': 'PatientID', 'study_id': 'AccessionNumber', 'view': 'ViewPosition',
          'sex': 'PatientSex', 'age': 'PatientAge'},
         tuple(CHEXPERT),
@@ -118,8 +114,7 @@ LAYOUTS |= {
         protocol='every view; studies without a row of labels are left out',
         source='Johnson et al., arXiv 1901.07042, 2019'),
     'cxr_lt_2024': Layout(
-        'CXR-LT 2024',
-        ('train_labeled.csv',),
+        'CXR-LT 2024', ('train_labeled.csv',),
         {'name': 'fpath', 'patient_id': 'subject_id', 'study_id': 'study_id', 'view': 'ViewPosition'},
         tuple(CXR_LT_2024),
         {'train': {'images': 258_871, 'patients': 45_480}},
