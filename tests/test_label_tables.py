@@ -10,6 +10,7 @@ from cxr_workbench.padchest_sets import collect_padchest, count_findings, parse_
 from cxr_workbench.states import CHEXPERT
 from cxr_workbench.tables import Checks
 from cxr_workbench.vindr_sets import AGREEMENT, collect_openi, collect_vindr
+from cxr_workbench.vocabulary import NAMES
 
 
 def numbers(collected):
@@ -163,3 +164,13 @@ def test_openi(label_tables):
     headers = pd.read_csv(label_tables/'nlmcxr_dicom_metadata.csv.gz', usecols=['imageid', 'Patient ID'])
     patients = headers.groupby('Patient ID').imageid.agg(lambda names: names.str.split('_').str[0].nunique())
     assert len(patients) == 3_851 and (patients == 1).all()
+
+
+# ---- names ----
+
+def test_every_name_of_the_vocabulary_is_in_its_table(padchest, label_tables):
+    assert set(NAMES['padchest'].values()) <= set(padchest.labels)
+    coded = collect_openi(label_tables, at_least=1, files=False)
+    assert set(NAMES['openi'].values()) <= set(coded.labels)
+    vindr = collect_vindr(label_tables, files=False)
+    assert set(NAMES['vindr'].values()) <= set(vindr.labels)
