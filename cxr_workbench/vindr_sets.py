@@ -162,7 +162,8 @@ def collect_openi(
     labels = choose_codes(reports, labels, at_least)
     coded = ['no indexing' not in found for found in table.findings]
     table = keep_rows(table, coded, checks, 'coded reports', 'are of reports without codes')
-    for label in labels: table[label] = [float(label in found) for found in table.findings]
-    table = choose_rows(table.drop(columns='findings'), checks, **choice)
+    states = {label: [float(label in found) for found in table.findings] for label in labels}
+    table = table.drop(columns='findings').join(pd.DataFrame(states, index=table.index))
+    table = choose_rows(table, checks, **choice)
     rules = [f'{where}' + table['name'] + '.png' for where in ('', 'NLMCXR_png/', 'images/')]
     return Collected(attach_files(table, root, rules, checks, files), labels, checks)
