@@ -15,7 +15,7 @@ from .files import FileImages, UnreadableImage
 from .labels import as_labels, as_truth, check_patients
 from .sources import ArrayImages, as_images, check_pixels
 from .splits import warn_of_ids
-from .tables import first_few
+from .tables import Checks, first_few
 
 # %% ../nbs/01f_dataset.ipynb #2ac945bd
 def as_rows(
@@ -93,6 +93,7 @@ class CXRDataset(Dataset):
         rows=None,        # where in images each row lies, (n,); None: in order
         fit=None,         # how files become square: 'pad' | 'stretch' | 'crop'; None: 'pad', or as the source says
         reading=None,     # a files.Reading, in place of size and fit
+        record=None,      # the tables.Checks of who read its table; None: there are none
     ):
         self.images = as_images(images, size, fit, reading)
         self.y, self.known = as_label_tensors(y, known)
@@ -105,6 +106,7 @@ class CXRDataset(Dataset):
         self.paths = None if paths is None else [str(path) for path in paths]
         self.synthetic = None if synthetic is None else torch.from_numpy(as_truth(synthetic, 'synthetic'))
         self.meta = None if meta is None else meta.reset_index(drop=True)
+        self.record = Checks() if record is None else record
         self.check_lengths()
 
     def check_lengths(self):
@@ -122,6 +124,12 @@ class CXRDataset(Dataset):
     def reading(self): return getattr(self.images, 'reading', None)
     @property
     def fit(self): return None if self.reading is None else self.reading.fit
+    @property
+    def filters(self): return self.record.filter_frame()
+    @property
+    def counts(self): return self.record.count_frame()
+    @property
+    def report(self): return self.record.frame()
     def __len__(self): return len(self.rows)
 
     def __repr__(self):

@@ -188,16 +188,49 @@ def join_paths(
 # %% ../nbs/01c_tables.ipynb #3ba5ec0d
 class Checks(list):
     "A record of checks, each (check, status, detail, rows); status is ok, note, left out, missing or wrong."
+    def __init__(self, lines=()):
+        super().__init__(lines)
+        self.filters = []   # (filter, rows before, rows after, which rows went)
+        self.counts = []    # (what, found, official number)
+
     def add(self,
         check:str, status:str,  # what was looked at, and how it stands
         detail:str,             # what was found, and what to do about it
         rows=None,              # rows that remain; None where the check is not about rows
     ): self.append((check, status, detail, rows))
 
+    def leave_out(self,
+        check:str,           # the filter
+        before, after:int,   # rows
+        which:str,           # of them go, in words: 'are lateral'
+    ):
+        "Add a filter, with the rows before and after it."
+        self.filters.append((check, before, after, which))
+        self.add(check, 'left out', f'{before - after} of {before} rows {which}', after)
+
+    def compare(self,
+        what:str, found, official:int,   # what is counted, how often, and how often its makers count it
+    ):
+        "Add a number beside the official one."
+        self.counts.append((what, int(found), int(official)))
+        same = found == official
+        detail = f'{found} {what}, the official number' if same else f'{found} {what}, and officially {official}'
+        self.add(f'number of {what}', 'ok' if same else 'note', detail)
+
+    def filter_frame(self):
+        "The filters as a DataFrame, in their order."
+        import pandas as pd
+        return pd.DataFrame(self.filters, columns=['filter', 'before', 'after', 'which rows went'])
+
+    def count_frame(self):
+        "The official numbers beside those that were found, as a DataFrame."
+        import pandas as pd
+        return pd.DataFrame(self.counts, columns=['count', 'found', 'official'])
+
     def frame(self):
         "The record as a DataFrame."
         import pandas as pd
-        return pd.DataFrame(list(self), columns=['check', 'status', 'detail', 'rows']).astype({'rows': 'Int64'})
+        return pd.DataFrame([*self], columns=['check', 'status', 'detail', 'rows']).astype({'rows': 'Int64'})
 
     def stop(self,
         missing='error',  # 'skip': where rows remain, warn of what is missing and go on
@@ -223,6 +256,7 @@ def keep_files(
     if len(absent):
         detail = (f'{len(absent)} of {len(table)} image files are not there: {first_few(absent, 3)}{where}. '
                   "Get them, or leave these rows out with missing='skip'")
+        checks.filters.append(('image files', len(table), int(there.sum()), 'have no file'))
         checks.add('image files', 'missing', detail, int(there.sum()))
     else: checks.add('image files', 'ok', f'all {len(table)} are there', len(table))
     return table[there].reset_index(drop=True)
@@ -301,8 +335,7 @@ def mark_official_split(
     check_lists(table, lists, checks)
     if split is None: return table
     wanted = table.split == split
-    detail = f'{(~wanted).sum()} of {len(table)} rows are not {split}'
-    checks.add(f'split {split}', 'left out', detail, int(wanted.sum()))
+    checks.leave_out(f'split {split}', len(table), int(wanted.sum()), f'are not {split}')
     return table[wanted]
 
 # %% ../nbs/01c_tables.ipynb #8b46af34
@@ -355,8 +388,9 @@ def find_chexpert(
     "The folder of CheXpert, or None."
     if version not in ('small', 'full'): raise ValueError(f"version={version!r}: give 'small' or 'full'")
     name = 'CheXpert-v1.0-small' if version == 'small' else 'CheXpert-v1.0'
+    tables = [f'{split}.csv{ending}' for split in ('train', 'valid') for ending in ('', '.gz')]
     for home in (Path(root)/name, Path(root)):
-        if (home/'train.csv').is_file() or (home/'valid.csv').is_file(): return home
+        if any((home/table).is_file() for table in tables): return home
     return None
 
 # %% ../nbs/01c_tables.ipynb #49ac6514
@@ -389,11 +423,13 @@ def chexpert_table(
     "The rows of CheXpert whose image is there."
     checks, home = Checks(), find_chexpert(root, version)
     if split not in ('train', 'valid'): raise ValueError(f"split={split!r}: give 'train' or 'valid'")
-    if home is None or not (home/f'{split}.csv').is_file():
+    files_of_split = [] if home is None else [home/f'{split}.csv', home/f'{split}.csv.gz']
+    file = next((file for file in files_of_split if file.is_file()), None)
+    if file is None:
         checks.add('table', 'missing', f'no {split}.csv in {home or root}: '
                                        f'root= is the folder that the {version} version was unpacked to', 0)
         return None, checks
-    table = read_table(home/f'{split}.csv')
+    table = read_table(file)
     find_labels(table, ['Path', *CHEXPERT])
     tail = table.Path.str.split('/', n=1).str[1]
     table = table.assign(path=join_paths(tail, home), patient_id=tail.str.extract(r'(patient\d+)', expand=False))
@@ -402,8 +438,7 @@ def chexpert_table(
     checks.add('table', 'ok', f'{split}.csv, {table.patient_id.nunique()} patients', len(table))
     if frontal_only:
         frontal = is_frontal(table)
-        detail = f'{(~frontal).sum()} of {len(table)} rows are lateral'
-        checks.add('frontal views', 'left out', detail, int(frontal.sum()))
+        checks.leave_out('frontal views', len(table), int(frontal.sum()), 'are lateral')
         table = table[frontal]
     return keep_files(table, checks) if files else table.reset_index(drop=True), checks
 

@@ -1,5 +1,5 @@
 "Fixtures and settings that every test shares."
-import os
+import os, sys
 from pathlib import Path
 import pytest
 
@@ -48,6 +48,19 @@ def cxr_data():
     folder = Path(os.environ.get('CXR_DATA') or ROOT.parent/'shared'/'data')
     if not folder.is_dir():
         pytest.skip(f'no real chest X-rays at {folder}: set CXR_DATA to the folder that holds nih14/ and odd_files/')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def label_tables():
+    "Folder of whole label tables of public collections: $CXR_TABLES, or tables/; continuous integration fetches them."
+    sys.path.insert(0, str(ROOT/'scripts'))
+    try: import label_tables as script
+    finally: sys.path.remove(str(ROOT/'scripts'))
+    folder = script.find_folder()
+    if os.environ.get('CI') and not script.are_complete(folder): script.fetch_tables(folder)
+    if not script.are_complete(folder):
+        pytest.skip(f'no label tables at {folder}: python scripts/label_tables.py fetches them, 29 MB')
     return folder
 
 

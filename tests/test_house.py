@@ -44,6 +44,14 @@ GROUND = {
     'files': {'writing', 'reading', 'packing'},
     'csv_tables': {'states'},
     'tables': {'states', 'csv_tables'},
+    'layouts': {'states', 'tables'},
+    'filters': {'states', 'tables', 'layouts'},
+    'nih_sets': {'states', 'tables', 'layouts', 'filters'},
+    'chexpert_sets': {'states', 'tables', 'layouts', 'filters'},
+    'mimic_sets': {'states', 'tables', 'layouts', 'filters'},
+    'padchest_sets': {'states', 'tables', 'layouts', 'filters'},
+    'vindr_sets': {'tables', 'layouts', 'filters'},
+    'vocabulary': {'states', 'layouts'},
     'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
 }
@@ -51,7 +59,9 @@ DATA = {
     'dataset': {*GROUND},
     'holdout': {*GROUND, 'dataset'},
     'samplers': {*GROUND, 'dataset', 'holdout'},
-    'data': {*GROUND, 'dataset', 'holdout', 'samplers'},
+    'table_images': {*GROUND, 'dataset'},
+    'adapters': {*GROUND, 'dataset', 'table_images'},
+    'data': {*GROUND, 'dataset', 'holdout', 'samplers', 'table_images', 'adapters'},
 }
 BETWEEN = {
     'weights': set(),
