@@ -11,9 +11,8 @@ phantom hides findings, the others have their defaults. In the tail the training
 """
 import time
 from functools import lru_cache
-import pandas as pd
-from common import build_method, build_parser, compare_paired, count_epochs, format_difference, format_markdown
-from common import reduce_labels, run_experiment, select_runs, split_parts, test_to_train
+from common import build_method, build_parser, count_epochs, format_markdown, reduce_labels, run_experiment
+from common import select_runs, split_parts, summarise_scores, test_to_train
 from long_tail import find_tail, score_part, thin_labels
 
 SCORES = ('auroc', 'ap', 'tail_auroc', 'tail_ap')
@@ -74,19 +73,12 @@ def format_tables(o, frame, jobs):
     "Means, and paired differences to the baseline, as Markdown."
     frame, ratio = select_runs(frame, jobs), test_to_train(o)
     order = [v for v in dict.fromkeys(job['key']['variant'] for job in jobs) if v in set(frame['variant'])]
-    first, scores = order[0], [k for k in SCORES if o.regime == 'tail' or not k.startswith('tail')]
-    lines = []
-    for v in order:
-        mine = frame[frame['variant'] == v]
-        line = dict(variant=v, runs=len(mine), **{k: round(mine[k].mean(), 4) for k in scores})
-        for k in scores:
-            found = None if v == first else compare_paired(frame, v, first, k, ratio)
-            line[f'{k} - {first}'] = format_difference(found)
-        lines.append(line)
+    scores = [k for k in SCORES if o.regime == 'tail' or not k.startswith('tail')]
+    lines = summarise_scores(frame, order, scores, ratio)
     where = 'phantom' if o.data == 'phantom' else 'real images'
     what = 'one positive label per image' if o.regime == 'single-positive' else f'ratio {o.ratio:g}'
     title = f'### {where}, {what}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}, {o.preset}'
-    return f'{title}\n\n{format_markdown(pd.DataFrame(lines))}'
+    return f'{title}\n\n{format_markdown(lines)}'
 
 
 def list_jobs(o):
