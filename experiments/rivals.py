@@ -6,7 +6,8 @@
 
 Every variant is the supervised baseline with one part exchanged, on the same rows for the same number of steps. With
 single positives all of them count unknown entries as absent; `LL-R, 9 %` leaves out at the end as many entries as the
-phantom hides findings, the others have their defaults. In the tail the training labels are thinned as in
+phantom hides findings, of every label as many, or none that follows from an annotation (the phantom has a label No
+Finding), or both; the others have their defaults. In the tail the training labels are thinned as in
 `long_tail.py`. Validation and test parts keep all labels. One row per run in `--out`, a table per regime beside it.
 """
 import time
@@ -21,15 +22,23 @@ HEADS = {
     'MixUp': dict(mix='mixup'), 'SpliceMix': dict(mix='splice')}
 
 
-def list_variants(regime):
-    "Variants of a regime: the arguments in which each differs from the baseline, the baseline first."
-    def share(kind, r): return dict(loss=dict(kind=kind, share=r))
+def list_variants(regime, exclusive=None):
+    """Variants of a regime: the arguments in which each differs from the baseline, the baseline first.
+
+    `exclusive` is the position of No Finding, where the labels have it.
+    """
+    def share(kind, r, **kw): return dict(loss=dict(kind=kind, share=r, **kw))
     if regime == 'tail':
         losses = {'asymmetric': 'asymmetric', 'focal': 'focal', 'LDAM': dict(kind='ldam', defer=2.), 'LDAM-DRW': 'ldam'}
         return {'BCE': {}, **{name: dict(loss=loss) for name, loss in losses.items()}, **HEADS}
+    follows = {}
+    if exclusive is not None: follows = {
+        'LL-R, 9 %, No Finding follows': share('ll_r', .09, exclusive=exclusive),
+        'LL-R, 9 %, both': share('ll_r', .09, per_label=True, exclusive=exclusive)}
     return {
         'AN': {}, 'WAN': dict(loss='wan'), 'LL-R': dict(loss='ll_r'), 'LL-Ct': dict(loss='ll_ct'),
         'LL-Cp': dict(loss='ll_cp'), 'LL-R, 9 %': share('ll_r', .09), 'LL-Ct, 9 %': share('ll_ct', .09),
+        'LL-R, 9 %, of every label': share('ll_r', .09, per_label=True), **follows,
         **HEADS, 'LL-R and BoostLU': dict(loss='ll_r', head='boost')}
 
 
@@ -83,7 +92,7 @@ def format_tables(o, frame, jobs):
 
 def list_jobs(o):
     "Every run of the experiment, with its key; with single positives also the bound with all labels."
-    table, jobs = list_variants(o.regime), []
+    table, jobs = list_variants(o.regime, exclusive=0 if o.data == 'phantom' else None), []
     def add(fold, draw, regime, variant, kw):
         key = dict(data=o.data, fold=fold, draw=draw, regime=regime, fraction=1., variant=variant, steps=o.steps)
         jobs.append(dict(key=key, method='supervised', arguments=kw))

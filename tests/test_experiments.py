@@ -170,6 +170,17 @@ def test_all_variants_with_all_labels_train_as_long_and_leave_the_early_stages(m
         assert all(any(name.startswith(part) for name in moved) for part, _ in nets), variant
 
 
+@pytest.mark.parametrize('regime', ['single-positive', 'tail'])
+def test_every_rival_trains(monkeypatch, regime):
+    o = make_options(regime=regime, folds=[0], draws=1, steps=2, size=32, ratio=4.)
+    monkeypatch.setattr(rivals, 'split_parts', make_small_parts)
+    jobs = rivals.list_jobs(o)
+    assert {'label decoder', 'MixUp', 'SpliceMix'} <= {job['key']['variant'] for job in jobs}
+    for job in jobs:
+        row = rivals.train_rival(o, job)
+        assert row['steps_done'] >= 2 and np.isfinite([row['auroc'], row['ap'], row['valid_ap']]).all(), row['variant']
+
+
 def test_the_second_branch_has_its_own_file_and_network():
     o = make_options(regime='full', weights='folder/lite0.safetensors', weights_b='folder/lite1.safetensors')
     table = pretrained.list_full_variants(o)
