@@ -76,7 +76,7 @@ def find_in_each_label(
     check_shapes('B C', entries=entries, where=where)
     each, rest = divmod(number, max(1, int(where.any(0).sum())))
     candidates = entries.detach().masked_fill(~where, -torch.inf)
-    ranks = candidates.argsort(0, descending=True, stable=True).argsort(0)   # 0: the largest of its label
+    ranks = candidates.argsort(dim=0, descending=True, stable=True).argsort(0)   # 0: the largest of its label
     return where & (ranks < each) | find_largest(entries, where & (ranks == each), rest)
 
 # %% ../nbs/04a_rivals.ipynb #b7c1d203
