@@ -71,13 +71,16 @@ def find_in_each_label(
     entries:Tensor,  # loss of every entry, (B, C)
     where:Tensor,    # entries that may be chosen, (B, C) bool
     number:int,      # how many are chosen of all labels together; fewer where a label has no more
+    weight=None,     # by what the number is divided between the labels, (C,) from 0; None: of each as many
 )->Tensor:           # (B, C) bool
-    "The largest losses of every label, of each as many; what does not divide goes to the largest."
+    "The largest losses of every label, its part of the number; what does not divide goes to the largest."
     check_shapes('B C', entries=entries, where=where)
-    each, rest = divmod(number, max(1, int(where.any(0).sum())))
+    share = where.any(0).to(entries)*(1. if weight is None else weight.to(entries))
+    each = (number*share/share.sum().clamp(min=1e-12)).floor().long()
     candidates = entries.detach().masked_fill(~where, -torch.inf)
     ranks = candidates.argsort(dim=0, descending=True, stable=True).argsort(0)   # 0: the largest of its label
-    return where & (ranks < each) | find_largest(entries, where & (ranks == each), rest)
+    next_ones = where & (ranks == each) & (share > 0)
+    return where & (ranks < each) | find_largest(entries, next_ones, number - int(each.sum()))
 
 # %% ../nbs/04a_rivals.ipynb #b7c1d203
 def find_assumed(
@@ -98,14 +101,19 @@ class LLR(Loss):
     def __init__(self,
         labels:int,        # C
         share=.045,        # of all entries, left out at the end of training, in [0, 1]
-        per_label=False,   # of every label as many, see `find_in_each_label`
+        per_label=None,    # None: of all labels together | 'equal': of each as many | 'annotated': as its positives
         exclusive=None,    # position of the label that excludes all others, such as No Finding; see `find_assumed`
     ):
         super().__init__()
         if not 0 <= share <= 1: raise ValueError(f'share={share}: give a share of the entries in [0, 1]')
         if exclusive is not None and exclusive not in range(labels):
             raise ValueError(f'exclusive={exclusive}: give the position of a label, from 0 to {labels - 1}, or None')
+        if per_label not in (None, 'equal', 'annotated'):
+            raise ValueError(f"per_label={per_label!r}: give None, 'equal' or 'annotated'")
         self.share, self.per_label, self.exclusive = share, per_label, exclusive
+        self.positives = nn.Buffer(torch.ones(labels), persistent=False)   # annotated in the training part
+
+    def prepare(self, y, known): self.positives.copy_(torch.where(known, y, 0).sum(0))
 
     def count(self, logits, progress): return round(self.share*progress*logits.numel())   # entries to change
 
@@ -113,7 +121,9 @@ class LLR(Loss):
         "So many entries to change, (B, C) bool; not those that are taken."
         where = find_assumed(y, known, self.exclusive)
         if taken is not None: where = where & ~taken
-        return (find_in_each_label if self.per_label else find_largest)(entries, where, number)
+        if self.per_label is None: return find_largest(entries, where, number)
+        weight = self.positives if self.per_label == 'annotated' else None
+        return find_in_each_label(entries, where, number, weight)
 
     def forward(self, logits, y, known, progress=1., idx=None):
         entries = rate_assumed(logits, y, known)
@@ -123,7 +133,7 @@ class LLR(Loss):
 # %% ../nbs/04a_rivals.ipynb #2a2b8055
 class LLCt(LLR):
     "LL-Ct: the largest losses of assumed negatives count as present, for this step (Kim et al., 2022)."
-    def __init__(self, labels, share=.018, per_label=False, exclusive=None):
+    def __init__(self, labels, share=.018, per_label=None, exclusive=None):
         super().__init__(labels, share, per_label, exclusive)
 
     def forward(self, logits, y, known, progress=1., idx=None):
@@ -136,11 +146,13 @@ class LLCp(LLR):
     "LL-Cp: the largest losses of assumed negatives become present labels of their rows (Kim et al., 2022)."
     per_row = True
 
-    def __init__(self, labels, share=.009, per_label=False, exclusive=None):
+    def __init__(self, labels, share=.009, per_label=None, exclusive=None):
         super().__init__(labels, share, per_label, exclusive)
         self.corrected = RowTable(labels)   # above 0 where corrected, (n, C); no gradient reaches it
 
-    def prepare(self, y, known): self.corrected.fill(torch.zeros(len(y), y.shape[1]))
+    def prepare(self, y, known):
+        super().prepare(y, known)
+        self.corrected.fill(torch.zeros(len(y), y.shape[1]))
 
     def forward(self, logits, y, known, progress=1., idx=None):
         before = self.corrected(idx).detach() > 0

@@ -6,8 +6,8 @@
 
 Every variant is the supervised baseline with one part exchanged, on the same rows for the same number of steps. With
 single positives all of them count unknown entries as absent; `LL-R, 9 %` leaves out at the end as many entries as the
-phantom hides findings, of every label as many, or none that follows from an annotation (the phantom has a label No
-Finding), or both; the others have their defaults. In the tail the training labels are thinned as in
+phantom hides findings, of every label in proportion to what is annotated, or nothing that follows from an annotation
+(the phantom has a label No Finding), or both; the others have their defaults. In the tail the training labels are thinned as in
 `long_tail.py`. Validation and test parts keep all labels. One row per run in `--out`, a table per regime beside it.
 """
 import time
@@ -34,11 +34,11 @@ def list_variants(regime, exclusive=None):
     follows = {}
     if exclusive is not None: follows = {
         'LL-R, 9 %, No Finding follows': share('ll_r', .09, exclusive=exclusive),
-        'LL-R, 9 %, both': share('ll_r', .09, per_label=True, exclusive=exclusive)}
+        'LL-R, 9 %, both': share('ll_r', .09, per_label='annotated', exclusive=exclusive)}
     return {
         'AN': {}, 'WAN': dict(loss='wan'), 'LL-R': dict(loss='ll_r'), 'LL-Ct': dict(loss='ll_ct'),
         'LL-Cp': dict(loss='ll_cp'), 'LL-R, 9 %': share('ll_r', .09), 'LL-Ct, 9 %': share('ll_ct', .09),
-        'LL-R, 9 %, of every label': share('ll_r', .09, per_label=True), **follows,
+        'LL-R, 9 %, as annotated': share('ll_r', .09, per_label='annotated'), **follows,
         **HEADS, 'LL-R and BoostLU': dict(loss='ll_r', head='boost')}
 
 

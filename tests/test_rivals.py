@@ -140,6 +140,19 @@ def test_every_label_gives_as_many_of_its_own_largest(number):
     if number == 17: assert R.find_largest(entries, ~known, number).sum(0)[2] == number
 
 
+def test_a_label_gives_its_share_of_the_annotated_findings():
+    logits, truth, known = draw_single()
+    y, counts = truth*known, (truth*known).sum(0)
+    loss = R.LLR(5, .2, per_label='annotated')
+    loss.prepare(torch.where(known, truth, torch.nan), known)            # NaN may stand for an unknown label
+    assert torch.equal(loss.positives, counts) and 'positives' not in loss.state_dict()
+    chosen = loss.choose(R.rate_assumed(logits, y, known), y, known, 40)
+    assert chosen.sum() == 40
+    assert ((chosen.sum(0) - counts).abs() <= 1).all()                   # 40 rows, one annotated in each
+    never = R.find_in_each_label(logits, ~known, 40, torch.tensor([0., 1., 1., 1., 1.]))
+    assert never.sum(0).tolist() == [0, 10, 10, 10, 10]
+
+
 def test_the_entry_that_does_not_divide_is_the_largest_left():
     entries, where = torch.tensor([[3., 1.], [2., 9.], [1., 8.]]), torch.ones(3, 2, dtype=torch.bool)
     chosen = R.find_in_each_label(entries, where, 3)
@@ -159,7 +172,7 @@ def test_what_follows_from_an_annotation_is_not_assumed():
 
 
 @pytest.mark.parametrize('kind', [R.LLR, R.LLCt, R.LLCp])
-@pytest.mark.parametrize('per_label', [False, True])
+@pytest.mark.parametrize('per_label', [None, 'equal', 'annotated'])
 @pytest.mark.parametrize('exclusive', [None, 0])
 def test_only_chosen_entries_change(kind, per_label, exclusive):
     logits, truth, known = draw_single()
@@ -171,7 +184,7 @@ def test_only_chosen_entries_change(kind, per_label, exclusive):
     changed = (found - plain).abs() > 1e-8
     assert changed.sum() == round(.1*200)
     assert not changed[~R.find_assumed(truth*known, known, exclusive)].any()
-    if per_label: assert changed.sum(0).max() <= -(-20//(5 if exclusive is None else 4))
+    if per_label == 'equal': assert changed.sum(0).max() <= -(-20//(5 if exclusive is None else 4))
 
 
 def test_the_default_is_the_choice_of_before():
@@ -182,9 +195,10 @@ def test_the_default_is_the_choice_of_before():
     assert torch.equal(R.LLR(5, .1)(logits, y, known, .5), expected)
 
 
-@pytest.mark.parametrize('exclusive', [-1, 5])
-def test_a_label_that_is_not_there_excludes_nothing(exclusive):
-    with pytest.raises(ValueError, match='from 0 to 4'): R.LLR(5, exclusive=exclusive)
+@pytest.mark.parametrize('kw, says', [
+    (dict(exclusive=-1), 'from 0 to 4'), (dict(exclusive=5), 'from 0 to 4'), (dict(per_label=True), "'equal' or")])
+def test_what_a_loss_cannot_choose_is_refused(kw, says):
+    with pytest.raises(ValueError, match=says): R.LLR(5, **kw)
 
 
 @pytest.mark.parametrize('weight', [None, .3, 1.])
