@@ -7,8 +7,9 @@
 Every variant is the supervised baseline with one part exchanged, on the same rows for the same number of steps. With
 single positives all of them count unknown entries as absent; `LL-R, 9 %` leaves out at the end as many entries as the
 phantom hides findings, of every label in proportion to what is annotated, or nothing that follows from an annotation
-(the phantom has a label No Finding), or both; the others have their defaults. In the tail the training labels are thinned as in
-`long_tail.py`. Validation and test parts keep all labels. One row per run in `--out`, a table per regime beside it.
+(the phantom has a label No Finding), or both; the others have their defaults. In the tail the training labels are
+thinned as in `long_tail.py`. Validation and test parts keep all labels. One row per run in `--out`, a table per regime
+beside it.
 """
 import time
 from functools import lru_cache
