@@ -173,7 +173,8 @@ def train_fully(o, job):
     history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False)
     seconds = round(time.time() - start, 1)
     found = {f'valid_{k}': v for k, v in score_part(method, valid, tail).items()} | score_part(method, test, tail)
-    done, labelled = int(history.groupby('stage')['step'].max().sum()), int(train.known.any(1).sum())
+    done = int(history.groupby('stage')['step'].max().sum())
+    labelled = int(train.known.any(1).sum())
     return {**key, **found, 'steps_done': done, 'rows': len(train), 'rows_labelled': labelled,
             'tail': int(tail.sum()), 'seconds': seconds}
 
