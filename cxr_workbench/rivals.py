@@ -113,7 +113,7 @@ class LLR(Loss):
         self.share, self.per_label, self.exclusive = share, per_label, exclusive
         self.positives = nn.Buffer(torch.ones(labels), persistent=False)   # annotated in the training part
 
-    def prepare(self, y, known): self.positives.copy_(torch.where(known, y, 0).sum(0))
+    def prepare(self, y, known): self.positives.copy_(torch.where(known > 0, y, 0).sum(0))
 
     def count(self, logits, progress): return round(self.share*progress*logits.numel())   # entries to change
 
