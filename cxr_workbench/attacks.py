@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAMILY', 'attack_objective', 'L2', 'gni_fgsm', 'added_loss', 'AttackBudget', 'make_attack',
-           'feature_attack', 'map_radius']
+           'keep_statistics', 'feature_attack', 'map_radius']
 
 # %% ../nbs/05d_attacks.ipynb #d9ebbd36
 import contextlib, inspect, math, threading
@@ -227,6 +227,31 @@ def make_attack(
     if not is_count(steps) or steps < 0:
         raise ValueError(f'steps={steps!r} of the attack must be a whole number, at least 0')
     return settings
+
+# %% ../nbs/05d_attacks.ipynb #b7c1d20c
+@contextlib.contextmanager
+def keep_statistics(
+    network:nn.Module,   # whose BatchNorm layers are meant
+    own=True,            # False: nothing happens, and the running statistics follow
+):
+    "Within, BatchNorm layers in training mode normalise by the batch alone and leave their running statistics."
+    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    layers = [m for m in layers if own and m.track_running_stats]
+    for layer in layers: layer.track_running_stats = False
+    try: yield
+    finally:
+        for layer in layers: layer.track_running_stats = True
+
+# %% ../nbs/05d_attacks.ipynb #b7c1d20f
+def take_statistics(
+    setting,   # of an attack, as `make_attack` takes it
+):             # the setting without `statistics`, and whether attacked images have their own
+    "Whose BatchNorm statistics attacked images pass into; ValueError for another choice than 'shared' and 'own'."
+    if not isinstance(setting, dict): return setting, False
+    rest, choice = dict(setting), setting.get('statistics', 'shared')
+    rest.pop('statistics', None)
+    if choice not in ('shared', 'own'): raise ValueError(f"statistics={choice!r} of an attack: give 'shared' or 'own'")
+    return rest, choice == 'own'
 
 # %% ../nbs/05d_attacks.ipynb #14b79681
 @torch.no_grad()

@@ -268,6 +268,25 @@ def summarise_variants(frame, baseline, upper, order, ratio):
     return pd.DataFrame(lines)
 
 
+def summarise_scores(frame, order, scores, ratio):
+    "One line per variant: means of the scores, and paired differences to the first variant with intervals."
+    lines, first = [], order[0]
+    for v in order:
+        mine = frame[frame['variant'] == v]
+        line = dict(variant=v, runs=len(mine), **{k: round(mine[k].mean(), 4) for k in scores})
+        for k in scores:
+            found = None if v == first else compare_paired(frame, v, first, k, ratio)
+            line[f'{k} - {first}'] = format_difference(found)
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def compare_steps(frame, pairs, scores, ratio):
+    "One line per pair of variants: the second against the first in every score."
+    def compare(a, b): return {k: format_difference(compare_paired(frame, b, a, k, ratio)) for k in scores}
+    return pd.DataFrame([dict(step=f'{b} against {a}', **compare(a, b)) for a, b in pairs])
+
+
 def count_cells(o):
     "Cells along the shorter side of the feature map that the runs of a command see."
     from cxr_workbench.backbone import Backbone

@@ -6,21 +6,31 @@
     python experiments/pretrained.py ends --data table.csv --path file --packed pack96 --size 96
     python experiments/pretrained.py fraction --data table.csv --path file --packed pack96 --size 96
     python experiments/pretrained.py single-positive --data table.csv --path file --packed pack96 --size 96
+    python experiments/pretrained.py full --data table.csv --path file --packed pack96 --size 96
 
 `preflight` asks whether training works at all: 32 images are learned by heart, labels stand in the columns of their
 names, and a linear probe of the features as they come ranks held-out images better than one of shuffled labels.
 `ends` trains the baseline with few labels and with all, so that the room between them is known before anything is
 claimed. Every variant gets the same number of optimiser steps, the same start and the same frozen stages; the training
 labels are reduced, validation and test labels are whole. `--lr` is chosen on the validation part of `ends`.
+
+`full` is about the methods that need all labels: LCC against a label decoder, CAN with two pretrained networks against
+one that gets the compute of both, TRCGL-Net against its base. Its rows have scores of the tail too: the labels on less
+than `--tail` of the training images, six of the 14 in the NIH subset; nothing is thinned (`long_tail.py` does that).
+Its runs take `--steps` steps exactly, one branch at equal compute twice as many.
 """
+import time
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from common import build_method, build_parser, format_markdown, run_experiment, select_runs, split_parts
-from common import summarise_variants, test_to_train
+from common import build_method, build_parser, compare_steps, format_markdown, run_experiment, select_runs
+from common import split_parts, summarise_scores, summarise_variants, test_to_train, train_and_score
+from long_tail import SCORES, find_tail, plan_steps, score_part
 
 NONE = dict(image=0., feature=0., batch=0.)     # no consistency term
 ONLY_IMAGE = dict(feature=0., batch=0.)
+BCE = dict(loss_settings=dict(scheme=None, gamma=0.))   # of CAN: the loss of the baseline
+DOUBLE = {'one branch at equal compute'}                # variants with twice the optimiser steps
 
 
 def list_recipe(o):
@@ -63,34 +73,130 @@ def list_single_positive_variants(o):
     }
 
 
+def list_lcc_variants(recipe):
+    "LCC, one part taken away at a time, with the augmentation of the baseline; and the head that it has to beat."
+    def lcc(**kw): return 'lcc', dict(recipe, weak=True, **kw)
+    no_contrast = dict(weights=dict(contrast=0.))
+    return {
+        'label decoder': ('supervised', dict(recipe, head='decoder')),
+        'LCC, label features only': lcc(attention=False, **no_contrast),
+        'LCC, no contrast': lcc(**no_contrast),
+        'LCC': lcc()}
+
+
+def list_can_variants(recipe, other):
+    "CAN with a second pretrained network from the file `other`; one branch has the file of the baseline."
+    two = dict(branch_b=other and Path(other).stem, pretrained=[recipe['pretrained'], other] if other else False)
+    def can(**kw): return 'can', dict(recipe, **two, **kw)
+    def single(**kw): return 'can', dict(recipe, fuse='single', **kw)
+    return {
+        'one branch at equal compute': single(**BCE),
+        'CAN, balance loss only': single(),
+        'CAN, no attention loss': can(weights=dict(attention=0.)),
+        'CAN': can()}
+
+
+def list_trcgl_variants(recipe, rare):
+    "TRCGL-Net, its base, and the base with loss and sampler alone; two stages, every rate that of the baseline."
+    names = ('ema', 'pretrained', 'frozen_stages')
+    pairs = dict(lr=(recipe['lr'],)*2, backbone_lr=recipe['lr'], weight_decay=(recipe['weight_decay'],)*2)
+    own = dict({name: recipe[name] for name in names}, **pairs, drop_path=0.)
+    def trcgl(repeat=True, **kw): return 'trcgl', dict(own, repeat=repeat and dict(threshold=rare), **kw)
+    plain = dict(attention=False, graph=False)
+    return {
+        'TRCGL base': trcgl(loss='bce', repeat=False, **plain),
+        'TRCGL base, loss and sampler': trcgl(**plain),
+        'TRCGL-Net': trcgl()}
+
+
+def list_full_variants(o):
+    "Variants of the methods that need all labels: method and its arguments."
+    recipe, other = list_recipe(o), o.weights_b if o.weights else None
+    return {
+        'baseline': ('supervised', recipe), **list_lcc_variants(recipe), **list_can_variants(recipe, other),
+        **list_trcgl_variants(recipe, o.rare)}
+
+
 TABLES = {'ends': list_fraction_variants, 'fraction': list_fraction_variants,
-          'single-positive': list_single_positive_variants}
+          'single-positive': list_single_positive_variants, 'full': list_full_variants}
 CHOSEN = {'ends': ['baseline'], 'fraction': ['baseline', 'ACAA', 'ACAA, eps 1/255', 'ACAA, no image attack'],
           'single-positive': ['AN', 'LL-R', 'MPC', 'MPC, tau_neg .2']}
+PAIRS = [   # of `full`: what is compared with what, beside the baseline
+    ('label decoder', 'LCC'), ('LCC, label features only', 'LCC, no contrast'), ('LCC, no contrast', 'LCC'),
+    ('one branch at equal compute', 'CAN, no attention loss'), ('one branch at equal compute', 'CAN'),
+    ('CAN, balance loss only', 'CAN, no attention loss'), ('CAN, no attention loss', 'CAN'),
+    ('TRCGL base', 'TRCGL base, loss and sampler'), ('TRCGL base', 'TRCGL-Net'),
+    ('TRCGL base, loss and sampler', 'TRCGL-Net')]
+
+
+def check_files(o):
+    "SystemExit where a file of weights is missing."
+    if o.report_only or not o.weights: return
+    for file in (o.weights, o.weights_b) if o.regime == 'full' else (o.weights,):
+        if file and not Path(file).exists():
+            raise SystemExit(f'{file} is missing: python scripts/imagenet_weights.py writes it')
 
 
 def list_jobs(o):
     "Every run of the experiment, with its key."
-    if not o.report_only and o.weights and not Path(o.weights).exists():
-        raise SystemExit(f'{o.weights} is missing: python scripts/imagenet_weights.py writes it')
+    check_files(o)
     o.preset = f'{Path(o.weights).stem if o.weights else "nothing"}, {o.frozen} frozen, lr {o.lr:g}'
     table, jobs = TABLES[o.regime](o), []
     regime = 'fraction' if o.regime == 'ends' else o.regime
 
     def add(fold, draw, share, variant, part, method, kw):
-        key = dict(data=o.data, fold=fold, draw=draw, regime=part, fraction=share, variant=variant, steps=o.steps)
+        steps = o.steps*(2 if variant in DOUBLE else 1)
+        key = dict(data=o.data, fold=fold, draw=draw, regime=part, fraction=share, variant=variant, steps=steps)
         jobs.append(dict(key=key, method=method, arguments=kw))
 
     for fold in o.folds:
         for draw in range(o.draws):
             share = o.fraction if regime == 'fraction' else 1.
-            for variant in o.variants or CHOSEN[o.regime]: add(fold, draw, share, variant, regime, *table[variant])
-        add(fold, 0, 1., 'fully labelled', 'full', 'supervised', list_recipe(o))
+            for variant in o.variants or CHOSEN.get(o.regime, table):
+                add(fold, draw, share, variant, regime, *table[variant])
+        if regime != 'full': add(fold, 0, 1., 'fully labelled', 'full', 'supervised', list_recipe(o))
     return jobs
+
+
+def train_fully(o, job):
+    "One run with all labels, from its key and its method's arguments; gives the row, with scores of the tail."
+    import torch
+    from cxr_workbench.core import seed_all
+    from cxr_workbench.learner import fit
+    if o.jobs > 1: torch.set_num_threads(1)
+    key = job['key']
+    train, valid, test = split_parts(o, key['fold'])
+    tail, seed = find_tail(train, o), 1000*key['fold'] + key['draw']
+    seed_all(seed)
+    method = plan_steps(build_method(o, job['method'], train, **job['arguments']), key['steps'])
+    start = time.time()
+    history = fit(method, train, batch_size=o.batch_size, seed=seed, device=o.device, progress=False)
+    seconds = round(time.time() - start, 1)
+    found = {f'valid_{k}': v for k, v in score_part(method, valid, tail).items()} | score_part(method, test, tail)
+    done = int(history.groupby('stage')['step'].max().sum())
+    labelled = int(train.known.any(1).sum())
+    return {**key, **found, 'steps_done': done, 'rows': len(train), 'rows_labelled': labelled,
+            'tail': int(tail.sum()), 'seconds': seconds}
+
+
+TRAIN = {'full': train_fully}   # regimes with another run than `common.train_and_score`
+
+
+def format_full_tables(o, frame, jobs):
+    "The Markdown of `full`: against the baseline, and part against part."
+    frame, ratio = select_runs(frame, jobs), test_to_train(o)
+    order = [v for v in dict.fromkeys(job['key']['variant'] for job in jobs) if v in set(frame['variant'])]
+    tail = int(frame['tail'].median())
+    title = f'### all labels, {tail} of the tail, folds {o.folds}, {o.size} px, {o.backbone}, {o.preset}'
+    text = [title, format_markdown(summarise_scores(frame, order, SCORES, ratio))]
+    pairs = [pair for pair in PAIRS if set(pair) <= set(order)]
+    if pairs: text += ['**Part against part**', format_markdown(compare_steps(frame, pairs, SCORES, ratio))]
+    return '\n\n'.join(text)
 
 
 def format_tables(o, frame, jobs):
     "The Markdown of the runs that exist: against the first variant, in shares of the gap to all labels."
+    if o.regime == 'full': return format_full_tables(o, frame, jobs)
     frame = select_runs(frame, jobs)
     variants = list(dict.fromkeys(job['key']['variant'] for job in jobs))
     rows = summarise_variants(frame, variants[0], 'fully labelled', variants, test_to_train(o))
@@ -154,13 +260,18 @@ def main(command=None):
     p = build_parser(__doc__, 'pretrained')
     p.add_argument('regime', choices=['preflight', *TABLES])
     p.add_argument('--weights', default='weights/tf_efficientnet_lite0.safetensors', help='of the backbone')
+    p.add_argument('--weights-b', default='weights/tf_efficientnet_lite1.safetensors',
+                   help="of CAN's second branch, named after its network")
     p.add_argument('--frozen', type=int, default=3, help='early stages that do not train')
     p.add_argument('--lr', type=float, default=1e-3, help='highest learning rate')
     p.add_argument('--fraction', type=float, default=.1, help='share of the patients that keep their labels')
+    p.add_argument('--tail', type=float, default=.09,
+                   help='labels on less than this share of the training images are the tail')
+    p.add_argument('--rare', type=float, default=.1, help="threshold of TRCGL-Net's repeats, as in long_tail.py")
     p.set_defaults(backbone='tf_efficientnet_lite0', size=96, batch_size=32, unlabelled=32, steps=200, draws=1)
     o = p.parse_args(command)
     if o.regime == 'preflight': return check_preflight(o)
-    run_experiment(o, list_jobs, format_tables, name=o.regime)
+    run_experiment(o, list_jobs, format_tables, TRAIN.get(o.regime, train_and_score), o.regime)
 
 
 if __name__ == '__main__': main()

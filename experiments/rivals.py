@@ -6,14 +6,15 @@
 
 Every variant is the supervised baseline with one part exchanged, on the same rows for the same number of steps. With
 single positives all of them count unknown entries as absent; `LL-R, 9 %` leaves out at the end as many entries as the
-phantom hides findings, the others have their defaults. In the tail the training labels are thinned as in
-`long_tail.py`. Validation and test parts keep all labels. One row per run in `--out`, a table per regime beside it.
+phantom hides findings, of every label in proportion to what is annotated, or nothing that follows from an annotation
+(the phantom has a label No Finding), or both; the others have their defaults. In the tail the training labels are
+thinned as in `long_tail.py`. Validation and test parts keep all labels. One row per run in `--out`, a table per regime
+beside it.
 """
 import time
 from functools import lru_cache
-import pandas as pd
-from common import build_method, build_parser, compare_paired, count_epochs, format_difference, format_markdown
-from common import reduce_labels, run_experiment, select_runs, split_parts, test_to_train
+from common import build_method, build_parser, count_epochs, format_markdown, reduce_labels, run_experiment
+from common import select_runs, split_parts, summarise_scores, test_to_train
 from long_tail import find_tail, score_part, thin_labels
 
 SCORES = ('auroc', 'ap', 'tail_auroc', 'tail_ap')
@@ -22,15 +23,23 @@ HEADS = {
     'MixUp': dict(mix='mixup'), 'SpliceMix': dict(mix='splice')}
 
 
-def list_variants(regime):
-    "Variants of a regime: the arguments in which each differs from the baseline, the baseline first."
-    def share(kind, r): return dict(loss=dict(kind=kind, share=r))
+def list_variants(regime, exclusive=None):
+    """Variants of a regime: the arguments in which each differs from the baseline, the baseline first.
+
+    `exclusive` is the position of No Finding, where the labels have it.
+    """
+    def share(kind, r, **kw): return dict(loss=dict(kind=kind, share=r, **kw))
     if regime == 'tail':
         losses = {'asymmetric': 'asymmetric', 'focal': 'focal', 'LDAM': dict(kind='ldam', defer=2.), 'LDAM-DRW': 'ldam'}
         return {'BCE': {}, **{name: dict(loss=loss) for name, loss in losses.items()}, **HEADS}
+    follows = {}
+    if exclusive is not None: follows = {
+        'LL-R, 9 %, No Finding follows': share('ll_r', .09, exclusive=exclusive),
+        'LL-R, 9 %, both': share('ll_r', .09, per_label='annotated', exclusive=exclusive)}
     return {
         'AN': {}, 'WAN': dict(loss='wan'), 'LL-R': dict(loss='ll_r'), 'LL-Ct': dict(loss='ll_ct'),
         'LL-Cp': dict(loss='ll_cp'), 'LL-R, 9 %': share('ll_r', .09), 'LL-Ct, 9 %': share('ll_ct', .09),
+        'LL-R, 9 %, as annotated': share('ll_r', .09, per_label='annotated'), **follows,
         **HEADS, 'LL-R and BoostLU': dict(loss='ll_r', head='boost')}
 
 
@@ -74,24 +83,17 @@ def format_tables(o, frame, jobs):
     "Means, and paired differences to the baseline, as Markdown."
     frame, ratio = select_runs(frame, jobs), test_to_train(o)
     order = [v for v in dict.fromkeys(job['key']['variant'] for job in jobs) if v in set(frame['variant'])]
-    first, scores = order[0], [k for k in SCORES if o.regime == 'tail' or not k.startswith('tail')]
-    lines = []
-    for v in order:
-        mine = frame[frame['variant'] == v]
-        line = dict(variant=v, runs=len(mine), **{k: round(mine[k].mean(), 4) for k in scores})
-        for k in scores:
-            found = None if v == first else compare_paired(frame, v, first, k, ratio)
-            line[f'{k} - {first}'] = format_difference(found)
-        lines.append(line)
+    scores = [k for k in SCORES if o.regime == 'tail' or not k.startswith('tail')]
+    lines = summarise_scores(frame, order, scores, ratio)
     where = 'phantom' if o.data == 'phantom' else 'real images'
     what = 'one positive label per image' if o.regime == 'single-positive' else f'ratio {o.ratio:g}'
     title = f'### {where}, {what}, folds {o.folds}, {o.steps} steps, {o.size} px, {o.backbone}, {o.preset}'
-    return f'{title}\n\n{format_markdown(pd.DataFrame(lines))}'
+    return f'{title}\n\n{format_markdown(lines)}'
 
 
 def list_jobs(o):
     "Every run of the experiment, with its key; with single positives also the bound with all labels."
-    table, jobs = list_variants(o.regime), []
+    table, jobs = list_variants(o.regime, exclusive=0 if o.data == 'phantom' else None), []
     def add(fold, draw, regime, variant, kw):
         key = dict(data=o.data, fold=fold, draw=draw, regime=regime, fraction=1., variant=variant, steps=o.steps)
         jobs.append(dict(key=key, method='supervised', arguments=kw))

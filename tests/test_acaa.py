@@ -223,6 +223,7 @@ OPTIONS = [
     dict(feature_attack=dict(direction='random')), dict(feature_attack=False), dict(relation=1.),
     dict(attack=dict(eps=0.)), dict(attack=dict(steps=0)), dict(attack=None, adv_on='strong'),
     dict(attack=dict(decay=.5, ahead_gradient=0.)), dict(attack='PGD'), dict(attack=dict(name='PGD', steps=2)),
+    dict(attack=dict(statistics='own')), dict(attack=dict(eps='auto', statistics='own')),
     dict(weak=False), dict(strong=dict(ops=1), adv_on='strong'), dict(backbone_lr=1e-4, warmup=1, epochs=3)]
 
 
@@ -322,6 +323,37 @@ def test_inference_is_backbone_and_head():
     del method.mixer
     assert torch.equal(method(x), scores)
     assert torch.equal(method.head(method.backbone.features(x)), scores)
+
+
+def list_statistics(method):
+    return {name: b.clone() for name, b in method.named_buffers() if 'running_' in name}
+
+
+def test_with_their_own_statistics_attacked_images_leave_those_of_inference():
+    own, shared, clean = (make(weak=False, attack=dict(statistics=s)) for s in ('own', 'shared', 'own'))
+    batch, losses = table(), []
+    for method in (own, shared):
+        seed_all(3)
+        losses.append(method.step(batch, progress=.5).loss)
+    clean.look(batch.x)                                          # the clean pass and nothing else
+    assert torch.equal(*losses)                                  # a step is the same: both normalise by the batch
+    kept, moved, expected = map(list_statistics, (own, shared, clean))
+    assert expected and all(torch.equal(kept[name], expected[name]) for name in expected)
+    assert any(not torch.equal(moved[name], expected[name]) for name in expected)
+    losses[0].backward()                                         # scale and shift are shared, and both passes train
+
+
+def test_own_statistics_add_nothing_to_a_saved_model(tmp_path):
+    from cxr_workbench.learner import load, save
+    method, plain = make(attack=dict(eps=1/255, statistics='own')), make()
+    def list_shapes(method): return {name: t.shape for name, t in method.state_dict().items()}
+    assert list_shapes(method) == list_shapes(plain)
+    method.step(table(), progress=.5)
+    save(method.eval(), tmp_path)
+    again = load(tmp_path)
+    assert again.own_statistics and again.attack['eps'] == 1/255 and 'statistics' not in again.attack
+    assert torch.equal(again(table().x), method(table().x))
+    assert not plain.own_statistics
 
 
 # ---- two processes ----

@@ -468,3 +468,57 @@ def test_a_budget_from_settings():
     assert attack['eps'].added_loss == .3 and attack['random_start'] == 1.
     with pytest.raises(ValueError, match="eps='auto' only"): make_attack(dict(added_loss=.3))
     with pytest.raises(ValueError, match="'auto'"): make_attack(dict(eps='large'))
+
+
+# ---- statistics of their own ----
+
+def run_twice(own):
+    "A network after a pass of images and one of others, in training mode, and what the second gave."
+    net, g = small_net(), torch.Generator().manual_seed(1)
+    x, other = torch.rand(2, 4, 1, 9, 9, generator=g, dtype=torch.float64)
+    torch.manual_seed(0)
+    net(x)
+    clean = copy.deepcopy(net.state_dict())
+    with A.keep_statistics(net, own): out = net(other)
+    return net, clean, out
+
+
+def test_running_statistics_stay_only_with_their_own_and_outputs_are_alike():
+    kept, clean, out = run_twice(True)
+    assert all(torch.equal(t, clean[name]) for name, t in kept.state_dict().items())
+    shared, clean, same = run_twice(False)
+    moved = {name for name, t in shared.state_dict().items() if not torch.equal(t, clean[name])}
+    assert moved == {'1.running_mean', '1.running_var', '1.num_batches_tracked'}
+    assert torch.equal(out, same)                                  # both normalise by the batch
+    assert kept[1].track_running_stats and list(kept.state_dict()) == list(shared.state_dict())
+
+
+def test_scale_and_shift_are_shared():
+    net = small_net()
+    with A.keep_statistics(net): net(torch.rand(4, 1, 9, 9, dtype=torch.float64)).sum().backward()
+    assert net[1].weight.grad.abs().sum() > 0 and net[1].bias.grad.abs().sum() > 0
+
+
+def test_a_frozen_batchnorm_keeps_reading_its_running_statistics():
+    net = small_net().train()
+    net[1].eval()
+    x = torch.rand(4, 1, 9, 9, dtype=torch.float64)
+    expected = net[1](net[0](x))
+    with A.keep_statistics(net): assert torch.equal(net[1](net[0](x)), expected)
+    net.train()
+    with pytest.raises(RuntimeError, match='no'), A.keep_statistics(net): raise RuntimeError('no')
+    assert net[1].track_running_stats                              # also after an error
+
+
+def test_a_batchnorm_without_running_statistics_stays_without():
+    norm = nn.BatchNorm2d(1, track_running_stats=False)
+    with A.keep_statistics(norm): norm(torch.rand(2, 1, 3, 3))
+    assert not norm.track_running_stats
+
+
+def test_statistics_are_read_beside_the_attack():
+    assert A.take_statistics(None) == (None, False) and A.take_statistics(True) == (True, False)
+    given = dict(name='PGD', statistics='own')
+    assert A.take_statistics(given) == (dict(name='PGD'), True) and given['statistics'] == 'own'
+    assert A.take_statistics(dict(statistics='shared')) == ({}, False)
+    with pytest.raises(ValueError, match="'shared' or 'own'"): A.take_statistics(dict(statistics='none'))

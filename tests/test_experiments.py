@@ -15,7 +15,7 @@ OPTIONS = dict(
     data='phantom', table=None, fold_column='cv_fold', fold_count=5, folds=[0, 1], draws=2, repeats=3, steps=10,
     variants=None, size=32, backbone='test_resnet', preset='tiny', batch_size=8, unlabelled=8, device='cpu', jobs=1,
     regime='fraction', fractions=[.1], tune=[], ema=None, method='lcc', ratio=20., tail=.05, rare=.1,
-    weights=None, frozen=3, lr=1e-3, fraction=.1, report_only=True)
+    weights=None, weights_b=None, frozen=3, lr=1e-3, fraction=.1, report_only=True)
 
 
 def make_options(**kw):
@@ -122,7 +122,8 @@ def test_tuned_baseline_is_chosen_on_validation():
     (few_labels, {}), (few_labels, dict(regime='single-positive', tune=[5])),
     (correlations, {}), (correlations, dict(method='can')), (long_tail, {}),
     (rivals, dict(regime='single-positive')), (rivals, dict(regime='tail')),
-    (pretrained, dict(regime='ends')), (pretrained, {}), (pretrained, dict(regime='single-positive'))])
+    (pretrained, dict(regime='ends')), (pretrained, {}), (pretrained, dict(regime='single-positive')),
+    (pretrained, dict(regime='full'))])
 def test_every_run_has_one_key(module, more):
     o = make_options(**more)
     jobs = module.list_jobs(o)
@@ -130,12 +131,77 @@ def test_every_run_has_one_key(module, more):
     for job in jobs: assert set(job['key']) | set(common.SETTINGS) == set(common.KEY)
 
 
-@pytest.mark.parametrize('regime', ['fraction', 'single-positive'])
+@pytest.mark.parametrize('regime', ['fraction', 'single-positive', 'full'])
 def test_every_variant_of_a_pretrained_network_can_be_built(regime):
     from cxr_workbench.core import create_method
     for variant, (name, arguments) in pretrained.TABLES[regime](make_options(frozen=2)).items():
         method = create_method(name, labels=3, size=32, backbone='test_resnet', **arguments)
         assert all(stage.frozen_stages == 2 for stage in method.recipe()), variant
+
+
+def make_small_parts(o, fold):
+    "Three parts of few phantoms."
+    from cxr_workbench.data import from_phantom
+    from cxr_workbench.phantom import SyntheticCXR
+    return [from_phantom(SyntheticCXR(n, size=o.size, seed=seed)) for seed, n in enumerate((48, 24, 40))]
+
+
+def test_all_variants_with_all_labels_train_as_long_and_leave_the_early_stages(monkeypatch):
+    from cxr_workbench.backbone import Backbone, list_early
+    o, seen = make_options(regime='full', frozen=2, folds=[0], draws=1, steps=6, tail=.09, size=32), {}
+    def build(*given, **kw):
+        method = common.build_method(*given, **kw)
+        seen['method'], seen['start'] = method, {n: p.detach().clone() for n, p in method.named_parameters()}
+        return method
+    monkeypatch.setattr(pretrained, 'build_method', build)
+    monkeypatch.setattr(pretrained, 'split_parts', make_small_parts)
+    jobs = pretrained.list_jobs(o)
+    assert [job['key']['variant'] for job in jobs] == list(pretrained.list_full_variants(o))
+    for job in jobs:
+        row, method = pretrained.train_fully(o, job), seen['method']
+        variant = row['variant']
+        assert row['steps_done'] == 6*(2 if variant in pretrained.DOUBLE else 1), variant
+        assert np.isfinite([row[k] for k in (*long_tail.SCORES, 'valid_auroc')]).all(), variant
+        nets = [(name, module) for name, module in method.named_modules() if isinstance(module, Backbone)]
+        assert len(nets) == (2 if variant in ('CAN', 'CAN, no attention loss') else 1)
+        moved = {n for n, p in method.named_parameters() if not bool((p.cpu() == seen['start'][n]).all())}
+        early = {f'{part}.{own}' for part, module in nets for own in list_early(module, 2)}
+        assert early and not moved & early, variant
+        assert all(any(name.startswith(part) for name in moved) for part, _ in nets), variant
+
+
+@pytest.mark.parametrize('regime', ['single-positive', 'tail'])
+def test_every_rival_trains(monkeypatch, regime):
+    o = make_options(regime=regime, folds=[0], draws=1, steps=2, size=32, ratio=4.)
+    monkeypatch.setattr(rivals, 'split_parts', make_small_parts)
+    jobs = rivals.list_jobs(o)
+    assert {'label decoder', 'MixUp', 'SpliceMix'} <= {job['key']['variant'] for job in jobs}
+    for job in jobs:
+        row = rivals.train_rival(o, job)
+        assert row['steps_done'] >= 2 and np.isfinite([row['auroc'], row['ap'], row['valid_ap']]).all(), row['variant']
+
+
+def test_the_second_branch_has_its_own_file_and_network():
+    o = make_options(regime='full', weights='folder/lite0.safetensors', weights_b='folder/lite1.safetensors')
+    table = pretrained.list_full_variants(o)
+    two = table['CAN'][1]
+    assert two['pretrained'] == ['folder/lite0.safetensors', 'folder/lite1.safetensors']
+    assert two['branch_b'] == 'lite1'
+    single = [arguments for name, arguments in table.values() if name == 'can' and arguments.get('fuse') == 'single']
+    assert len(single) == 2 and all(a['pretrained'] == table['baseline'][1]['pretrained'] for a in single)
+    with pytest.raises(SystemExit, match='lite0.safetensors is missing'):
+        pretrained.list_jobs(make_options(**{**vars(o), 'report_only': False}))
+
+
+def test_the_tables_of_all_labels_compare_part_with_part():
+    o = make_options(regime='full', folds=[0, 1, 2], draws=1)
+    jobs, rng = pretrained.list_jobs(o), np.random.default_rng(0)
+    def score(): return {k: rng.random() for k in long_tail.SCORES}
+    frame = pd.DataFrame([dict(job['key'], steps_done=10, tail=6, **score()) for job in jobs])
+    text = pretrained.format_tables(o, frame, jobs)
+    found = common.compare_paired(frame, 'CAN', 'one branch at equal compute', 'tail_ap', 0)
+    line = next(x for x in text.splitlines() if x.startswith('| CAN against one branch at equal compute |'))
+    assert line.split('|')[6].strip() == common.format_difference(found)
 
 
 def test_a_command_takes_up_its_own_runs_and_loses_none(tmp_path):

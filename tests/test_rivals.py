@@ -115,6 +115,117 @@ def test_corrected_rows_are_in_no_file_and_train_with_nothing(tmp_path):
     assert torch.equal(again(batch.x), method(batch.x)) and isinstance(again.loss, R.LLCp)
 
 
+def draw_single(n=40, c=5, seed=0):
+    "Scores, labels whose first one is present where all others are absent, and one annotated positive per row."
+    g = torch.Generator().manual_seed(seed)
+    logits, truth = 2*torch.randn(n, c, generator=g), (torch.rand(n, c, generator=g) < .3).float()
+    truth[:, 0] = (truth[:, 1:].sum(1) == 0).float()
+    known = torch.zeros(n, c, dtype=torch.bool)
+    known[torch.arange(n), torch.multinomial(truth, 1, generator=g)[:, 0]] = True
+    return logits, truth, known
+
+
+@pytest.mark.parametrize('number', [0, 1, 4, 17, 50, 133, 10**6])
+def test_every_label_gives_as_many_of_its_own_largest(number):
+    logits, truth, known = draw_single()
+    logits[:, 2] += 6                                                    # one label has all the largest losses
+    entries = R.rate_assumed(logits, truth*known, known)
+    chosen, counts = R.find_in_each_label(entries, ~known, number), (~known).sum(0)
+    assert not (chosen & known).any() and int(chosen.sum()) <= number
+    assert (chosen.sum(0) >= counts.clamp(max=number//5)).all()
+    assert (chosen.sum(0) <= number//5 + 1).all()
+    if number//5 < counts.min(): assert int(chosen.sum()) == number
+    for c in range(5):
+        kept, left = entries[chosen[:, c], c], entries[~known[:, c] & ~chosen[:, c], c]
+        assert not len(kept) or not len(left) or kept.min() >= left.max()
+    if number == 17: assert R.find_largest(entries, ~known, number).sum(0)[2] == number
+
+
+def test_a_label_gives_its_share_of_the_annotated_findings():
+    logits, truth, known = draw_single()
+    y, counts = truth*known, (truth*known).sum(0)
+    loss = R.LLR(5, .2, per_label='annotated')
+    loss.prepare(torch.where(known, truth, torch.nan), known)            # NaN may stand for an unknown label
+    assert torch.equal(loss.positives, counts) and 'positives' not in loss.state_dict()
+    chosen = loss.choose(R.rate_assumed(logits, y, known), y, known, 40)
+    assert chosen.sum() == 40
+    assert ((chosen.sum(0) - counts).abs() <= 1).all()                   # 40 rows, one annotated in each
+    never = R.find_in_each_label(logits, ~known, 40, torch.tensor([0., 1., 1., 1., 1.]))
+    assert never.sum(0).tolist() == [0, 10, 10, 10, 10]
+
+
+def test_the_entry_that_does_not_divide_is_the_largest_left():
+    entries = torch.tensor([[3., 1.], [2., 9.], [1., 8.]])
+    chosen = R.find_in_each_label(entries, entries > 0, 3)
+    assert torch.equal(chosen, torch.tensor([[True, False], [False, True], [False, True]]))
+
+
+def test_what_follows_from_an_annotation_is_not_assumed():
+    logits, truth, known = draw_single()
+    assumed, hidden = R.find_assumed(truth*known, known, exclusive=0), (truth == 1) & ~known
+    assert torch.equal(R.find_assumed(truth*known, known), ~known)
+    assert (hidden <= assumed).all()                                     # nothing that is hidden is spared
+    healthy = known[:, 0]
+    assert not assumed[:, 0].any() and not assumed[healthy].any()
+    assert torch.equal(assumed[~healthy, 1:], ~known[~healthy, 1:])
+    nan = torch.where(known, truth, torch.nan)                           # NaN may stand for an unknown label
+    assert torch.equal(R.find_assumed(nan, known, 0), assumed)
+
+
+@pytest.mark.parametrize('kind', [R.LLR, R.LLCt, R.LLCp])
+@pytest.mark.parametrize('per_label', [None, 'equal', 'annotated'])
+@pytest.mark.parametrize('exclusive', [None, 0])
+def test_only_chosen_entries_change(kind, per_label, exclusive):
+    logits, truth, known = draw_single()
+    logits, rows = logits.requires_grad_(), torch.arange(40)
+    loss = kind(5, .2, per_label, exclusive)
+    loss.prepare(truth*known, known)
+    found, = torch.autograd.grad(loss(logits, truth*known, known, .5, rows), logits)
+    plain, = torch.autograd.grad(masked_bce(logits, truth*known), logits)
+    changed = (found - plain).abs() > 1e-8
+    assert changed.sum() == round(.1*200)
+    assert not changed[~R.find_assumed(truth*known, known, exclusive)].any()
+    if per_label == 'equal': assert changed.sum(0).max() <= -(-20//(5 if exclusive is None else 4))
+
+
+def test_the_default_is_the_choice_of_before():
+    logits, truth, known = draw_single()
+    y = truth*known
+    entries = R.rate_assumed(logits, y, known)
+    expected = entries.masked_fill(R.find_largest(entries, ~known, 10), 0).sum()/200
+    assert torch.equal(R.LLR(5, .1)(logits, y, known, .5), expected)
+
+
+@pytest.mark.parametrize('kw, says', [
+    (dict(exclusive=-1), 'from 0 to 4'), (dict(exclusive=5), 'from 0 to 4'), (dict(per_label=True), "'equal' or")])
+def test_what_a_loss_cannot_choose_is_refused(kw, says):
+    with pytest.raises(ValueError, match=says): R.LLR(5, **kw)
+
+
+@pytest.mark.parametrize('weight', [None, .3, 1.])
+def test_weak_negatives_are_one_loss_under_two_names_bit_for_bit(weight):
+    from cxr_workbench.methods import mpc
+    logits, truth, known = draw_single()
+    y, w = truth*known, 1/4 if weight is None else weight
+    before = masked_bce(logits, y*known, None, torch.where(known, 1., w))           # as both had it
+    assert mpc.weak_negative_bce is R.weak_negative_bce
+    assert torch.equal(mpc.weak_negative_bce(logits, y, known, weight=weight), before)
+    assert torch.equal(R.WeakNegatives(5, weight)(logits, y, known), before)
+
+
+@pytest.mark.parametrize('beta', [0., .9, .999, .9999])
+def test_class_weights_are_one_function_and_what_they_were_bit_for_bit(beta):
+    from cxr_workbench.methods import trcgl_losses
+    assert trcgl_losses.class_balance is R.class_balance
+    for seed in range(20):
+        g = torch.Generator().manual_seed(seed)
+        counts = (torch.rand(14, generator=g)*8).exp().round()
+        n = counts.double().clamp(min=1)
+        before = (1 - beta)/(1 - beta**n)
+        assert torch.equal(R.effective_weights(counts, beta), (before/before.mean()).float())
+        assert torch.equal(R.effective_weights(counts, beta), R.class_balance(counts.long(), beta).float())
+
+
 @pytest.mark.parametrize('share', [-.1, 1.1])
 def test_a_share_outside_its_range_is_refused(share):
     with pytest.raises(ValueError, match='share'): R.LLR(5, share)

@@ -17,7 +17,7 @@ from ..consistency import pseudo_label, consistency_loss, agreement_loss, check_
 from ..classifier import Classifier, make_part
 from ..trust import PriorThresholds, make_trust
 from ..attacks import FAMILY, L2, AttackBudget, added_loss, attack_objective
-from ..attacks import feature_attack, gni_fgsm, make_attack, map_radius
+from ..attacks import feature_attack, gni_fgsm, keep_statistics, make_attack, map_radius, take_statistics
 from ..scan import MambaBlock, selective_scan
 
 # %% ../../nbs/50_acaa.ipynb #53b34d08
@@ -154,6 +154,7 @@ ABLATIONS = {  # name -> arguments that take a part away or exchange it
     'eps 1/255': dict(attack=dict(eps=1/255)),
     'eps 0': dict(attack=dict(eps=0.)),   # the weak view, put through the network again
     'eps by the loss it adds': dict(attack=dict(eps='auto')),
+    'own statistics of the attacked': dict(attack=dict(statistics='own')),
 }
 
 # %% ../../nbs/50_acaa.ipynb #62a99e64
@@ -178,6 +179,7 @@ class ACAA(Classifier):
         **network,                   # arguments of Classifier, and settings of the recipe
     ):
         self.mixer_settings = mixer or {}   # before super().__init__: it calls attach, which reads them
+        attack, self.own_statistics = take_statistics(attack)
         attack = make_attack(attack)
         check_choices(supervision, adv_on, attack)
         pseudo_label(torch.zeros(1, 1), tau_pos, tau_neg)  # refuses thresholds that cross
@@ -217,7 +219,7 @@ class ACAA(Classifier):
         z, maps = probes['features'], probes['feature_map']
         hard, own = (pseudo[rows], mask[rows]), (target[rows], weight[rows])
         x_adv = self.attack_view(x[rows], *hard) if self.weights['image'] else x[:0]   # empty: this term is off
-        z_adv = self.backbone.features(x_adv) if len(x_adv) else z[:0]
+        z_adv = self.read_attacked(x_adv) if len(x_adv) else z[:0]
         def repeat(t): return torch.cat([t, t[rows[:len(z_adv)]]])   # weak rows, then the attacked ones
 
         terms = self.terms(
@@ -251,6 +253,10 @@ class ACAA(Classifier):
         x_adv = gni_fgsm(x, objective, **settings)
         if self.budget is not None and self.training: self.budget.follow(added_loss(objective, x, x_adv), mask.sum())
         return torch.where(mask.any(1)[:, None, None, None], x_adv, x)   # no random start where nothing is trusted
+
+    def read_attacked(self, x):
+        "Features of the images of the image term, (R, 1, H, W) -> (R, D)."
+        with keep_statistics(self.backbone, self.own_statistics): return self.backbone.features(x)
 
     def perturb(self, z, maps, pseudo, mask):
         "Features (R, D) of the feature term."
