@@ -35,7 +35,7 @@ MODELS = {
         method='supervised', arguments=dict(preset='maps', shift=.03, lr=4e-3), rows=12000, epochs=24,
         phantom=dict(seed=7, prevalence=np.full(13, .25), latent_corr=np.eye(13))),
     'mpc': dict(
-        method='mpc', arguments=dict(preset='maps', tau_neg=.2), rows=3000, epochs=24, batch_size=32,
+        method='mpc', arguments=dict(preset='maps', tau_neg=.2), rows=3000, epochs=16, batch_size=32,
         regime=dict(regime='single-positive', seed=1200), without='No Finding',
         baseline=dict(arguments=dict(preset='maps', reject=False, weights=dict(image=0., feature=0., batch=0.)))),
     'acaa': dict(
@@ -100,6 +100,7 @@ def train_once(wish, train, valid, truth, epochs, size, history):
     seed_all(0)
     epochs = epochs or wish['epochs']
     method = create_method(wish['method'], labels=train.label_names, size=size, **wish['arguments'])
+    method.to(memory_format=torch.channels_last)   # a fifth to a third faster on a CPU
     trusted = watch_trust(method, truth, epochs) if 'baseline' in wish else []
     with tempfile.TemporaryDirectory() as folder:
         log = fit(method, train, valid, out=folder, epochs=epochs, batch_size=wish.get('batch_size', 64), seed=0)
