@@ -196,7 +196,7 @@ def test_regimes_hide_labels_of_the_training_part_alone(pages):
     assert torch.equal(single.known.any(1), data.y.any(1)) and torch.equal(single.y.bool(), single.known)
     few = pages.hide_labels(data, pages.MODELS['acaa']['regime'])
     kept = few.known.all(1)
-    assert torch.equal(kept, few.known.any(1)) and .05 < kept.float().mean() < .2
+    assert torch.equal(kept, few.known.any(1)) and .1 < kept.float().mean() < .3
     assert torch.equal(pages.hide_labels(data).y, data.y) and pages.hide_labels(data).known.all()
 
 
@@ -208,7 +208,7 @@ def test_the_command_trains_a_model_and_its_baseline_on_few_labels(pages, name, 
     model = learner.load(home)
     scores, trusted = pd.read_csv(home/'scores.csv'), pd.read_csv(home/'trusted.csv')
     assert scores.label.tolist() == model.label_names
-    assert list(scores)[2:] == [f'{who}, {score}' for who in (name, 'baseline') for score in ('auroc', 'ap')]
+    assert list(scores)[2:] == [f'{who}, {score}' for who in (name, 'baseline', 'all labels') for score in ('auroc', 'ap')]
     assert len(trusted) == 1 and trusted.iloc[0, 1:].sum() > 0
     for log in ('history', 'baseline'):
         assert pd.read_csv(home/f'{log}.csv')['valid/auroc'].notna().all()
