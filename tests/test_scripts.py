@@ -208,7 +208,8 @@ def test_the_command_trains_a_model_and_its_baseline_on_few_labels(pages, name, 
     model = learner.load(home)
     scores, trusted = pd.read_csv(home/'scores.csv'), pd.read_csv(home/'trusted.csv')
     assert scores.label.tolist() == model.label_names
-    assert list(scores)[2:] == [f'{who}, {score}' for who in (name, 'baseline', 'all labels') for score in ('auroc', 'ap')]
+    compared = name, 'baseline', 'all labels'
+    assert list(scores)[2:] == [f'{who}, {score}' for who in compared for score in ('auroc', 'ap')]
     assert len(trusted) == 1 and trusted.iloc[0, 1:].sum() > 0
     for log in ('history', 'baseline'):
         assert pd.read_csv(home/f'{log}.csv')['valid/auroc'].notna().all()
