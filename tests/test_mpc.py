@@ -182,11 +182,20 @@ def test_the_feature_level_without_dropout_is_the_clean_stream():
     with pytest.raises(ValueError, match='share'): M.drop_channels(batch.x, 1.)
 
 
-def test_predictions_are_bit_identical_without_the_batch_transformer():
+def test_channels_are_dropped_from_a_map_as_from_its_mean_and_right_on_average():
+    maps = torch.rand(3, 8, 4, 4)
+    seed_all(0); dropped = M.drop_channels(maps).mean((2, 3))
+    seed_all(0); pooled = M.drop_channels(maps.mean((2, 3)))
+    assert torch.allclose(dropped, pooled) and torch.equal(M.drop_channels(maps, 0), maps)
+    many = M.drop_channels(torch.ones(4000, 24))
+    assert (many.mean(0) - 1).abs().max() < 6/4000**.5
+
+
+def test_predictions_are_bit_identical_without_what_only_training_uses():
     batch = single()
     method = ready(batch).eval()
     before = method(batch.x)
-    method.mixer = None
+    del method.mixer, method.strong, method.weak
     assert torch.equal(method(batch.x), before)
     one_by_one = torch.cat([method(x[None]) for x in batch.x])
     assert torch.allclose(one_by_one, before, atol=1e-5)
