@@ -1,7 +1,9 @@
 "Scripts and benchmarks: what is kept of an executed page, and what the benchmarks count."
 import importlib.util, json, shutil, subprocess, sys
 from pathlib import Path
-import nbformat, pytest
+from types import SimpleNamespace
+import nbformat, pandas as pd, pytest, torch
+from cxr_workbench import learner
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -166,3 +168,62 @@ def test_a_notebook_of_ones_own_is_saved_as_it_is(checkout):
 
 def test_make_lab_saves_through_the_hook():
     assert '--ContentsManager.pre_save_hook=save_hook.keep_committed' in (ROOT/'Makefile').read_text()
+
+
+# ---- small models trained with few labels ----
+
+@pytest.fixture(scope='module')
+def pages(): return open_script(ROOT/'scripts'/'train_pages.py')
+
+
+def test_hidden_entries_are_counted_by_what_became_of_them(pages):
+    truth = torch.tensor([[1., 0, 1, 0, 1, 0, 1]])
+    known = torch.tensor([[1, 0, 0, 0, 0, 0, 0]]).bool()
+    pseudo, mask = torch.tensor([[1., 0, 1, 1, 0, 0, 0]]), torch.tensor([[1., 1, 1, 1, 1, 0, 0]])
+    step = SimpleNamespace(probes=dict(pseudo=pseudo, mask=mask))
+    found = pages.count_outcomes(step, known, truth)
+    assert found == {'right, present': 1, 'right, absent': 1, 'wrong, present': 1, 'wrong, absent': 1,
+                     'missed': 1, 'abstained': 1}                     # the annotated entry is in none of them
+    soft = SimpleNamespace(probes=dict(pseudo=pseudo, mask=mask*.3))   # a weight above 0 is trust
+    assert pages.count_outcomes(soft, known, truth) == found
+
+
+def test_regimes_hide_labels_of_the_training_part_alone(pages):
+    data = pages.paint_data(200, without='No Finding', seed=0)
+    assert data.y.shape[1] == 13 and 'No Finding' not in data.label_names
+    single = pages.hide_labels(data, pages.MODELS['mpc']['regime'])
+    assert set(single.known.sum(1).tolist()) == {0, 1} and (single.y <= data.y).all()
+    assert torch.equal(single.known.any(1), data.y.any(1)) and torch.equal(single.y.bool(), single.known)
+    few = pages.hide_labels(data, pages.MODELS['acaa']['regime'])
+    kept = few.known.all(1)
+    assert torch.equal(kept, few.known.any(1)) and .05 < kept.float().mean() < .2
+    assert torch.equal(pages.hide_labels(data).y, data.y) and pages.hide_labels(data).known.all()
+
+
+@pytest.mark.parametrize('name', ['mpc', 'acaa'])
+def test_the_command_trains_a_model_and_its_baseline_on_few_labels(pages, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, 'TEST', dict(n=60, seed=3))
+    pages.train_model(name, tmp_path, rows=100, epochs=1)
+    home = tmp_path/name
+    model = learner.load(home)
+    scores, trusted = pd.read_csv(home/'scores.csv'), pd.read_csv(home/'trusted.csv')
+    assert scores.label.tolist() == model.label_names
+    assert list(scores)[2:] == [f'{who}, {score}' for who in (name, 'baseline') for score in ('auroc', 'ap')]
+    assert len(trusted) == 1 and trusted.iloc[0, 1:].sum() > 0
+    for log in ('history', 'baseline'):
+        assert pd.read_csv(home/f'{log}.csv')['valid/auroc'].notna().all()
+
+
+def test_packaged_models_together_stay_small():
+    home = ROOT/'cxr_workbench'/'trained'
+    assert sum(file.stat().st_size for file in home.rglob('*') if file.is_file()) < 12e6
+
+
+@pytest.mark.parametrize('name', ['mpc', 'acaa'])
+def test_packaged_models_score_what_their_table_says(pages, name):
+    folder = learner.find_model(name)
+    table, model = pd.read_csv(folder/'scores.csv'), learner.load(folder)
+    again = pages.score_labels({name: model}, without=pages.MODELS[name].get('without'))
+    for score in ('auroc', 'ap'):
+        assert (again[f'{name}, {score}'] - table[f'{name}, {score}']).abs().max() < .005   # half precision
+    assert table[f'{name}, auroc'].mean() > .7
