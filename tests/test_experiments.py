@@ -180,7 +180,8 @@ def test_a_head_learns_on_maps_that_stay():
 
 def test_the_graph_experiment_takes_what_the_packaged_network_has_seen():
     with pytest.raises(SystemExit, match='64 px'): label_graph.list_jobs(make_options(size=32))
-    with pytest.raises(SystemExit, match='no variant'): label_graph.list_jobs(make_options(size=64, variants=['circle']))
+    strange = make_options(size=64, variants=['circle'])
+    with pytest.raises(SystemExit, match='no variant'): label_graph.list_jobs(strange)
 
 
 @pytest.mark.parametrize('regime', ['fraction', 'single-positive'])
