@@ -71,7 +71,8 @@ def measure_graph(method, maps):
         logits, part = read_head(method.eval(), maps)
         vectors = torch.nn.functional.normalize(method.label_graph.classifiers(), dim=1)
     apart = ~torch.eye(len(vectors), dtype=torch.bool)
-    return float((part.std(0)/logits.std(0)).mean()), float((vectors @ vectors.mT)[apart].mean())
+    spread, cosine = part.std(0)/logits.std(0), (vectors @ vectors.mT)[apart]
+    return float(spread.mean()), float(cosine.mean())
 
 
 def train_head(method, maps, data, steps, batch_size, seed, lr=2e-3):
@@ -128,7 +129,8 @@ def format_tables(o, frame, jobs):
     frame, ratio = select_runs(frame, jobs), test_to_train(o)
     def average(v):
         mine = frame[frame['variant'] == v]
-        return dict(variant=v, runs=len(mine), **{k: round(mine[k].mean(), 4) for k in (*SCORES, *LOOKS)})
+        means = {k: round(mine[k].mean(), 4) for k in (*SCORES, *LOOKS)}
+        return dict(variant=v, runs=len(mine), **means)
     def compare(a, b):
         found = {k: format_difference(compare_paired(frame, b, a, k, ratio)) for k in SCORES}
         return dict(step=f'{b} against {a}', **found)
