@@ -51,7 +51,9 @@ def change_adjacency(graph, how, seed):
     import torch
     if how == 'identity': graph.adjacency.copy_(torch.eye(len(graph.adjacency)))
     if how == 'shuffled':
-        order = np.random.default_rng(seed).permutation(len(graph.adjacency))
+        labels = np.random.default_rng(seed).permutation(len(graph.adjacency))
+        order = np.empty_like(labels)
+        order[labels] = np.roll(labels, 1)   # no label keeps its place
         graph.adjacency.copy_(graph.adjacency[order][:, order].clone())
 
 
