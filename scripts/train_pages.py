@@ -25,7 +25,8 @@ home = Path(__file__).resolve().parent.parent/'cxr_workbench'/'trained'
 
 # name -> method, its arguments, phantom images, epochs; the phantom's seed is 0, so a page tests on another.
 # With a `regime` (arguments of labels.annotate) the training labels are reduced, those of the held-out tenth are not;
-# `baseline` is trained on the same labels with as many steps, `without` is a label that is left out
+# `baseline` is trained on the same labels with as many steps, `without` is a label that is left out. A regime with a
+# `ratio` (arguments of labels.long_tail) makes the training labels long-tailed
 MODELS = {
     'supervised': dict(method='supervised', arguments=dict(preset='maps'), rows=3000, epochs=12),
     'can': dict(method='can', arguments=dict(preset='maps'), rows=3000, epochs=12),
@@ -34,6 +35,9 @@ MODELS = {
     'referee': dict(
         method='supervised', arguments=dict(preset='maps', shift=.03, lr=4e-3), rows=12000, epochs=24,
         phantom=dict(seed=7, prevalence=np.full(13, .25), latent_corr=np.eye(13))),
+    'trcgl': dict(
+        method='trcgl', arguments=dict(preset='maps', repeat=dict(threshold=.1)), rows=5000, epochs=12,
+        regime=dict(ratio=50, seed=0)),
     'mpc': dict(
         method='mpc', arguments=dict(preset='maps', tau_neg=.2), rows=3000, epochs=16, batch_size=32,
         regime=dict(regime='single-positive', seed=1200), without='No Finding',
@@ -57,7 +61,10 @@ def paint_data(n, size=64, without=None, **phantom):
 
 
 def hide_labels(data, regime=None):
-    "The labels that a regime leaves."
+    "The labels that a regime leaves; rows that a long tail sets aside are left out."
+    if 'ratio' in (regime or {}):
+        thinned = data.with_labels(*long_tail(data.y, **regime))
+        return thinned.subset(thinned.known.any(1))
     return data.with_labels(*annotate(data.y, data.known, data.patient_id, **(regime or {})))
 
 

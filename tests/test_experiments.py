@@ -7,7 +7,8 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT/'experiments'))
-import all_tables, common, confident_entries, correlations, few_labels, lcc_folds, long_tail, pretrained, rivals
+import all_tables, common, confident_entries, correlations, few_labels, label_graph, lcc_folds, long_tail, pretrained
+import rivals
 sys.path.pop(0)
 
 
@@ -122,6 +123,7 @@ def test_tuned_baseline_is_chosen_on_validation():
     (few_labels, {}), (few_labels, dict(regime='single-positive', tune=[5])),
     (correlations, {}), (correlations, dict(method='can')), (long_tail, {}),
     (rivals, dict(regime='single-positive')), (rivals, dict(regime='tail')),
+    (label_graph, dict(size=64)),
     (pretrained, dict(regime='ends')), (pretrained, {}), (pretrained, dict(regime='single-positive')),
     (pretrained, dict(regime='full'))])
 def test_every_run_has_one_key(module, more):
@@ -129,6 +131,58 @@ def test_every_run_has_one_key(module, more):
     jobs = module.list_jobs(o)
     assert len({tuple(map(str, j['key'].values())) for j in jobs}) == len(jobs)
     for job in jobs: assert set(job['key']) | set(common.SETTINGS) == set(common.KEY)
+
+
+def make_head(graph, seed=0):
+    "A small method with a counted graph, maps in which a channel tells each label, and the labels."
+    import torch
+    from cxr_workbench.core import create_method, seed_all
+    from cxr_workbench.data import from_arrays
+    seed_all(seed)
+    method = create_method('trcgl', labels=4, size=64, preset='maps', graph=graph)
+    y = (torch.rand(200, 4) < torch.tensor([.5, .4, .3, .2])).float()
+    maps = torch.randn(200, method.backbone.dim, 4, 4)
+    maps[:, :4] += y[:, :, None, None]
+    method.prepare(y, y >= 0)
+    names = ['a', 'b', 'c', 'd']
+    data = from_arrays(np.zeros((200, 64, 64), np.uint8), y, patient_id=np.arange(200), label_names=names)
+    return method, maps, data
+
+
+def test_a_shuffled_graph_has_the_same_weights_elsewhere():
+    import torch
+    method, _, _ = make_head(label_graph.OURS)
+    counted = method.label_graph.adjacency.clone()
+    label_graph.change_adjacency(method.label_graph, 'kept', 0)
+    assert torch.equal(method.label_graph.adjacency, counted)
+    label_graph.change_adjacency(method.label_graph, 'shuffled', 1)
+    shuffled = method.label_graph.adjacency.clone()
+    assert not torch.equal(shuffled, counted) and torch.equal(shuffled, shuffled.mT)
+    assert torch.equal(shuffled.flatten().sort().values, counted.flatten().sort().values)
+    assert torch.equal(shuffled.diagonal().sort().values, counted.diagonal().sort().values)
+    label_graph.change_adjacency(method.label_graph, 'identity', 0)
+    assert torch.equal(method.label_graph.adjacency, torch.eye(4))
+
+
+def test_a_head_learns_on_maps_that_stay():
+    import torch
+    for graph in (False, label_graph.OURS):
+        method, maps, data = make_head(graph)
+        before = {name: p.clone() for name, p in method.backbone.named_parameters()}
+        start = label_graph.score_head(method.eval(), maps, data, np.array([False, False, True, True]))
+        label_graph.train_head(method, maps, data, steps=100, batch_size=64, seed=0, lr=.02)
+        end = label_graph.score_head(method, maps, data, np.array([False, False, True, True]))
+        assert end['auroc'] > max(.9, start['auroc']) and end['tail_ap'] > start['tail_ap']
+        assert all(torch.equal(p, before[name]) for name, p in method.backbone.named_parameters())
+        logits, part = label_graph.read_head(method, maps)
+        assert part.any() == bool(graph) and torch.equal((logits - part).isfinite(), torch.ones(200, 4).bool())
+        assert np.isnan(label_graph.measure_graph(method, maps)).all() == (not graph)
+
+
+def test_the_graph_experiment_takes_what_the_packaged_network_has_seen():
+    with pytest.raises(SystemExit, match='64 px'): label_graph.list_jobs(make_options(size=32))
+    strange = make_options(size=64, variants=['circle'])
+    with pytest.raises(SystemExit, match='no variant'): label_graph.list_jobs(strange)
 
 
 @pytest.mark.parametrize('regime', ['fraction', 'single-positive', 'full'])

@@ -201,6 +201,22 @@ def test_regimes_hide_labels_of_the_training_part_alone(pages):
     assert torch.equal(pages.hide_labels(data).y, data.y) and pages.hide_labels(data).known.all()
 
 
+def test_a_long_tail_thins_the_training_part_and_leaves_out_what_is_set_aside(pages):
+    data, regime = pages.paint_data(600, seed=0), pages.MODELS['trcgl']['regime']
+    tail = pages.hide_labels(data, regime)
+    counts, before = tail.y.sum(0), data.y.sum(0)
+    assert tail.known.any(1).all() and len(tail) < len(data) and set(tail.patient_id) <= set(data.patient_id)
+    assert counts.max()/counts.min() > .8*regime['ratio']
+    assert before.max()/before.min() < .5*regime['ratio']
+
+
+def test_the_command_trains_on_a_long_tail_in_two_stages(pages, tmp_path):
+    pages.train_model('trcgl', tmp_path, rows=200, epochs=2)
+    model, history = learner.load(tmp_path/'trcgl'), pd.read_csv(tmp_path/'trcgl'/'history.csv')
+    assert history.stage.tolist() == [0, 1] and history['valid/auroc'].notna().all()
+    assert not torch.equal(model.label_graph.adjacency, torch.eye(14))
+
+
 @pytest.mark.parametrize('name', ['mpc', 'acaa'])
 def test_the_command_trains_a_model_and_its_baseline_on_few_labels(pages, name, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, 'TEST', dict(n=60, seed=3))

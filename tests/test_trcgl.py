@@ -750,3 +750,37 @@ def test_the_shift_of_the_paper_stays_where_another_setting_of_the_view_is_given
 def test_the_weight_alone_gives_the_graph():
     assert small(graph=.3).graph_weight == small(graph=dict(weight=.3)).graph_weight == .3
     for off in (0., None, False, dict(weight=0.)): assert small(graph=off).label_graph is None
+
+
+# ---- the packaged model ----
+
+@pytest.fixture(scope='module')
+def packaged():
+    "The packaged model, and of new images: logits, probes, lesions and labels."
+    from cxr_workbench.data import from_phantom
+    from cxr_workbench.learner import find_model, load
+    from cxr_workbench.phantom import SyntheticCXR
+    phantom, model = SyntheticCXR(200, size=64, seed=77), load(find_model('trcgl'))
+    data = from_phantom(phantom)
+    with torch.no_grad(): logits, probes = model.look(data.batch(range(200)).x)
+    masks = np.stack([phantom.mask(i) for i in range(200)]) > 0
+    return model, logits, probes, masks, data.y.numpy()
+
+
+def test_the_packaged_model_attends_to_lesions_of_the_image_at_hand(packaged):
+    from cxr_workbench.metrics import pointing_game
+    masks = packaged[3]
+    attention, there = packaged[2]['attention'], masks.any((2, 3))
+    own, swapped = (pointing_game(a, masks)[there].mean() for a in (attention, attention.roll(1, 0)))
+    chance = masks.mean((2, 3))[there].mean()
+    assert own > 2*chance and own > swapped + .02      # more than by chance, more than another image's map
+
+
+def test_the_packaged_model_has_learned_from_a_long_tail(packaged):
+    from cxr_workbench.metrics import auroc
+    model, logits, _, _, y = packaged
+    assert model.counts.max() > 40*model.counts.min()
+    assert np.nanmean(auroc(logits.sigmoid().numpy(), y)) > .75
+    adjacency = model.label_graph.adjacency
+    assert torch.equal(adjacency, adjacency.mT) and not torch.equal(adjacency, torch.eye(14))
+    assert abs(torch.linalg.eigvalsh(adjacency)[-1] - 1) < 1e-3      # half precision
