@@ -8,7 +8,7 @@ __all__ = ['format_matrix_axes', 'matrix_limit', 'make_matrix_trace', 'cross_und
            'show_differences', 'histogram']
 
 # %% ../nbs/06e_charts.ipynb #a1c3194d
-import html
+import html, textwrap
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -309,9 +309,38 @@ def make_difference_trace(
         x=mean, y=np.arange(len(table)), mode='markers', marker=marker, error_x=bars, customdata=names,
         text=words, hovertemplate='%{customdata}<br>%{text}<extra></extra>', showlegend=False)
 
+# %% ../nbs/06e_charts.ipynb #2c02a243
+def share_axes(
+    fig:go.Figure,    # with one subplot per panel, one below the other; changed in place
+    measures:list,    # of the panels, from the top
+):
+    "One x axis for all panels of a measure, its numbers under the last of them that stand together."
+    first = {measure: measures.index(measure) for measure in measures}
+    for i, measure in enumerate(measures):
+        if first[measure] != i: fig.update_xaxes(matches=f'x{first[measure] + 1}'.replace('x1', 'x'), row=i + 1, col=1)
+        hidden = i + 1 < len(measures) and measures[i + 1] == measure
+        fig.update_xaxes(showticklabels=not hidden, row=i + 1, col=1)
+
+# %% ../nbs/06e_charts.ipynb #e6226638
+def label_differences(
+    fig:go.Figure,    # changed in place
+    panel:int,        # number of the subplot, from 1
+    part,             # DataFrame: the rows of the panel
+    digits:int,       # of the numbers
+):
+    "A name on the left of every line, its difference on the right."
+    names = ['<br>'.join(textwrap.wrap(html.escape(str(name)), 32)) for name in part['variant']]
+    fig.update_yaxes(tickvals=list(range(len(part))), ticktext=names, range=[len(part) - .4, -.6],
+                     automargin=True, ticks='', row=panel, col=1)
+    for i, row in enumerate(zip(part['mean'], part['low'], part['high'], part['verdict'])):
+        text = html.escape(write_difference(*row, digits))
+        fig.add_annotation(
+            x=1.01, xref='paper', xanchor='left', y=i, yref=f'y{panel}' if panel > 1 else 'y',
+            text=text, showarrow=False, font_size=12)
+
 # %% ../nbs/06e_charts.ipynb #9909af92
 def show_differences(
-    table,               # DataFrame: variant, mean, low, high, perhaps block (title of a panel) and verdict (a word)
+    table,               # DataFrame: variant, mean, low, high; perhaps block, measure (of a panel) and verdict (a word)
     axis='difference',   # what is measured
     title=None,
     digits=3,            # of the numbers beside the lines
@@ -320,25 +349,19 @@ def show_differences(
     missing = [name for name in ('variant', 'mean', 'low', 'high') if name not in table]
     if missing: raise ValueError(f'the table has no column {missing}: it has {list(table.columns)}')
     if not len(table): raise ValueError('there is no difference to show')
-    if 'verdict' not in table: table = table.assign(verdict='')
-    if 'block' not in table: table = table.assign(block='')
+    table = table.assign(**{name: '' for name in ('block', 'measure', 'verdict') if name not in table})
     blocks = dict(list(table.groupby('block', sort=False)))
-    rows = [len(part) for part in blocks.values()]
-    height = 24*sum(rows) + 44*len(rows) + 80
+    rows, line = [len(part) for part in blocks.values()], 24 if table['variant'].str.len().max() <= 32 else 31
+    height = line*sum(rows) + 48*len(rows) + 80
     fig = make_subplots(
-        len(rows), 1, shared_xaxes=True, row_heights=[n + .4 for n in rows], subplot_titles=list(blocks),
-        vertical_spacing=38/height if len(rows) > 1 else 0)
+        len(rows), 1, row_heights=[n + .4 for n in rows], subplot_titles=list(blocks),
+        vertical_spacing=46/height if len(rows) > 1 else 0)
     fig.update_annotations(x=0, xanchor='left', font_size=13)
     for panel, part in enumerate(blocks.values(), 1):
         fig.add_trace(make_difference_trace(part), panel, 1)
         fig.add_vline(x=0, line=dict(color='#222', width=1), row=panel, col=1)
-        names = [str(name) for name in part['variant']]
-        fig.update_yaxes(tickvals=list(range(len(part))), ticktext=names, range=[len(part) - .4, -.6],
-                         automargin=True, ticks='', row=panel, col=1)
-        for i, row in enumerate(zip(part['mean'], part['low'], part['high'], part['verdict'])):
-            fig.add_annotation(
-                x=1.01, xref='paper', xanchor='left', y=i, yref=f'y{panel}' if panel > 1 else 'y',
-                text=html.escape(write_difference(*row, digits)), showarrow=False, font_size=12)
+        label_differences(fig, panel, part, digits)
+    share_axes(fig, [part['measure'].iloc[0] for part in blocks.values()])
     fig.update_xaxes(title_text=axis, row=len(rows), col=1)
     return apply_style(fig, title, width=840, height=height + (30 if title else 0), margin_r=250, margin_t=60)
 

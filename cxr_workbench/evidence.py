@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'MEASURES', 'VERDICTS', 'find_results', 'read_runs', 'choose_runs', 'pair_runs', 'test_to_train',
-           'fold_interval', 'compare_paired', 'judge_interval', 'compare_runs', 'describe_runs',
-           'compare_file', 'show_evidence', 'share_of_gap', 'format_difference', 'summarise_variants',
-           'evaluate_claims']
+           'fold_interval', 'compare_paired', 'judge_interval', 'compare_runs', 'choose_widest',
+           'describe_runs', 'compare_file', 'show_evidence', 'share_of_gap', 'format_difference',
+           'summarise_variants', 'evaluate_claims']
 
 # %% ../nbs/08f_evidence.ipynb #50fdff0e
 import os
@@ -152,16 +152,26 @@ def compare_runs(
         lines.append(line | found | dict(verdict=judge_interval(found['low'], found['high'], margin)))
     return pd.DataFrame(lines, columns=columns)
 
-# %% ../nbs/08f_evidence.ipynb #7ce2033f
+# %% ../nbs/08f_evidence.ipynb #60b5c992
+def choose_widest(
+    runs,   # DataFrame of runs
+):          # those of the setting with the most variants, of several the one with the most rows
+    "The runs of one setting, where a file has several."
+    names = [name for name in (*SETTINGS, 'steps') if name in runs and runs[name].nunique(dropna=False) > 1]
+    if not names: return runs
+    parts = [part for _, part in runs.groupby(names, dropna=False)]
+    return max(parts, key=lambda part: (part['variant'].nunique(), len(part)))
+
+# %% ../nbs/08f_evidence.ipynb #efceb7c4
 def describe_runs(
     runs,           # DataFrame of runs of one setting
     variants=(),    # that are meant; none: all
-)->str:             # e.g. 'phantom, 32 px, 200 steps'
+)->str:             # e.g. 'phantoms, 32 px, 200 steps'
     "Images, size and steps of runs in one line."
     if len(variants): runs = runs[runs['variant'].isin(variants)]
     if not len(runs): return 'no runs'
     name = runs['data'].iloc[0]
-    words = ['phantoms' if name == 'phantom' else 'real images' if name.startswith('images') else name]
+    words = [{'phantom': 'phantoms', 'images_64': 'real images', 'images_256': 'real images'}.get(name, name)]
     if 'size' in runs: words.append(f"{'/'.join(str(s) for s in sorted(set(runs['size'])))} px")
     if 'backbone' in runs and 'test_' not in runs['backbone'].iloc[0]: words.append('pretrained')
     steps = '/'.join(str(s) for s in sorted(set(runs['steps'])))
@@ -169,7 +179,7 @@ def describe_runs(
     if share: words.append('/'.join(f'{s:.0%}' for s in sorted(share)) + ' labelled')
     return ', '.join([*words, f'{steps} steps'])
 
-# %% ../nbs/08f_evidence.ipynb #62506cdd
+# %% ../nbs/08f_evidence.ipynb #b1476f75
 MEASURES = {
     'auroc': 'AUROC', 'ap': 'AP', 'f1': 'macro F1',
     'tail_auroc': 'tail AUROC', 'tail_ap': 'tail AP', 'tail_f1': 'tail F1',
@@ -177,7 +187,22 @@ MEASURES = {
     'counted': 'Spearman with the counted table', 'declared': 'Spearman with the declared table',
     'information': 'share of what is hidden that is told'}
 
-# %% ../nbs/08f_evidence.ipynb #2fefe2e9
+# %% ../nbs/08f_evidence.ipynb #9b35c99f
+def find_setting(
+    file, where,    # as in `compare_file`
+    bound,
+    widest,
+    results=None,
+):                  # DataFrame of runs
+    "The runs of one setting of one file, and those of the bound with all labels."
+    runs = read_runs(file, results)
+    chosen = choose_runs(runs, **where)
+    if bound:
+        same = {k: v for k, v in where.items() if k not in ('regime', 'fraction')}
+        chosen = pd.concat([chosen[chosen['variant'] != bound], choose_runs(runs, variant=bound, **same)])
+    return choose_widest(chosen) if widest else chosen
+
+# %% ../nbs/08f_evidence.ipynb #6d4b0256
 def compare_file(
     file,              # name of the runs, as in `read_runs`
     baseline,          # as in `compare_runs`, and so are the next three
@@ -185,24 +210,35 @@ def compare_file(
     value='auroc',
     margin=0.,
     results=None,      # as in `find_results`
+    bound=None,        # variant with all labels, whatever regime and fraction the others have
+    widest=False,      # of several settings the one with the most variants, see `choose_widest`
     own_folds=False,
     mixed=(),
     **where,           # as in `choose_runs`
-):                     # DataFrame of `compare_runs` with columns block and setting; empty where no run has this setting
+):                     # DataFrame of `compare_runs` with block, measure and setting; empty where there is no run
     "Differences of variants in one setting of one file."
-    runs = choose_runs(read_runs(file, results), **where)
+    runs = find_setting(file, where, bound, widest, results)
     table = compare_runs(runs, baseline, variants, value, margin=margin, own_folds=own_folds, mixed=mixed)
-    names = [*table['variant'], *([baseline] if baseline else [])]
-    setting, folds = describe_runs(runs, names), sorted(set(table['folds']))
+    used = [*table['variant'], *table['baseline'].dropna()]
+    setting = describe_runs(runs, used)
     unit = 'seeds' if set(runs['data']) == {'phantom'} else 'folds'
-    over = f"{' or '.join(map(str, folds))} {unit}"
-    level = '' if baseline is None else f' against {baseline}'
-    mine = runs[runs['variant'] == baseline]
-    if len(mine) and value in mine: level += f' ({mine[value].mean():.3f})'
-    block = f'{MEASURES.get(value, value)}{level}: {setting}, {over}'
-    return table.assign(block=block, setting=setting, unit=unit)
+    folds = ' to '.join(str(n) for n in sorted({table['folds'].min(), table['folds'].max()})) if len(table) else 0
+    measure, mine = MEASURES.get(value, value), runs[runs['variant'] == baseline]
+    against = '' if baseline is None else f' against {baseline}'
+    if table['baseline'].nunique() > 1: against = f', {baseline}'
+    level = f' ({mine[value].mean():.3f})' if len(mine) and value in mine else ''
+    block = f'{measure}{against}{level}: {setting}, {folds} {unit}'
+    return table.assign(block=block, measure=measure, setting=setting, unit=unit)
 
-# %% ../nbs/08f_evidence.ipynb #5ab2c596
+# %% ../nbs/08f_evidence.ipynb #25b2d57e
+def name_lines(
+    table,   # DataFrame of `compare_runs`
+):           # the same, where baselines differ with both names in the column variant
+    "Names of the lines of a figure."
+    if table['baseline'].nunique() < 2: return table
+    return table.assign(variant=table['variant'] + ' against ' + table['baseline'])
+
+# %% ../nbs/08f_evidence.ipynb #4cfc85ce
 def show_evidence(
     *blocks,         # dicts of arguments of `compare_file`
     results=None,    # as in `find_results`
@@ -215,12 +251,12 @@ def show_evidence(
         print(error)
         return None
     for block, table in zip(blocks, tables):
-        if not len(table): print(f'no runs yet in {block}')
-    tables = [table for table in tables if len(table)]
+        if not len(table): print('no runs yet:', ', '.join(f'{k} {v}' for k, v in block.items()))
+    tables = [name_lines(table) for table in tables if len(table)]
     if not tables: return None
     return show_differences(pd.concat(tables), axis='difference, with its 95 % interval', title=title)
 
-# %% ../nbs/08f_evidence.ipynb #48d6ce40
+# %% ../nbs/08f_evidence.ipynb #d5bd62f5
 def share_of_gap(
     runs,                      # DataFrame of runs of one setting
     variant, baseline, upper,  # names; upper is the bound with all labels
@@ -235,14 +271,14 @@ def share_of_gap(
     low, mine, high = wide[[baseline, variant, upper]].dropna().mean()
     return (mine - low)/(high - low) if high > low else np.nan
 
-# %% ../nbs/08f_evidence.ipynb #74b47ad0
+# %% ../nbs/08f_evidence.ipynb #be5d5b19
 def format_difference(
     difference,   # dict of `compare_paired`, or None
 )->str:
     "A paired difference with its interval as text; empty where there is none."
     return '' if difference is None else '{mean:+.4f} [{low:+.4f}, {high:+.4f}]'.format(**difference)
 
-# %% ../nbs/08f_evidence.ipynb #8964c7fa
+# %% ../nbs/08f_evidence.ipynb #631292d6
 def summarise_variants(
     runs,              # DataFrame of runs of one setting, with steps_done
     baseline, upper,   # variants: what the others are compared with, and the bound with all labels
@@ -267,11 +303,11 @@ def summarise_variants(
         lines.append(line)
     return pd.DataFrame(lines)
 
-# %% ../nbs/08f_evidence.ipynb #3c59c9f5
+# %% ../nbs/08f_evidence.ipynb #6f3c649f
 VERDICTS = {'ahead': 'holds here', 'behind': 'does not hold here', 'no difference': 'does not hold here',
             'not told': 'not told'}
 
-# %% ../nbs/08f_evidence.ipynb #36855537
+# %% ../nbs/08f_evidence.ipynb #9dcb6bb4
 def evaluate_claim(
     claim,          # dict as above
     margin,         # as in `judge_interval`
@@ -294,7 +330,7 @@ def evaluate_claim(
     line['setting'] = f"{found['setting']}, {found['folds']} {found['unit']}"
     return line | dict(verdict=VERDICTS[judge_interval(low, high, margin)])
 
-# %% ../nbs/08f_evidence.ipynb #3fba84ae
+# %% ../nbs/08f_evidence.ipynb #2aee7a6d
 def evaluate_claims(
     claims,         # list of dicts as above
     margin=.005,    # a difference below it is none
