@@ -352,16 +352,18 @@ def show_differences(
     table = table.assign(**{name: '' for name in ('block', 'measure', 'verdict') if name not in table})
     blocks = dict(list(table.groupby('block', sort=False)))
     rows, line = [len(part) for part in blocks.values()], 24 if table['variant'].str.len().max() <= 32 else 31
-    height = line*sum(rows) + 48*len(rows) + 80
+    measures = [part['measure'].iloc[0] for part in blocks.values()]
+    gap = 40 if len(set(measures)) < 2 else 56     # room for the numbers of an axis
+    height = line*sum(rows) + gap*len(rows) + 80
     fig = make_subplots(
         len(rows), 1, row_heights=[n + .4 for n in rows], subplot_titles=list(blocks),
-        vertical_spacing=46/height if len(rows) > 1 else 0)
-    fig.update_annotations(x=0, xanchor='left', font_size=13)
+        vertical_spacing=gap/height if len(rows) > 1 else 0)
+    fig.update_annotations(x=0, xanchor='left', font_size=12)
     for panel, part in enumerate(blocks.values(), 1):
         fig.add_trace(make_difference_trace(part), panel, 1)
         fig.add_vline(x=0, line=dict(color='#222', width=1), row=panel, col=1)
         label_differences(fig, panel, part, digits)
-    share_axes(fig, [part['measure'].iloc[0] for part in blocks.values()])
+    share_axes(fig, measures)
     fig.update_xaxes(title_text=axis, row=len(rows), col=1)
     return apply_style(fig, title, width=840, height=height + (30 if title else 0), margin_r=250, margin_t=60)
 
