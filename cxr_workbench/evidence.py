@@ -35,7 +35,7 @@ def name_columns(
 ):          # the same with the columns data, fold, draw and variant
     "Columns of runs as all files have them: a reading is a variant, the seed of a phantom its fold."
     if 'variant' in runs: return runs
-    return runs.rename(columns=dict(reading='variant', seed='fold')).assign(draw=0, data='phantom')
+    return runs.rename(columns=dict(reading='variant', seed='fold')).assign(draw=0, data='phantom', size=64)
 
 # %% ../nbs/08f_evidence.ipynb #43d40653
 def read_runs(
@@ -307,7 +307,20 @@ def summarise_variants(
 VERDICTS = {'ahead': 'holds here', 'behind': 'does not hold here', 'no difference': 'does not hold here',
             'not told': 'not told'}
 
-# %% ../nbs/08f_evidence.ipynb #9dcb6bb4
+# %% ../nbs/08f_evidence.ipynb #eed6ec6b
+def read_pointing(
+    file, way,      # a table of where maps point, and whose maps: 'attention', 'grad_cam'
+    results=None,   # as in `find_results`
+)->dict:            # of the hits above chance: mean, low, high; and the setting
+    "Hits of maps above chance, over all labels, with an interval over patients."
+    table = pd.read_csv(find_results(results)/f'{file}.csv')
+    row = table[(table['label'] == 'all') & (table['way'] == way)].iloc[0]
+    ends = {name: float(row[column] - row['chance']) for name, column in dict(
+        mean='pointing', low='pointing_low', high='pointing_high').items()}
+    where = 'real images' if 'boxes' in file else 'phantoms'
+    return ends | dict(setting=f"{where}, 64 px, {row['n']} findings of {row['patients']} patients")
+
+# %% ../nbs/08f_evidence.ipynb #8646386a
 def evaluate_claim(
     claim,          # dict as above
     margin,         # as in `judge_interval`
@@ -319,6 +332,11 @@ def evaluate_claim(
     line |= dict(compared='', measure='', setting='', mean=np.nan, low=np.nan, high=np.nan, folds=0)
     if 'why' in claim: return line | dict(verdict='cannot be tested here', setting=claim['why'])
     if 'test' in claim: return line | dict(verdict='built so', setting=claim['test'])
+    if 'way' in claim:
+        found = read_pointing(claim['file'], claim['way'], results)
+        verdict = VERDICTS[judge_interval(found['low'], found['high'], margin)]
+        compared = f"{claim['way']} against chance"
+        return line | found | dict(compared=compared, measure=MEASURES['hits - chance'], verdict=verdict)
     variant, baseline, value = claim['variant'], claim['baseline'], claim.get('value', 'auroc')
     line |= dict(compared=f'{variant} against {baseline}' if baseline else variant, measure=MEASURES.get(value, value))
     table = compare_file(**rest, variants=[variant], results=results)
@@ -330,7 +348,7 @@ def evaluate_claim(
     line['setting'] = f"{found['setting']}, {found['folds']} {found['unit']}"
     return line | dict(verdict=VERDICTS[judge_interval(low, high, margin)])
 
-# %% ../nbs/08f_evidence.ipynb #2aee7a6d
+# %% ../nbs/08f_evidence.ipynb #d23002fa
 def evaluate_claims(
     claims,         # list of dicts as above
     margin=.005,    # a difference below it is none
