@@ -331,7 +331,7 @@ def label_differences(
     "A name on the left of every line, its difference on the right."
     names = ['<br>'.join(textwrap.wrap(html.escape(str(name)), 32)) for name in part['variant']]
     fig.update_yaxes(tickvals=list(range(len(part))), ticktext=names, range=[len(part) - .4, -.6],
-                     automargin=True, ticks='', row=panel, col=1)
+                     automargin=True, ticks='', tickfont_size=12, row=panel, col=1)
     for i, row in enumerate(zip(part['mean'], part['low'], part['high'], part['verdict'])):
         text = html.escape(write_difference(*row, digits))
         fig.add_annotation(
@@ -351,7 +351,7 @@ def show_differences(
     if not len(table): raise ValueError('there is no difference to show')
     table = table.assign(**{name: '' for name in ('block', 'measure', 'verdict') if name not in table})
     blocks = dict(list(table.groupby('block', sort=False)))
-    rows, line = [len(part) for part in blocks.values()], 24 if table['variant'].str.len().max() <= 32 else 31
+    rows, line = [len(part) for part in blocks.values()], 24 if table['variant'].str.len().max() <= 32 else 33
     measures = [part['measure'].iloc[0] for part in blocks.values()]
     gap = 40 if len(set(measures)) < 2 else 56     # room for the numbers of an axis
     height = line*sum(rows) + gap*len(rows) + 80
@@ -365,7 +365,8 @@ def show_differences(
         label_differences(fig, panel, part, digits)
     share_axes(fig, measures)
     fig.update_xaxes(title_text=axis, row=len(rows), col=1)
-    return apply_style(fig, title, width=840, height=height + (30 if title else 0), margin_r=250, margin_t=60)
+    right = 20 + 6.5*max(len(note.text) for note in fig.layout.annotations if note.xanchor == 'left' and note.x > 1)
+    return apply_style(fig, title, width=840, height=height + (30 if title else 0), margin_r=right, margin_t=60)
 
 # %% ../nbs/06e_charts.ipynb #241b61b0
 def common_edges(
