@@ -321,6 +321,14 @@ def share_axes(
         hidden = i + 1 < len(measures) and measures[i + 1] == measure
         fig.update_xaxes(showticklabels=not hidden, row=i + 1, col=1)
 
+# %% ../nbs/06e_charts.ipynb #8edf6c4d
+def wrap_names(
+    names,          # of lines
+    width=36,       # characters
+)->list[str]:
+    "Names with line breaks, as plotly writes them."
+    return ['<br>'.join(textwrap.wrap(html.escape(str(name)), width)) for name in names]
+
 # %% ../nbs/06e_charts.ipynb #e6226638
 def label_differences(
     fig:go.Figure,    # changed in place
@@ -329,8 +337,7 @@ def label_differences(
     digits:int,       # of the numbers
 ):
     "A name on the left of every line, its difference on the right."
-    names = ['<br>'.join(textwrap.wrap(html.escape(str(name)), 32)) for name in part['variant']]
-    fig.update_yaxes(tickvals=list(range(len(part))), ticktext=names, range=[len(part) - .4, -.6],
+    fig.update_yaxes(tickvals=list(range(len(part))), ticktext=wrap_names(part['variant']), range=[len(part) - .4, -.6],
                      automargin=True, ticks='', tickfont_size=12, row=panel, col=1)
     for i, row in enumerate(zip(part['mean'], part['low'], part['high'], part['verdict'])):
         text = html.escape(write_difference(*row, digits))
@@ -351,7 +358,8 @@ def show_differences(
     if not len(table): raise ValueError('there is no difference to show')
     table = table.assign(**{name: '' for name in ('block', 'measure', 'verdict') if name not in table})
     blocks = dict(list(table.groupby('block', sort=False)))
-    rows, line = [len(part) for part in blocks.values()], 24 if table['variant'].str.len().max() <= 32 else 33
+    rows = [len(part) for part in blocks.values()]
+    line = 8 + 16*max(name.count('<br>') + 1 for name in wrap_names(table['variant']))
     measures = [part['measure'].iloc[0] for part in blocks.values()]
     gap = 40 if len(set(measures)) < 2 else 56     # room for the numbers of an axis
     height = line*sum(rows) + gap*len(rows) + 80

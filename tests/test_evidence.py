@@ -194,7 +194,7 @@ def test_a_page_without_rows_says_so_in_one_line_and_a_block_without_runs_too(tm
     FIVE.to_csv(tmp_path/'made.csv', index=False)
     blocks = dict(file='made', baseline='a'), dict(file='made', baseline='a', size=64)
     fig = evidence.show_evidence(*blocks, results=tmp_path)
-    assert len(fig.data) == 1 and 'no runs yet: file made, baseline a, size 64' in capsys.readouterr().out
+    assert len(fig.data) == 1 and capsys.readouterr().out.startswith('no runs yet: file made, baseline a, size 64')
 
 
 # ---- claims ----
@@ -244,16 +244,17 @@ def claims():
 def test_every_claim_points_to_runs_that_exist_or_are_planned(claims):
     table = evidence.evaluate_claims([claim for some in claims.values() for claim in some], results=RESULTS)
     everything = [claim for some in claims.values() for claim in some]
-    planned = {name for regime in ('fraction', 'single-positive') for name in pretrained.TABLES[regime](OPTIONS)}
+    planned = {regime: set(table(OPTIONS)) for regime, table in pretrained.TABLES.items()}
     for claim, (_, row) in zip(everything, table.iterrows()):
         if row['verdict'] == 'no runs yet':
-            assert claim['file'] == 'pretrained' and {claim['variant'], claim['baseline']} <= planned, claim
+            names = {claim['variant'], claim['baseline']}
+            assert claim['file'] == 'pretrained' and names <= planned.get(claim['regime'], names), claim
         elif row['verdict'] not in ('built so', 'cannot be tested here'):
             assert np.isfinite(row['mean']) and row['setting'] and row['measure'] and row['compared'], claim
     assert all(len(set(table.loc[table['paper'] == paper, 'verdict'])) > 1 for paper in set(table['paper']))
 
 
-class OPTIONS: lr, frozen, weights = 1e-3, 3, None
+class OPTIONS: lr, frozen, weights, weights_b, rare = 1e-3, 3, None, None, .1
 
 
 def test_claims_are_sentences_of_a_page_and_a_test_that_exist(claims):
