@@ -337,7 +337,8 @@ def label_differences(
     digits:int,       # of the numbers
 ):
     "A name on the left of every line, its difference on the right."
-    fig.update_yaxes(tickvals=list(range(len(part))), ticktext=wrap_names(part['variant']), range=[len(part) - .4, -.6],
+    n, names = len(part), wrap_names(part['variant'])
+    fig.update_yaxes(tickvals=list(range(n)), ticktext=names, range=[n - .4, -.6],
                      automargin=True, ticks='', tickfont_size=12, row=panel, col=1)
     for i, row in enumerate(zip(part['mean'], part['low'], part['high'], part['verdict'])):
         text = html.escape(write_difference(*row, digits))

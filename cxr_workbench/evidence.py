@@ -223,7 +223,7 @@ def compare_file(
     used = [*table['variant'], *table['baseline'].dropna()]
     setting = describe_runs(runs, used)
     unit = 'seeds' if set(runs['data']) == {'phantom'} else 'folds'
-    folds = ' to '.join(str(n) for n in sorted({table['folds'].min(), table['folds'].max()})) if len(table) else 0
+    folds = ' to '.join(sorted({str(table['folds'].min()), str(table['folds'].max())}))
     measure, mine = MEASURES.get(value, value), runs[runs['variant'] == baseline]
     against = '' if baseline is None else f' against {baseline}'
     if table['baseline'].nunique() > 1: against = f', {baseline}'

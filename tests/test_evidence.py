@@ -20,7 +20,10 @@ def make_runs(values, **more):
     return pd.DataFrame(values, columns=names).assign(**dict(data='images_64', steps=10, size=32) | more)
 
 
-FIVE = make_runs([(f, 0, v, .6 + .02*f + g*(1 + .1*f)) for f in range(5) for v, g in dict(a=0, b=.03, c=-.02).items()])
+GAINS = dict(a=0, b=.03, c=-.02)
+FIVE = make_runs([
+    (fold, 0, name, .6 + .02*fold + gain*(1 + .1*fold))
+    for fold in range(5) for name, gain in GAINS.items()])
 
 
 # ---- rows ----
@@ -63,7 +66,8 @@ def test_the_widest_setting_is_the_one_with_the_most_variants():
 
 def test_a_pair_is_the_same_fold_and_draw_and_draws_are_averaged_first():
     runs = make_runs([
-        (0, 0, 'a', .5), (0, 0, 'b', .6), (0, 1, 'a', .5), (0, 1, 'b', .8),
+        (0, 0, 'a', .5), (0, 0, 'b', .6),
+        (0, 1, 'a', .5), (0, 1, 'b', .8),
         (1, 0, 'a', .4), (1, 0, 'b', .5), (1, 1, 'b', .9)])             # the last has no partner
     found = evidence.compare_paired(runs, 'b', 'a', 'auroc', 1/4)
     assert found['folds'] == 2 and found['mean'] == pytest.approx(.15)
@@ -85,7 +89,8 @@ def test_the_interval_is_students_times_the_root_of_the_correction():
     expected = stats.t.interval(.95, 4, loc=x.mean(), scale=stats.sem(x))
     assert evidence.fold_interval(x, 0)[1:] == pytest.approx(expected)
     plain, wide = (evidence.fold_interval(x, ratio) for ratio in (0, 1/4))
-    assert (wide.high - wide.mean)/(plain.high - plain.mean) == pytest.approx(np.sqrt((1/5 + 1/4)*5))
+    ratio = (wide.high - wide.mean)/(plain.high - plain.mean)
+    assert ratio == pytest.approx(np.sqrt((1/5 + 1/4)*5))
     assert evidence.fold_interval([.5], 1/4) == (.5, -np.inf, np.inf)
 
 
@@ -121,7 +126,8 @@ def test_the_difference_of_two_columns_is_a_value():
 # ---- verdicts and tables ----
 
 @pytest.mark.parametrize('low, high, margin, word', [
-    (.01, .2, 0, 'ahead'), (-.2, -.01, 0, 'behind'), (-.01, .01, 0, 'not told'), (0., .1, 0, 'not told'),
+    (.01, .2, 0, 'ahead'), (-.2, -.01, 0, 'behind'),
+    (-.01, .01, 0, 'not told'), (0., .1, 0, 'not told'),
     (-.004, .004, .005, 'no difference'), (-.004, .006, .005, 'not told'), (.001, .004, .005, 'ahead'),
     (-.004, -.001, .005, 'behind'), (-np.inf, np.inf, 1., 'not told'), (0., 0., 0, 'not told')])
 def test_the_verdict_is_the_place_of_the_interval(low, high, margin, word):
@@ -134,7 +140,8 @@ def test_a_table_compares_with_one_baseline_or_with_a_step():
     assert table['verdict'].tolist() == ['ahead', 'behind']
     assert table['mean'].sum() == pytest.approx(evidence.compare_runs(FIVE, 'a', ['c'])['mean'].item())
     swapped = evidence.compare_runs(FIVE, 'b', ['a'])
-    assert (swapped['low'].item(), swapped['high'].item()) == pytest.approx((-table['high'][0], -table['low'][0]))
+    assert swapped['low'].item() == pytest.approx(-table['high'][0])
+    assert swapped['high'].item() == pytest.approx(-table['low'][0])
     assert not len(evidence.compare_runs(FIVE[:0], 'a'))
 
 
@@ -218,12 +225,15 @@ def test_the_verdict_of_a_claim(tmp_path, claim, verdict):
 
 def test_a_claim_of_less_turns_the_interval_around(tmp_path):
     up, down = judge(tmp_path, variant='c'), judge(tmp_path, variant='c', lower=True)
-    assert (down['mean'], down['low'], down['high']) == pytest.approx((-up['mean'], -up['high'], -up['low']))
+    turned = -up['mean'], -up['high'], -up['low']
+    assert tuple(down[['mean', 'low', 'high']]) == pytest.approx(turned)
     assert up['setting'] == 'real images, 32 px, 10 steps, 5 folds' and up['compared'] == 'c against a'
 
 
 def test_an_interval_within_the_margin_is_against_the_claim():
-    runs = make_runs([(f, 0, v, .6 + (v == 'b')*.001*(-1)**f) for f in range(6) for v in 'ab'])
+    small = {'a': 0, 'b': .001}
+    runs = make_runs([
+        (f, 0, v, .6 + gain*(-1)**f) for f in range(6) for v, gain in small.items()])
     found = evidence.compare_runs(runs, 'a', margin=.005)
     assert found['verdict'].item() == 'no difference' and evidence.VERDICTS['no difference'] == 'does not hold here'
     assert evidence.compare_runs(runs, 'a')['verdict'].item() == 'not told'
@@ -268,7 +278,8 @@ def test_claims_are_sentences_of_a_page_and_a_test_that_exist(claims):
 
 
 def test_the_same_test_is_not_counted_twice(claims):
-    seen = [repr(sorted((k, repr(v)) for k, v in claim.items())) for some in claims.values() for claim in some]
+    everything = [claim for some in claims.values() for claim in some]
+    seen = [repr(sorted((k, repr(v)) for k, v in claim.items())) for claim in everything]
     assert len(seen) == len(set(seen))
 
 
