@@ -112,7 +112,8 @@ def compare_paired(
     mixed=(),           # as in `pair_runs`
 ):                      # dict of mean, low, high and folds (all that the interval is over); None where there is no pair
     "Difference variant - baseline: draws are averaged inside a fold, the interval is over folds."
-    if not {variant, baseline} - {None} <= set(runs['variant']): return None
+    names = set(runs['variant'])
+    if variant not in names or baseline is not None and baseline not in names: return None
     wide = pair_runs(runs, value, mixed)
     found = (wide[variant] - (0 if baseline is None else wide[baseline])).dropna()
     by_fold = found if own_folds else found.groupby('fold').mean()

@@ -307,3 +307,7 @@ def test_pages_have_no_typed_table_of_differences():
         for cell in nbformat.read(ROOT/'nbs'/f'{name}.ipynb', as_version=4).cells:
             typed = re.findall(r'^\|.*\[[+-]\.\d+, [+-]\.\d+\].*\|', cell.source, flags=re.M)
             assert cell.cell_type == 'code' or not typed, (name, typed)
+
+
+def test_a_variant_without_a_name_has_no_difference():
+    assert evidence.compare_paired(FIVE, None, 'a', 'auroc', 0) is None
