@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['format_matrix_axes', 'matrix_limit', 'make_matrix_trace', 'cross_undefined', 'show_matrix', 'label_table',
-           'epoch_means', 'training_curves', 'format_label_axis', 'score_bars', 'report_bars', 'histogram']
+           'epoch_means', 'training_curves', 'format_label_axis', 'score_bars', 'report_bars',
+           'show_differences', 'histogram']
 
 # %% ../nbs/06e_charts.ipynb #a1c3194d
-import html
+import html, textwrap
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -276,6 +277,105 @@ def report_bars(
     if reference is not None: fig.add_vline(x=reference, line=dict(dash='dot', color='#888', width=1))
     fig.update_xaxes(title_text=metric)
     return apply_style(format_label_axis(fig, names), title, width=700, height=26*len(names) + 110, showlegend=False)
+
+# %% ../nbs/06e_charts.ipynb #03619b30
+def write_difference(
+    mean, low, high,   # floats; an infinite interval is none, NaN is no difference
+    verdict='',        # a word behind it
+    digits=3,
+)->str:
+    "A difference with its interval as text, the sign always there."
+    if not np.isfinite(mean): return verdict
+    text = f'{mean:+.{digits}f}'
+    if np.isfinite(low) and np.isfinite(high): text += f' [{low:+.{digits}f}, {high:+.{digits}f}]'
+    return f'{text}  {verdict}'.rstrip()
+
+# %% ../nbs/06e_charts.ipynb #838a7ccc
+def make_difference_trace(
+    table,          # DataFrame with columns variant, mean, low, high; (K,) rows
+)->go.Scatter:      # one point per row, the first on top at 0
+    "Points with their intervals, coloured by the side of 0 on which the interval lies."
+    mean, low, high = (table[name].to_numpy(float) for name in ('mean', 'low', 'high'))
+    side = np.where(low > 0, 1, np.where(high < 0, -1, 0))
+    looks = {1: (COLOURS[2], 'triangle-right'), -1: (COLOURS[1], 'triangle-left'), 0: ('#888', 'circle')}
+    sure = np.isfinite(low) & np.isfinite(high)
+    marker = dict(size=10, color=[looks[s][0] for s in side])
+    marker['symbol'] = [looks[s][1] + ('' if there else '-open') for s, there in zip(side, sure)]
+    bars = dict(type='data', symmetric=False, thickness=1.5, width=4, color='#666',
+                array=np.where(sure, high - mean, np.nan), arrayminus=np.where(sure, mean - low, np.nan))
+    names = [html.escape(str(name)) for name in table['variant']]
+    words = [write_difference(*row) for row in zip(mean, low, high)]
+    return go.Scatter(
+        x=mean, y=np.arange(len(table)), mode='markers', marker=marker, error_x=bars, customdata=names,
+        text=words, hovertemplate='%{customdata}<br>%{text}<extra></extra>', showlegend=False)
+
+# %% ../nbs/06e_charts.ipynb #2c02a243
+def share_axes(
+    fig:go.Figure,    # with one subplot per panel, one below the other; changed in place
+    measures:list,    # of the panels, from the top
+):
+    "One x axis for all panels of a measure, its numbers under the last of them that stand together."
+    first = {measure: measures.index(measure) for measure in measures}
+    for i, measure in enumerate(measures):
+        if first[measure] != i: fig.update_xaxes(matches=f'x{first[measure] + 1}'.replace('x1', 'x'), row=i + 1, col=1)
+        hidden = i + 1 < len(measures) and measures[i + 1] == measure
+        fig.update_xaxes(showticklabels=not hidden, row=i + 1, col=1)
+
+# %% ../nbs/06e_charts.ipynb #8edf6c4d
+def wrap_names(
+    names,          # of lines
+    width=36,       # characters
+)->list[str]:
+    "Names with line breaks, as plotly writes them."
+    return ['<br>'.join(textwrap.wrap(html.escape(str(name)), width)) for name in names]
+
+# %% ../nbs/06e_charts.ipynb #e6226638
+def label_differences(
+    fig:go.Figure,    # changed in place
+    panel:int,        # number of the subplot, from 1
+    part,             # DataFrame: the rows of the panel
+    digits:int,       # of the numbers
+):
+    "A name on the left of every line, its difference on the right."
+    n, names = len(part), wrap_names(part['variant'])
+    fig.update_yaxes(tickvals=list(range(n)), ticktext=names, range=[n - .4, -.6],
+                     automargin=True, ticks='', tickfont_size=12, row=panel, col=1)
+    for i, row in enumerate(zip(part['mean'], part['low'], part['high'], part['verdict'])):
+        text = html.escape(write_difference(*row, digits))
+        fig.add_annotation(
+            x=1.01, xref='paper', xanchor='left', y=i, yref=f'y{panel}' if panel > 1 else 'y',
+            text=text, showarrow=False, font_size=12)
+
+# %% ../nbs/06e_charts.ipynb #9909af92
+def show_differences(
+    table,               # DataFrame: variant, mean, low, high; perhaps block, measure (of a panel) and verdict (a word)
+    axis='difference',   # what is measured
+    title=None,
+    digits=3,            # of the numbers beside the lines
+)->go.Figure:            # one panel per block, one line per row, its numbers on the right
+    "Differences with intervals around a line at 0; raises ValueError where a column is missing or nothing is there."
+    missing = [name for name in ('variant', 'mean', 'low', 'high') if name not in table]
+    if missing: raise ValueError(f'the table has no column {missing}: it has {list(table.columns)}')
+    if not len(table): raise ValueError('there is no difference to show')
+    table = table.assign(**{name: '' for name in ('block', 'measure', 'verdict') if name not in table})
+    blocks = dict(list(table.groupby('block', sort=False)))
+    rows = [len(part) for part in blocks.values()]
+    line = 8 + 16*max(name.count('<br>') + 1 for name in wrap_names(table['variant']))
+    measures = [part['measure'].iloc[0] for part in blocks.values()]
+    gap = 40 if len(set(measures)) < 2 else 56     # room for the numbers of an axis
+    height = line*sum(rows) + gap*len(rows) + 80
+    fig = make_subplots(
+        len(rows), 1, row_heights=[n + .4 for n in rows], subplot_titles=list(blocks),
+        vertical_spacing=gap/height if len(rows) > 1 else 0)
+    fig.update_annotations(x=0, xanchor='left', font_size=12)
+    for panel, part in enumerate(blocks.values(), 1):
+        fig.add_trace(make_difference_trace(part), panel, 1)
+        fig.add_vline(x=0, line=dict(color='#222', width=1), row=panel, col=1)
+        label_differences(fig, panel, part, digits)
+    share_axes(fig, measures)
+    fig.update_xaxes(title_text=axis, row=len(rows), col=1)
+    right = 20 + 6.5*max(len(note.text) for note in fig.layout.annotations if note.xanchor == 'left' and note.x > 1)
+    return apply_style(fig, title, width=840, height=height + (30 if title else 0), margin_r=right, margin_t=60)
 
 # %% ../nbs/06e_charts.ipynb #241b61b0
 def common_edges(

@@ -8,9 +8,9 @@ __all__ = ['COLOURS', 'DASHES', 'DIVERGING', 'HEAT', 'HEAT_SIGNED', 'SEQUENTIAL'
            'as_control', 'explore', 'describe_frame', 'make_picture_widget', 'make_box_trace',
            'make_image_grid', 'make_image_trace', 'make_map_trace', 'make_outline_trace', 'show_images',
            'show_overlay', 'epoch_means', 'histogram', 'format_label_axis', 'label_table',
-           'format_matrix_axes', 'report_bars', 'score_bars', 'show_matrix', 'training_curves',
-           'calibration_bins', 'make_curve_figure', 'list_label_columns', 'pr_curve', 'reliability',
-           'roc_curve', 'thin_curve', 'wilson_interval', 'show_probes']
+           'format_matrix_axes', 'report_bars', 'score_bars', 'show_differences', 'show_matrix',
+           'training_curves', 'calibration_bins', 'make_curve_figure', 'list_label_columns', 'pr_curve',
+           'reliability', 'roc_curve', 'thin_curve', 'wilson_interval', 'show_probes']
 
 # %% ../nbs/07_views.ipynb #e8924809
 from .style import COLOURS, DASHES, DIVERGING, HEAT, HEAT_SIGNED, STYLE, SEQUENTIAL, STATES, UPLOAD
@@ -20,7 +20,7 @@ from .widget import as_control, explore, describe_frame, make_picture_widget
 from .overlays import make_box_trace, make_image_grid, make_image_trace, make_map_trace, make_outline_trace
 from .overlays import show_images, show_overlay
 from .charts import epoch_means, histogram, format_label_axis, label_table, format_matrix_axes
-from .charts import report_bars, score_bars, show_matrix, training_curves
+from .charts import report_bars, score_bars, show_differences, show_matrix, training_curves
 from .curves import calibration_bins, make_curve_figure, list_label_columns, pr_curve, reliability
 from .curves import roc_curve, thin_curve, wilson_interval
 from .probes import show_probes
@@ -33,7 +33,7 @@ _all_ = ['COLOURS', 'DASHES', 'DIVERGING', 'HEAT', 'HEAT_SIGNED', 'SEQUENTIAL', 
          'make_box_trace', 'make_image_grid', 'make_image_trace', 'make_map_trace', 'make_outline_trace',
          'show_images', 'show_overlay',
          'epoch_means', 'histogram', 'format_label_axis', 'label_table', 'format_matrix_axes',
-         'report_bars', 'score_bars', 'show_matrix', 'training_curves',
+         'report_bars', 'score_bars', 'show_differences', 'show_matrix', 'training_curves',
          'calibration_bins', 'make_curve_figure', 'list_label_columns', 'pr_curve', 'reliability',
          'roc_curve', 'thin_curve', 'wilson_interval',
          'show_probes']

@@ -4,7 +4,7 @@ A run is one row of a CSV file, written as soon as it has ended; a run whose row
 experiment that was stopped goes on with the same command. Differences are taken between runs on the same images with
 the same labels (same fold, same draw, same seed). Draws are averaged inside a fold, folds are averaged, and the
 interval over folds is Student's, widened for what the training parts of patient folds share
-(`metrics.corrected_interval`). Phantoms of different seeds share nothing.
+(`evidence.fold_interval`). Phantoms of different seeds share nothing.
 """
 import argparse, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -12,6 +12,9 @@ from multiprocessing import get_context
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from cxr_workbench import evidence
+from cxr_workbench.evidence import compare_paired, fold_interval, format_difference  # noqa: F401
+from cxr_workbench.evidence import share_of_gap, summarise_variants  # noqa: F401
 
 # settings of the whole command; the preset is 'tiny' where there is no choice
 SETTINGS = ['size', 'backbone', 'batch_size', 'unlabelled', 'preset']
@@ -43,8 +46,8 @@ def build_parser(text, name):
 
 
 def test_to_train(o):
-    "Size of a test part over that of the rest: 0 for phantoms, which share no image, 1/(k-1) for k patient folds."
-    return 0. if o.data == 'phantom' else 1/(o.fold_count - 1)
+    "Size of a test part over that of the rest, of a command."
+    return evidence.test_to_train(o.data, o.fold_count)
 
 
 def split_parts(o, fold):
@@ -211,61 +214,10 @@ def run_experiment(o, list_jobs, format_tables, train=train_and_score, name=''):
     o.out.with_name('-'.join(filter(None, parts)) + '.md').write_text(text + '\n')
 
 
-def fold_interval(values, ratio):
-    "Mean of one value per fold and its interval, given the ratio of test to training rows; infinite for a single fold."
-    from cxr_workbench.metrics import Interval, corrected_interval
-    values = np.asarray(values, float)
-    if len(values) < 2: return Interval(float(values.mean()), -np.inf, np.inf)
-    return corrected_interval(values, ratio)
-
-
-def compare_paired(frame, variant, baseline, value, ratio):
-    "Difference variant - baseline: draws are averaged inside a fold, the interval is over folds (`fold_interval`)."
-    wide = frame.pivot_table(index=['fold', 'draw'], columns='variant', values=value)
-    if variant not in wide or baseline not in wide: return None
-    by_fold = (wide[variant] - wide[baseline]).dropna().groupby('fold').mean()
-    return fold_interval(by_fold, ratio)._asdict() | dict(folds=len(by_fold)) if len(by_fold) else None
-
-
-def share_of_gap(frame, variant, baseline, upper, value):
-    """The share of the gap between the baseline and the fully labelled bound that a variant closes.
-
-    Over the runs that all three have; NaN where there is no gap.
-    """
-    wide = frame.pivot_table(index=['fold', 'draw'], columns='variant', values=value)
-    if not {variant, baseline, upper} <= set(wide): return np.nan
-    low, mine, high = wide[[baseline, variant, upper]].dropna().mean()
-    return (mine-low)/(high-low) if high > low else np.nan
-
-
-def format_difference(difference):
-    "A paired difference with its interval as text; empty where there is none."
-    return '' if difference is None else '{mean:+.4f} [{low:+.4f}, {high:+.4f}]'.format(**difference)
-
-
 def select_runs(frame, jobs):
     "The runs that a command asks for, among all that exist."
     names, wanted = list(jobs[0]['key']), {tuple(str(v) for v in job['key'].values()) for job in jobs}
     return frame[[run in wanted for run in list_keys(frame, names)]]
-
-
-def summarise_variants(frame, baseline, upper, order, ratio):
-    "One line per variant: means, paired differences to the baseline with intervals, share of the gap closed."
-    lines = []
-    for variant in [v for v in order if v in set(frame['variant'])]:
-        mine = frame[frame['variant'] == variant]
-        means = {value: round(mine[value].mean(), 4) for value in ('auroc', 'ap')}
-        line = dict(variant=variant, runs=len(mine), steps=int(mine['steps_done'].median()), **means)
-        for value in ('auroc', 'ap'):
-            found = None if variant == baseline else compare_paired(frame, variant, baseline, value, ratio)
-            line[f'{value} - {baseline}'] = format_difference(found)
-        for value in ('auroc', 'ap'):
-            gap = compare_paired(frame, upper, baseline, value, ratio)
-            there = variant != baseline and gap and gap['low'] > 0   # no share of a gap that may not be there
-            share = share_of_gap(frame, variant, baseline, upper, value) if there else np.nan
-            line[f'gap closed ({value})'] = '' if np.isnan(share) else f'{share:.0%}'
-        lines.append(line)
-    return pd.DataFrame(lines)
 
 
 def summarise_scores(frame, order, scores, ratio):

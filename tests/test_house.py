@@ -95,6 +95,7 @@ BESIDE = {
     'scores': {*GROUND},
     'intervals': {*GROUND, 'scores'},
     'metrics': {*GROUND, 'views', 'pointing', 'scores', 'intervals'},
+    'evidence': {'views', 'intervals'},
     'stages': {*BELOW, 'backbone'},
     'checkpoints': {*BELOW},
     'saving': {*BELOW, 'programs'},
@@ -197,7 +198,7 @@ def test_import_is_light(path):
 
 
 WITHOUT_TORCH = ['renamed', 'states', 'labels', 'tables', 'scores', 'pointing', 'intervals', 'metrics', 'views',
-                 'files', 'phantom']
+                 'files', 'phantom', 'evidence']
 
 
 @pytest.mark.parametrize('name', WITHOUT_TORCH)
