@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from .core import Method, create_method, default_device, is_assumed
 from .files import Reading, atomic_path, write_atomic
+from .networks import localise
 from .programs import EXPORT_FORMATS, check_number_types, check_owner, collect_facts
 from .programs import copy_for_export, describe_owner, find_broken_tensors, largest_difference
 from .renamed import update_config, update_state
@@ -77,11 +78,12 @@ def rebuild(
     config:dict,   # of model.json
     file:Path,     # its name, for the message
 )->Method:
-    "The method that a record describes, untrained; ValueError where it cannot be made."
+    "The method that a record describes, untrained, from plain names alone; ValueError where it cannot be made."
     try:
         config = update_config(config)
+        own = {name: value for name, value in config['arguments'].items() if name != 'pretrained'}
         plain = dict(labels=config['labels'], size=config['size'])
-        method = create_method(config['method'], **plain, **config['arguments'])
+        method = create_method(config['method'], **plain, **localise(own))
     except MemoryError: raise
     except Exception as error:   # timm and other packages raise what they like
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error

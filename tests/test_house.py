@@ -24,6 +24,8 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 # every module, from the ground up, and the modules of the workbench that it may import
 GROUND = {
     'renamed': set(),
+    'networks': set(),
+    'signatures': {'renamed', 'networks'},
     'core': {'renamed'},
     'states': set(),
     'labels': {'states'},
@@ -186,8 +188,8 @@ def test_import_is_light(path):
     assert not early, f'import cxr_workbench.{name} loads {sorted(early)}: import it in the function that uses it'
 
 
-WITHOUT_TORCH = ['renamed', 'states', 'labels', 'tables', 'scores', 'pointing', 'intervals', 'metrics', 'views',
-                 'files', 'phantom']
+WITHOUT_TORCH = ['renamed', 'networks', 'signatures', 'states', 'labels', 'tables', 'scores', 'pointing', 'intervals',
+                 'metrics', 'views', 'files', 'phantom']
 
 
 @pytest.mark.parametrize('name', WITHOUT_TORCH)

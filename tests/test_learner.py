@@ -281,6 +281,67 @@ def test_loading_never_executes_code(data, tmp_path):
     assert not (tmp_path/'boom').exists()
 
 
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    "A list of what was tried: connections, and the import of a module that stands ready to be named."
+    import socket
+    tried = []
+    def refuse(*args, **kw):
+        tried.append(args[-1] if args else kw)
+        raise OSError('no network in this test')
+    for name in ('connect', 'connect_ex', 'sendto'): monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ('getaddrinfo', 'gethostbyname', 'create_connection'): monkeypatch.setattr(socket, name, refuse)
+    (tmp_path/'strange_module.py').write_text(f"open({str(tmp_path/'ran')!r}, 'w').close()\ndef run(*args, **kw): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tried
+    assert not (tmp_path/'ran').exists() and 'strange_module' not in sys.modules and not tried
+
+
+STRANGE = [   # path in the config -> what a stranger wrote there; whether the model still opens
+    (('arguments', 'backbone'), 'hf-hub:timm/test_resnet.r160_in1k', True),
+    (('arguments', 'backbone'), 'hf-hub:someone/secret', False),
+    (('arguments', 'backbone'), 'HF_HUB: someone/secret', False),
+    (('arguments', 'backbone'), 'someone/secret', False),
+    (('arguments', 'backbone'), 'local-dir:.', False),
+    (('arguments', 'backbone'), 'https://example.org/net', False),
+    (('arguments', 'backbone'), 'strange_module', False),
+    (('arguments', 'pretrained'), True, True),
+    (('arguments', 'pretrained'), 'https://example.org/weights.pth', True),
+    (('arguments', 'pretrained_cfg'), {'url': 'https://example.org/weights.pth'}, False),
+    (('arguments', 'weights'), 'strange_module:run', False),
+    (('arguments', 'weak'), {'kind': 'strange_module.run'}, False),
+    (('arguments', 'loss'), 'strange_module.run', False),
+    (('arguments', 'head'), {'kind': 'strange_module:run'}, False),
+    (('arguments', 'optimizer'), 'strange_module.run', True),   # a recipe is read where training begins
+    (('pretrained',), True, True),
+    (('method',), 'strange_module', False),
+    (('method',), 'strange_module:run', False)]
+
+
+@pytest.mark.parametrize('place, value, opens', STRANGE)
+def test_opening_a_model_reaches_no_server_and_runs_nothing(tmp_path, watched, place, value, opens):
+    made = create_method('supervised', labels=NAMES, size=32, preset='tiny')
+    folder = learner.save(made, tmp_path/'model')
+    saved = json.loads((folder/'model.json').read_text())
+    inner = saved['config']
+    for name in place[:-1]: inner = inner[name]
+    inner[place[-1]] = value
+    (folder/'model.json').write_text(json.dumps(saved))
+    if opens: assert same_state(learner.load(folder), made)
+    else:
+        with pytest.raises(ValueError, match='model.json'): learner.load(folder)
+    own = create_method('supervised', labels=['A', 'B'], size=32, preset='tiny')
+    with contextlib.suppress(ValueError): learner.start_from(own, folder)
+
+
+def test_another_network_under_an_address_is_refused(tmp_path, watched):
+    "Its last part is the name of a network, but not of the one whose weights lie there."
+    folder = learner.save(create_method('supervised', labels=NAMES, size=32, preset='tiny'), tmp_path/'model')
+    text = (folder/'model.json').read_text()
+    (folder/'model.json').write_text(text.replace('"test_resnet"', '"hf-hub:someone/resnet18"'))
+    with pytest.raises(ValueError, match='does not belong to its model.json'): learner.load(folder)
+
+
 def test_predict_keeps_the_rows_of_unreadable_files(tmp_path):
     from PIL import Image
     method = make()
