@@ -34,7 +34,7 @@ def find_close(
     most=3,            # so many are offered
 )->list[str]:
     "The names that are spelled most like one."
-    return difflib.get_close_matches(str(name), list(names), most, cutoff=.5)
+    return difflib.get_close_matches(str(name), list(names), most, cutoff=.6)
 
 # %% ../nbs/00d_networks.ipynb #c71267c3
 def is_network(

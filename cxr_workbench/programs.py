@@ -60,6 +60,7 @@ def collect_facts(
     reading, size = getattr(method, 'reading', None), method.config['size']
     return dict(label_names=json.dumps(method.label_names), size=str(size),
                 reading=json.dumps(None if reading is None else reading.to_dict()),
+                calibration=json.dumps(getattr(method, 'calibration', None)),
                 method=method.config['method'], version=__version__,
                 input=f'grey images, (batch, 1, {size}, {size}) float32 in [0, 1], bright is dense',
                 output='logits, (batch, labels) float32; a sigmoid makes them probabilities')

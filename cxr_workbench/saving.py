@@ -44,6 +44,7 @@ def save(
     reading = None if reading is None else reading.to_dict()
     content = dict(version=__version__, config=method.config, reading=reading, **extra)
     if is_assumed(method): del content['reading']   # the training data did not say it
+    if getattr(method, 'calibration', None): content['calibration'] = method.calibration
     try: text = json.dumps(content, indent=1)
     except TypeError as error:
         raise ValueError(f'an argument of {method.config["method"]} is no plain value ({error}); '
@@ -130,6 +131,22 @@ def parse_saved_reading(
     if reading.size == size: return reading
     raise ValueError(f'{file} contradicts itself: its images have {size} px, and its reading gives {reading.size} px')
 
+# %% ../nbs/08d_saving.ipynb #ca8722a9
+def parse_calibration(
+    saved:dict,   # what model.json holds
+    file:Path,    # its name, for the message
+)->dict|None:     # temperature, and thresholds by label; None where nothing was tuned
+    "What was tuned on a validation part; ValueError where it cannot be used."
+    found = saved.get('calibration')
+    if found is None: return None
+    def is_number(value, low, high):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    limits = found.get('thresholds') if isinstance(found, dict) else None
+    fits = isinstance(limits, dict) and set(limits) == set(saved['config']['labels'])
+    fits = fits and all(value is None or is_number(value, 0, 1) for value in limits.values())
+    if fits and is_number(found.get('temperature'), 1e-6, 1e6): return found
+    raise ValueError(f'{file} holds a calibration that cannot be used: delete it there, or tune it again')
+
 # %% ../nbs/08d_saving.ipynb #839d61d7
 def check_device(
     device,   # as `fit`, `load` and `predict` take it; None and 'auto' are always there
@@ -187,6 +204,7 @@ def load(
     check_owner(folder/'model.safetensors', config)
     load_weights(model, folder/'model.safetensors')
     model.reading = parse_saved_reading(saved, folder/'model.json')
+    model.calibration = parse_calibration(saved, folder/'model.json')
     if 'reading' not in saved: model.assumed_reading = model.reading
     return model.to(as_device(device or 'cpu')).eval()
 

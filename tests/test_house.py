@@ -96,7 +96,9 @@ BESIDE = {
     'opening': {*BELOW},
     'reports': {*BELOW, 'views', 'metrics', 'learner'},
     'launcher': set(),
-    'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'opening', 'reports', 'launcher'},
+    'settings': {*GROUND},
+    'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'opening', 'reports', 'launcher',
+            'settings'},
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
 LATER = {   # pages of one paper

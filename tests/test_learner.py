@@ -112,6 +112,105 @@ def test_resume_is_bit_exact_at_every_epochs_end(data, tmp_path, monkeypatch, st
     assert history.drop(columns='seconds').equals(whole_history.drop(columns='seconds'))
 
 
+# ---- more epochs, the best one, and an early end ----
+
+def constant(schedule='constant', epochs=2):
+    "The method of two stages with one stage only, whose length is given."
+    method = make()
+    method.recipe = lambda: [Stage(epochs, groups=(('', 1e-2, 0.),), schedule=schedule)]
+    return method
+
+
+def test_more_epochs_at_a_constant_rate_are_the_long_run(data, tmp_path):
+    "The steps that follow are those of a run that was long from the beginning, bit by bit."
+    train(data, out=tmp_path, method=constant())
+    with pytest.warns(UserWarning, match='had 2 epochs and goes on to 5.*its learning rate is constant'):
+        longer, history = train(data, out=tmp_path, method=constant(), epochs=5)
+    whole, whole_history = train(data, method=constant(), epochs=5)
+    assert same_state(longer, whole) and same_state(learner.load(tmp_path), whole)
+    assert history.drop(columns='seconds').equals(whole_history.drop(columns='seconds'))
+
+
+@pytest.mark.parametrize('schedule', ['one_cycle', 'cosine'])
+def test_more_epochs_take_the_rates_of_the_longer_schedule(data, tmp_path, schedule):
+    train(data, out=tmp_path, method=constant(schedule))
+    with pytest.warns(UserWarning, match=f'{schedule} schedule is now that of 4 epochs, at 50% and not at 100%'):
+        _, history = train(data, out=tmp_path, method=constant(schedule), epochs=4)
+    whole = train(data, method=constant(schedule), epochs=4)[1]
+    assert history['lr'][2:].tolist() == whole['lr'][2:].tolist() and history['lr'][1] != whole['lr'][1]
+
+
+def test_more_epochs_leave_the_earlier_stage_as_it_was(data, tmp_path, monkeypatch):
+    "Of ten epochs instead of five all new ones are the last stage's; a kill in between changes nothing."
+    train(data, out=tmp_path)
+    with kill_after(monkeypatch, 2), pytest.warns(UserWarning, match='stage 1 has 8 instead of 3'):
+        train(data, out=tmp_path, epochs=10)
+    _, history = train(data, out=tmp_path, epochs=10)
+    assert history['stage'].tolist() == [0]*2 + [1]*8
+    with pytest.raises(ValueError, match='another run: recipe was'): train(data, out=tmp_path, epochs=7)
+
+
+def test_the_best_epoch_is_saved(data, tmp_path):
+    "It scores as the history says of it, also where the run ended in between."
+    held = data.subset(range(28, 40))
+    method, history = train(data, out=tmp_path, best='valid/auroc', epochs=8)
+    place = history['valid/auroc'].argmax()
+    assert learner.load(tmp_path).training is False and same_state(learner.load(tmp_path), method)
+    assert saved_facts(tmp_path)['best'] == dict(
+        score='valid/auroc', value=history['valid/auroc'][place], epoch=place + 1)
+    from cxr_workbench.metrics import auroc, macro
+    scores = learner.predict(method, held)[NAMES].to_numpy()
+    assert macro(auroc(scores, held.y, held.known)) == pytest.approx(history['valid/auroc'][place], abs=1e-6)
+    again, _ = train(data, out=tmp_path, best='valid/auroc', epochs=8)
+    memory, _ = train(data, best='valid/auroc', epochs=8)
+    assert same_state(again, method) and same_state(memory, method)
+    with pytest.raises(ValueError, match='best was "valid/auroc", now "loss"'):
+        train(data, out=tmp_path, best='loss', epochs=8)
+
+
+def saved_facts(folder): return json.loads((folder/'model.json').read_text())
+
+
+def test_training_stops_where_nothing_better_comes(data, tmp_path):
+    "At a rate of zero nothing changes; the first stage runs to its end, and the same call adds no epoch."
+    still = lambda: frozen_rates(make())
+    _, history = train(data, out=tmp_path, method=still(), patience=2, epochs=12)
+    assert history['stage'].tolist().count(0) == 5 and len(history) == 5 + 2
+    again, same = train(data, out=tmp_path, method=still(), patience=2, epochs=12)
+    assert same.equals(history) and same_state(again, learner.load(tmp_path))
+    assert len(train(data, out=tmp_path, method=still(), patience=4, epochs=12)[1]) == 5 + 4
+
+
+def frozen_rates(method):
+    "The same stages at a rate of zero, without an average and without the noise of batch statistics."
+    stages = [Stage(stage.epochs, groups=(('', 0., 0.),), schedule='constant', train=r'head\.')
+              for stage in TwoStages.recipe(method)]
+    method.recipe = lambda: stages
+    return method
+
+
+def test_callbacks_of_lightning_watch_the_history(data):
+    from lightning.pytorch.callbacks import Callback, EarlyStopping
+    class Count(Callback):
+        "Notes the score that callbacks see after each epoch."
+        def __init__(self): self.seen = []
+        def on_train_epoch_start(self, trainer, module): self.seen.append(len(module.history))
+    count = Count()
+    stop = EarlyStopping('valid/auroc', mode='max', patience=1)
+    _, history = train(data, method=frozen_rates(make()), callbacks=[count, stop])
+    assert count.seen == [*range(len(history))] and len(history) == 3, 'each of two stages ends when nothing changes'
+    assert float(stop.best_score) == pytest.approx(history['valid/auroc'].max())
+
+
+@pytest.mark.parametrize('bad, match', [
+    (dict(best='auroc'), "best='auroc': give 'valid/auroc'"), (dict(callbacks=['stop']), "callbacks=\\['str'\\]"),
+    (dict(patience=0), 'patience'), (dict(best='term/other'), "no column 'term/other'")])
+def test_a_score_that_is_none_is_refused(data, tmp_path, bad, match):
+    with pytest.raises(ValueError, match=match): train(data, out=tmp_path, **bad)
+    with pytest.raises(ValueError, match='held-out part'):
+        learner.fit(make(), data, best='valid/ap', **QUIET)
+
+
 def one_positive(data):
     "The same images with one observed positive each."
     from cxr_workbench.labels import single_positive
@@ -291,7 +390,8 @@ def watched(tmp_path, monkeypatch):
         raise OSError('no network in this test')
     for name in ('connect', 'connect_ex', 'sendto'): monkeypatch.setattr(socket.socket, name, refuse)
     for name in ('getaddrinfo', 'gethostbyname', 'create_connection'): monkeypatch.setattr(socket, name, refuse)
-    (tmp_path/'strange_module.py').write_text(f"open({str(tmp_path/'ran')!r}, 'w').close()\ndef run(*args, **kw): pass\n")
+    code = f"open({str(tmp_path/'ran')!r}, 'w').close()\ndef run(*args, **kw): pass\n"
+    (tmp_path/'strange_module.py').write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     yield tried
     assert not (tmp_path/'ran').exists() and 'strange_module' not in sys.modules and not tried
