@@ -1029,6 +1029,26 @@ def test_exports_that_cannot_be_say_so(data, tmp_path, monkeypatch):
 
 
 @onnx_there
+@pytest.mark.parametrize('suffix', ['pt2', 'onnx'])
+def test_an_exported_file_names_no_patient_and_no_place(scans, tmp_path, suffix):
+    "Trained on files of named patients; neither they, nor the folders of this machine, nor of torch stand in the file."
+    import zipfile
+    if suffix == 'onnx': pytest.importorskip('onnx'), pytest.importorskip('onnxscript')
+    rows = packed(scans, tmp_path/'pack')
+    named = from_arrays(rows.batch(range(len(scans))).x[:, 0].numpy(), rows.y, label_names=NAMES,
+                        patient_id=[f'patient-{i:04d}' for i in range(len(scans))])
+    method = create_method('supervised', labels=NAMES, size=named.size, preset='tiny')
+    learner.fit(method, named.subset(range(30)), named.subset(range(30, 40)), out=tmp_path/'run', epochs=1, **QUIET)
+    file = tmp_path/f'model.{suffix}'
+    learner.export(tmp_path/'run', file)
+    content = file.read_bytes()
+    if suffix == 'pt2':
+        with zipfile.ZipFile(file) as archive: content = b''.join(map(archive.read, archive.namelist()))
+    hidden = ['patient-', str(tmp_path), str(scans[0].parent), 'site-packages', str(Path(saving.__file__).parent)]
+    assert not [text for text in hidden if text.encode() in content]
+    assert b'Fracture' in content
+
+
 def test_onnx_without_its_runtime_is_written_unseen(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'onnxruntime' else find(name, *a))
