@@ -223,13 +223,16 @@ def check_training_data(
 
 # %% ../nbs/09_learner.ipynb #b5035cf6
 def count_processes(
-    devices,   # as `fit` takes it: how many, or which
+    devices,        # as `fit` takes it: how many, or which
+    device='cpu',   # as `fit` takes it
 )->int:
-    "How many processes train, as far as it is known before; ValueError for none."
+    "How many processes train, as far as it is known before; ValueError for none, or for more than there are."
     if isinstance(devices, (list, tuple)) and devices: return len(devices)
     number = int(devices) if str(devices).lstrip('-').isdigit() else devices
     if number in (-1, 'auto'): return 1   # all that there are, found out later
     check_number(1, devices=number)
+    there = torch.cuda.device_count() if device != 'cpu' and torch.cuda.is_available() else number
+    if number > there: raise ValueError(f'devices={number}: torch sees {there} here; give devices={there}')
     return number
 
 # %% ../nbs/09_learner.ipynb #380dd67b
@@ -294,7 +297,7 @@ def fit(
     check_training_data(method, data, valid)
     method.prepare(data.y, data.known)
     for number, stage in enumerate(recipe):
-        check_batches(method, stage, number, data, batch_size, labelled, count_processes(devices))
+        check_batches(method, stage, number, data, batch_size, labelled, count_processes(devices, device))
     settings = dict(batch_size=batch_size, seed=seed, labelled=labelled, precision=precision)
     record = make_record(method, recipe, data, valid, **settings, **({} if keep is None else dict(best=keep.score)))
     saved = prepare_folder(out, record, resume)

@@ -851,6 +851,58 @@ def test_a_device_that_is_not_there_is_named(data, tmp_path, device):
         with pytest.raises(ValueError, match=f"device='{device}'"): attempt()
 
 
+def test_more_devices_than_there_are_are_refused(data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    assert learner.count_processes(2, 'cuda') == 2 and learner.count_processes(4, 'cpu') == 4
+    with pytest.raises(ValueError, match='devices=3: torch sees 2 here; give devices=2'):
+        learner.count_processes(3, 'cuda')
+
+
+# ---- a temperature and thresholds ----
+
+def test_what_was_tuned_is_saved_with_the_model(data, tmp_path):
+    "The order of the scores stays; decisions are what the thresholds say; a label that is always present has none."
+    y = data.y.clone()
+    y[:, 2] = 1
+    held = data.subset(range(28, 40)).with_labels(y[28:].numpy(), data.known[28:].numpy())
+    method, _ = train(data, out=tmp_path/'run', tune=True)
+    model = learner.load(tmp_path/'run')
+    assert model.calibration == method.calibration and set(model.calibration['thresholds']) == set(NAMES)
+    found = learner.calibrate(model, held)
+    assert found['thresholds']['Hernia'] is None and found['thresholds']['Edema'] is not None
+    again = learner.load(learner.save(model, tmp_path/'again'))
+    plain, tuned = learner.predict(again, held), learner.predict(again, held, calibrated=True)
+    logit = lambda table: torch.logit(torch.tensor(table[NAMES].to_numpy(), dtype=torch.float64))
+    assert torch.allclose(logit(plain)/found['temperature'], logit(tuned), atol=1e-4)
+    present = learner.decide(tuned, again)
+    assert present['Hernia'].isna().all()
+    assert present['Edema'].tolist() == (tuned['Edema'] >= found['thresholds']['Edema']).tolist()
+
+
+def test_no_temperature_is_better_on_the_part_it_was_tuned_on():
+    g = torch.Generator().manual_seed(0)
+    logits = 4*torch.randn(300, 3, generator=g)
+    y = (torch.rand(300, 3, generator=g) < torch.sigmoid(logits/2.5)).float()
+    known = torch.rand(300, 3, generator=g) < .7
+    def cross_entropy(t): return nn.functional.binary_cross_entropy_with_logits(logits[known]/t, y[known]).item()
+    best = prediction.find_temperature(logits.numpy(), y.numpy(), known.numpy())
+    assert 2 < best < 3.2
+    assert cross_entropy(best) < min(cross_entropy(t) for t in (best*.98, best*1.02, 1., 5.))
+
+
+@pytest.mark.parametrize('bad', [
+    3, {'temperature': 0, 'thresholds': {}}, {'temperature': 1., 'thresholds': {'Edema': .5}},
+    {'temperature': 1., 'thresholds': dict.fromkeys(NAMES, 2.)},
+    {'temperature': '1', 'thresholds': dict.fromkeys(NAMES)}])
+def test_a_calibration_that_is_none_is_refused(tmp_path, bad):
+    folder = learner.save(create_method('two_stages', labels=NAMES, size=32), tmp_path)
+    saved = json.loads((folder/'model.json').read_text())
+    assert learner.load(folder).calibration is None
+    (folder/'model.json').write_text(json.dumps({**saved, 'calibration': bad}))
+    with pytest.raises(ValueError, match='calibration that cannot be used'): learner.load(folder)
+
+
 def test_predict_puts_the_method_back(data, monkeypatch):
     method, asked = make(), []
     move = method.to
