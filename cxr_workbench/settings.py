@@ -214,12 +214,15 @@ def check_places(
     source, table=None, root=None, packed=None, weights=(), start=None,   # as `fit` takes them
 ):
     "Refuse files and folders that are not there; FileNotFoundError names the option."
-    files = {'--table': table, **{f'--weights {file}': file for file in weights or ()}}
+    files = {'--table': table}
     folders = {'--root': root, '--packed': packed, '--from': start}
     if str(source).endswith('.npz'): files['--data'] = source
     for option, place in files.items():
         if place is not None and not Path(place).exists():
-            raise FileNotFoundError(f'{option.partition(" ")[0]} {place}: there is no such file')
+            raise FileNotFoundError(f'{option} {place}: there is no such file')
+    for file in weights or ():
+        if not Path(file).expanduser().exists():
+            raise FileNotFoundError(f'no weights at {file}: --weights takes a file (.safetensors, .pth, .pt) or a run')
     for option, place in folders.items():
         if place is not None and not Path(place).is_dir():
             raise FileNotFoundError(f'{option} {place}: there is no such folder')
