@@ -235,7 +235,8 @@ def describe_factory(
     def explain(each):
         general = common.get(each.name)
         return each if each.meaning or general is None else each._replace(meaning=general.meaning)
-    settings = {each.name: explain(each) for each in found if each.name not in NOT_SET}
+    other = {*NOT_SET, *ARGUMENTS['*'], *ARGUMENTS.get(node.name, {})}
+    settings = {each.name: explain(each) for each in found if each.name not in other}
     return Factory(node.name, (ast.get_docstring(node) or '').partition('\n')[0], list_presets(node), settings, whole)
 
 # %% ../nbs/00e_signatures.ipynb #dc3c2821
