@@ -219,7 +219,8 @@ def write_repeat(
     from cxr_workbench.files import write_atomic
     left_out = {'out', 'config', 'progress', 'setting', 'context'}
     names = {p.name: p.opts[0].lstrip('-') for p in context.command.params}
-    given = {names[name]: value for name, value in context.params.items() if name in names and name not in left_out}
+    kept = [name for name in names if name in context.params and name not in left_out]   # in the order of `fit`
+    given = {names[name]: context.params[name] for name in kept}
     given = {name: value for name, value in given.items() if value not in (None, [], ())}
     title = 'repeats this run: cxr-workbench fit --config fit.toml --out FOLDER'
     write_atomic(Path(run)/'fit.toml', settings.format_file(given, own, title).encode())
