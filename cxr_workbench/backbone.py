@@ -9,6 +9,7 @@ __all__ = ['find_grid', 'MeanPool', 'TimmPool', 'fold_channels', 'list_early', '
 import torch
 from torch import nn, Tensor
 from .core import evaluation_mode
+from .networks import check_network
 from .weights import check_pretrained, fill_network, find_normalisation, read_weights
 
 # %% ../nbs/03_backbone.ipynb #4731acba
@@ -43,6 +44,7 @@ def make_map_error(
 # %% ../nbs/03_backbone.ipynb #f0bd2080
 def _candidates(name, size, pretrained, **kw):
     "Yield (how, network, stage, stride) from the least to the most intrusive way to a finer grid."
+    check_network(name)
     if pretrained: check_pretrained(name)
     try: net = _create(name, size, pretrained, **kw)
     except (AssertionError, IndexError, RuntimeError) as error:

@@ -46,7 +46,7 @@ SETTINGS = [*STAGE, 'lr', 'backbone_lr', 'weight_decay']   # of a recipe of one 
 # %% ../nbs/05a_classifier.ipynb #aa417b56
 def make_stage(
     lr,                 # learning rate
-    weight_decay=0.,
+    weight_decay=0.,    # of all weights
     backbone_lr=None,   # learning rate of the backbone; None: `lr`
     **settings,         # further ones of Stage: epochs, optimizer, schedule, ...
 )->Stage:

@@ -6,13 +6,14 @@
 __all__ = ['app', 'methods', 'doctor', 'version', 'fit', 'evaluate', 'predict', 'export', 'pack', 'lab', 'demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #9256c40f
-import ast, contextlib, functools, json, os, sys, warnings
+import contextlib, functools, os, sys, time, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from typer import Argument, Option
-from . import launcher, opening, reports
+from . import launcher, opening, reports, settings, signatures
 from .reports import print_line
+from .settings import merge_settings, parse_settings, split_names
 
 # %% ../nbs/80_cli.ipynb #b2c99187
 app = typer.Typer(
@@ -36,7 +37,23 @@ def print_warnings():
 # %% ../nbs/80_cli.ipynb #85a6740e
 MENDABLE = (ValueError, OSError, KeyError, FloatingPointError, ModuleNotFoundError)
 
+# %% ../nbs/80_cli.ipynb #0d302088
+NOT_SPELLED = ('labels', 'weights', 'pretrained', 'start', 'setting')   # other things in the library than in the shell
+
 # %% ../nbs/80_cli.ipynb #9b988897
+def describe_error(
+    error,                   # one of MENDABLE
+    function, given:dict,    # the command, and its arguments
+)->str:
+    "The message of an error, as a shell spells it; where a server does not answer, on one line."
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if isinstance(error, ConnectionError): message = ' '.join(message.split())
+    options = {name: text for name, text in settings.list_options(function).items() if name not in NOT_SPELLED}
+    options |= {'fit': '--fit'} if 'square' in options else {}
+    factory = signatures.list_factories().get(given.get('method'))
+    return settings.spell_options(message, options, () if factory is None else factory.settings)
+
+# %% ../nbs/80_cli.ipynb #246d4b79
 def command(function):
     "Register a command whose mendable errors are one line and exit status 1, and whose warnings are one line each."
     @functools.wraps(function)
@@ -45,22 +62,27 @@ def command(function):
             with print_warnings(): return function(*args, **kw)
         except MENDABLE as error:
             if os.environ.get('CXR_DEBUG'): raise
-            message = error.args[0] if isinstance(error, KeyError) and error.args else error
-            typer.echo(f'error: {message}', err=True)
+            typer.echo(f'error: {describe_error(error, function, kw)}', err=True)
             raise typer.Exit(1) from None
     app.command()(run)
     return run
 
 # %% ../nbs/80_cli.ipynb #9177bcff
 @command
-def methods():
-    "The methods that are known, with their presets."
-    from cxr_workbench import core
-    for name in core.list_methods():
-        factory = core.get_factory(name)
-        summary = (factory.__doc__ or '').partition('\n')[0]
-        presets = ', '.join(sorted(factory.presets)) or 'none'
-        print_line(f'{name:12s} {summary}  presets: {presets}')
+def methods(
+    name: Annotated[Optional[str], Argument(help='a method, whose settings are listed')] = None,
+):
+    "The methods that are known, with their presets; of one, what --set accepts."
+    known = signatures.list_factories()
+    if name is None:
+        for factory in known.values():
+            print_line(f'{factory.name:12s} {factory.summary}  presets: {", ".join(factory.presets) or "none"}')
+        return
+    signatures.check_method(name)
+    factory = known[name]
+    print_line(f'{factory.summary}\npresets: {", ".join(factory.presets) or "none"}\n--set accepts:')
+    print_line(signatures.format_settings(factory))
+    if not factory.whole: print_line('and more, which the source does not name')
 
 # %% ../nbs/80_cli.ipynb #66ca0ce9
 Each = Annotated[bool, Option('--each-image-a-patient', help='no two images show the same patient')]
@@ -141,43 +163,6 @@ PatientColumn = Annotated[Optional[str], Option(help='column of the patients')]
 Packed = Annotated[Optional[Path], Option(help='folder written by `pack`, read instead of the files')]
 Run = Annotated[Path, Argument(help='folder of a run')]
 
-# %% ../nbs/80_cli.ipynb #6588afbe
-def split_names(
-    text,   # 'Edema, Mass'; or None
-):          # list of names; or None
-    "The names in a text."
-    return None if text is None else [name.strip() for name in text.split(',') if name.strip()]
-
-# %% ../nbs/80_cli.ipynb #2fed59a5
-def parse_value(text:str):
-    "A number, a list, a dictionary, true or None where the text spells one; else the text."
-    for read in (json.loads, ast.literal_eval):
-        try: return read(text)
-        except (ValueError, SyntaxError): continue
-    return text
-
-# %% ../nbs/80_cli.ipynb #338f0f29
-def parse_settings(
-    settings,  # texts like 'lr=0.001'
-)->dict:
-    "Arguments of a method from the command line, as JSON or Python writes them; ValueError for a text without '='."
-    out = {}
-    for text in settings or []:
-        name, separator, value = text.partition('=')
-        if not separator: raise ValueError(f'--set {text!r}: write name=value')
-        out[name] = parse_value(value)
-    return out
-
-# %% ../nbs/80_cli.ipynb #0e5b3b56
-def merge_settings(
-    settings:dict,  # of --set
-    **options,      # of options with a name of their own; None or False: not given
-)->dict:
-    "All arguments of a method; ValueError where one is given twice."
-    twice = [name for name in settings if options.get(name) not in (None, False)]
-    if twice: raise ValueError(f'{twice[0]} is given by --{twice[0]} and by --set: leave one out')
-    return {**options, **settings}
-
 # %% ../nbs/80_cli.ipynb #b164b223
 def choose_start(
     pretrained, weights, start,   # of --pretrained, --weights and --from
@@ -247,9 +232,60 @@ def train_run(
     print_line(f"{len(history)} epochs, loss {last['loss']:.4f}, {scores}; saved in {out}")
     return model, held_out, history
 
+# %% ../nbs/80_cli.ipynb #c4d9a651
+def read_config_file(context: typer.Context, value: Optional[Path]):
+    "Take the options that are not given from a file."
+    if value is None or context.resilient_parsing: return value
+    options = {p.name: p.opts[0] for p in context.command.params if p.param_type_name == 'option'}
+    try: given, context.obj = settings.read_settings(value, options)
+    except MENDABLE as error:
+        typer.echo(f'error: {error}', err=True)
+        raise typer.Exit(1) from None
+    if isinstance(given.get('labels'), list): given['labels'] = ','.join(given['labels'])
+    context.default_map = given
+    return value
+
+# %% ../nbs/80_cli.ipynb #80a20bc1
+Config = Annotated[Optional[Path], Option(
+    is_eager=True, callback=read_config_file, help='TOML or YAML: values for the options that are not given')]
+
+# %% ../nbs/80_cli.ipynb #21e7beaa
+def write_repeat(
+    run,                     # folder of the run
+    context: typer.Context,  # of `fit`
+    own:dict,                # settings of the method, of --set and of a file
+):
+    "Write all options of a run as a file of settings."
+    from cxr_workbench.files import write_atomic
+    left_out = {'out', 'config', 'progress', 'setting', 'context'}
+    names = {p.name: p.opts[0].lstrip('-') for p in context.command.params}
+    kept = [name for name in names if name in context.params and name not in left_out]   # in the order of `fit`
+    given = {names[name]: context.params[name] for name in kept}
+    given = {name: value for name, value in given.items() if value not in (None, [], ())}
+    title = 'repeats this run: cxr-workbench fit --config fit.toml --out FOLDER'
+    write_atomic(Path(run)/'fit.toml', settings.format_file(given, own, title).encode())
+
+# %% ../nbs/80_cli.ipynb #11071d82
+def check_request(
+    given:dict,       # parameters of `fit`, by name
+    arguments:dict,   # of the method
+    labels=None,      # names of label columns
+):
+    "Refuse what `fit` cannot do, by the cheapest checks first."
+    words = dict(fit=given['square'], **{name: given[name] for name in ('regime', 'missing', 'precision')},
+                 uncertain=given['uncertain'], blank=given['blank'])
+    settings.check_words({f'--{name}': value for name, value in words.items()})
+    settings.check_choice_of_method(given['method'], arguments)
+    places = {name: given[name] for name in ('table', 'root', 'packed', 'weights', 'start')}
+    settings.check_places(given['data'], **places)
+    if opening.detect_source(given['data']) != 'csv' or not given['data'].endswith(('.csv', '.csv.gz')): return
+    of_table = {name: given[name] for name in ('root', 'path', 'patient', 'packed', 'missing', 'fold_column')}
+    settings.check_table(given['data'], labels=labels, **of_table)
+
 # %% ../nbs/80_cli.ipynb #9f0ce8fa
 @command
 def fit(
+    context: typer.Context,
     method: Annotated[str, Argument(help='a name that `cxr-workbench methods` lists')],
     data: Annotated[str, Option(help="'phantom', an .npz, a CSV of image files, 'nih14' or 'chexpert'")] = 'phantom',
     table: Table = None,
@@ -293,6 +329,10 @@ def fit(
     device: Annotated[str, Option(help='auto, cpu, cuda or mps')] = 'auto',
     devices: Annotated[int, Option(help='how many of them')] = 1,
     precision: Annotated[str, Option(help='32-true, bf16-mixed or 16-mixed')] = '32-true',
+    best: Annotated[Optional[str], Option(help='keep the best epoch by this column of history.csv')] = None,
+    patience: Annotated[Optional[int], Option(help='stop after so many epochs without a better one')] = None,
+    tune: Annotated[bool, Option(help='in the end, a temperature and thresholds on the held-out part')] = False,
+    config: Config = None,
     progress: bool = True,
 ):
     "Train a method; killed at any moment, the same command goes on from the last whole epoch."
@@ -306,15 +346,19 @@ def fit(
     if fraction is not None and regime != 'fraction':
         warnings.warn(f'--fraction {fraction:g} is not used by --regime {regime}: --regime fraction uses it')
     fraction = .1 if fraction is None else fraction
-    settings = merge_settings(
-        parse_settings(setting), preset=preset, pretrained=choose_start(pretrained, weights, start), backbone=backbone)
-    if start is not None: settings = continue_settings(start, method, settings)
+    own = {**(context.obj or {}), **parse_settings(setting)}
+    arguments = merge_settings(
+        own, preset=preset, pretrained=choose_start(pretrained, weights, start), backbone=backbone)
+    check_request(context.params, arguments, names)
+    if start is not None: arguments = continue_settings(start, method, arguments)
     if fold is not None and fold.strip().isdecimal(): fold = int(fold)
     split = dict(fold=fold, fold_column=fold_column, each_image=each_image)
     record = dict(data=source, **split, regime=regime, fraction=fraction, seed=seed)
-    train_run(method, record, settings, out or Path('runs')/method, epochs=epochs, batch_size=batch_size,
-              workers=workers, labelled=labelled, start=start, device=device, devices=devices, precision=precision,
-              progress=progress)
+    out = out or Path('runs')/method
+    outcome = train_run(method, record, arguments, out, epochs=epochs, batch_size=batch_size, workers=workers,
+                        labelled=labelled, start=start, device=device, devices=devices, precision=precision,
+                        progress=progress, best=best, patience=patience, tune=tune)
+    if outcome is not None: write_repeat(out, context, own)
 
 # %% ../nbs/80_cli.ipynb #d71038f0
 @command
@@ -363,6 +407,9 @@ def predict(
     invert: Invert = None,
     window: Window = None,
     frame: Frame = None,
+    calibrated: Annotated[bool, Option('--calibrated', help='by the temperature that `fit --tune` saved')] = False,
+    decisions: Annotated[
+        bool, Option('--decide', help='calibrated, with columns of 1 and 0 by the thresholds of `fit --tune`')] = False,
 ):
     "Probabilities per label for files and folders, to a CSV; files that cannot be read are listed and keep their row."
     from cxr_workbench import learner
@@ -371,11 +418,13 @@ def predict(
     model = learner.load(run)
     how = dict(fit=square, bits=bits, stretch=stretch, invert=invert, window=window, frame=frame)
     reading = opening.override_reading(model, **how)
-    try: result = learner.predict(model, files, batch_size=batch_size, device=device, reading=reading)
+    how = dict(batch_size=batch_size, device=device, reading=reading, calibrated=calibrated or decisions)
+    try: result = learner.predict(model, files, **how)
     except learner.Interrupted as stop:
         reports.write_table(stop.scores, out)
         print_line(f'stopped: the {len(stop.scores)} of {len(files)} files that were scored are in {out}')
         raise typer.Exit(130) from None
+    if decisions: result = result.join(learner.decide(result, model).add_prefix('present: '))
     reports.write_table(result, out)
     bad = result[result['error'] != '']
     for reason in bad['error']: typer.echo(f'not read: {reason}', err=True)
@@ -438,15 +487,50 @@ def lab(
     print_line('JupyterLab starts on this machine only; its address, with the token, follows. Ctrl-C stops it.')
     launcher.start_lab(folder, port, browser)
 
+# %% ../nbs/80_cli.ipynb #1161ccd7
+def measure_step(
+    rows=64,    # of a batch
+    times=5,    # steps, of which the first two are left out
+)->float:       # seconds
+    "The median duration of a training step of the demonstration."
+    from statistics import median
+    from cxr_workbench.core import create_method
+    from cxr_workbench.data import from_phantom
+    from cxr_workbench.phantom import SyntheticCXR
+    data = from_phantom(SyntheticCXR(rows, size=64, seed=0))
+    model = create_method('supervised', labels=data.label_names, size=64, preset='maps').train()
+    batch, took = data.batch(range(rows)), []
+    for _ in range(times):
+        start = time.perf_counter()
+        model.step(batch).loss.backward()
+        took.append(time.perf_counter() - start)
+    return median(took[2:])
+
+# %% ../nbs/80_cli.ipynb #00db6f08
+def plan_demo(
+    step:float,         # seconds of a training step
+    rows:int,           # images in all, of which a fifth is held out
+    epochs=None,        # that are wanted; None: 8, or fewer where they would take too long
+    limit=110.,         # seconds for all
+    rest=15.,           # seconds for the imports, the table and the report
+)->tuple[int, float]:   # epochs, and the seconds that they take with the rest
+    "How long the demonstration takes here; scoring an image takes a third of training on it."
+    epoch = step*(.8 + .2/3)*rows/64
+    if epochs is None: epochs = min(8, max(1, int((limit - rest)/epoch)))
+    return epochs, epochs*epoch + rest
+
 # %% ../nbs/80_cli.ipynb #e83889ac
 @command
 def demo(
     out: Annotated[Path, Option(help='folder of the run and of report.html')] = Path('runs/demo'),
-    epochs: Annotated[int, Option(help='of training')] = 8,
+    epochs: Annotated[Optional[int], Option(help='of training; without it 8, or fewer on a slow machine')] = None,
     rows: Annotated[int, Option(help='phantom images')] = 2400,
 ):
     "Train the baseline on the phantom, print the table, write a report with pictures."
     print_line('the phantom: painted thoraxes for understanding mechanisms; its numbers say nothing about patients')
+    step = measure_step()
+    epochs, seconds = plan_demo(step, rows, epochs)
+    print_line(f'about {seconds:.0f} s on this machine: {epochs} epochs, {step:.2f} s for a step of 64 images')
     source = dict(source='phantom', size=64, rows=rows)
     record = dict(data=source, fold=None, fold_column=None, regime='full', fraction=1., seed=0)
     outcome = train_run('supervised', record, dict(preset='maps'), out, epochs=epochs, batch_size=64)

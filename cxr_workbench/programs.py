@@ -36,6 +36,17 @@ def find_first_cause(error:BaseException)->str:
     while (before := error.__cause__ or error.__context__) is not None: error = before
     return ' '.join(str(error).split())[:300] or type(error).__name__
 
+# %% ../nbs/08a_programs.ipynb #4c5cfcd8
+def forget_places(
+    program,   # of torch.export; changed in place
+):             # the same
+    "Leave out of which source files the steps of a program came."
+    for module in program.graph_module.modules():
+        if not isinstance(module, torch.fx.GraphModule): continue
+        for node in module.graph.nodes:
+            for note in ('stack_trace', 'from_node'): node.meta.pop(note, None)
+    return program
+
 # %% ../nbs/08a_programs.ipynb #771e53e3
 @torch.no_grad()
 def make_program(
@@ -46,7 +57,8 @@ def make_program(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            return torch.export.export(method, (images,), dynamic_shapes=({0: batch},), strict=False)
+            return forget_places(
+                torch.export.export(method, (images,), dynamic_shapes=({0: batch},), strict=False))
     except Exception as error:
         name = method.config['method']
         raise ValueError(f'{name} cannot be exported, torch.export says: {find_first_cause(error)}') from error
@@ -60,6 +72,7 @@ def collect_facts(
     reading, size = getattr(method, 'reading', None), method.config['size']
     return dict(label_names=json.dumps(method.label_names), size=str(size),
                 reading=json.dumps(None if reading is None else reading.to_dict()),
+                calibration=json.dumps(getattr(method, 'calibration', None)),
                 method=method.config['method'], version=__version__,
                 input=f'grey images, (batch, 1, {size}, {size}) float32 in [0, 1], bright is dense',
                 output='logits, (batch, labels) float32; a sigmoid makes them probabilities')

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from .core import Method, create_method, default_device, is_assumed
 from .files import Reading, atomic_path, write_atomic
+from .networks import localise
 from .programs import EXPORT_FORMATS, check_number_types, check_owner, collect_facts
 from .programs import copy_for_export, describe_owner, find_broken_tensors, largest_difference
 from .renamed import update_config, update_state
@@ -43,6 +44,7 @@ def save(
     reading = None if reading is None else reading.to_dict()
     content = dict(version=__version__, config=method.config, reading=reading, **extra)
     if is_assumed(method): del content['reading']   # the training data did not say it
+    if getattr(method, 'calibration', None): content['calibration'] = method.calibration
     try: text = json.dumps(content, indent=1)
     except TypeError as error:
         raise ValueError(f'an argument of {method.config["method"]} is no plain value ({error}); '
@@ -77,11 +79,12 @@ def rebuild(
     config:dict,   # of model.json
     file:Path,     # its name, for the message
 )->Method:
-    "The method that a record describes, untrained; ValueError where it cannot be made."
+    "The method that a record describes, untrained, from plain names alone; ValueError where it cannot be made."
     try:
         config = update_config(config)
+        own = {name: value for name, value in config['arguments'].items() if name != 'pretrained'}
         plain = dict(labels=config['labels'], size=config['size'])
-        method = create_method(config['method'], **plain, **config['arguments'])
+        method = create_method(config['method'], **plain, **localise(own))
     except MemoryError: raise
     except Exception as error:   # timm and other packages raise what they like
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error
@@ -127,6 +130,22 @@ def parse_saved_reading(
         raise ValueError(f'{file} holds a reading that cannot be used ({error})') from error
     if reading.size == size: return reading
     raise ValueError(f'{file} contradicts itself: its images have {size} px, and its reading gives {reading.size} px')
+
+# %% ../nbs/08d_saving.ipynb #ca8722a9
+def parse_calibration(
+    saved:dict,   # what model.json holds
+    file:Path,    # its name, for the message
+)->dict|None:     # temperature, and thresholds by label; None where nothing was tuned
+    "What was tuned on a validation part; ValueError where it cannot be used."
+    found = saved.get('calibration')
+    if found is None: return None
+    def is_number(value, low, high):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    limits = found.get('thresholds') if isinstance(found, dict) else None
+    fits = isinstance(limits, dict) and set(limits) == set(saved['config']['labels'])
+    fits = fits and all(value is None or is_number(value, 0, 1) for value in limits.values())
+    if fits and is_number(found.get('temperature'), 1e-6, 1e6): return found
+    raise ValueError(f'{file} holds a calibration that cannot be used: delete it there, or tune it again')
 
 # %% ../nbs/08d_saving.ipynb #839d61d7
 def check_device(
@@ -185,6 +204,7 @@ def load(
     check_owner(folder/'model.safetensors', config)
     load_weights(model, folder/'model.safetensors')
     model.reading = parse_saved_reading(saved, folder/'model.json')
+    model.calibration = parse_calibration(saved, folder/'model.json')
     if 'reading' not in saved: model.assumed_reading = model.reading
     return model.to(as_device(device or 'cpu')).eval()
 

@@ -146,6 +146,153 @@ def test_an_old_name_of_an_argument_is_one_note(tmp_path):
     assert len(notes) == 1 and 'bce' in notes[0] and "{'supervised': 1}" in notes[0] and 'flip' in notes[0]
 
 
+# ---- the first hour: what is refused before torch is imported ----
+
+TABLE = ['path', 'patient_id', 'Edema', 'Mass']
+FIRST_HOUR = [   # arguments behind `fit`, and the line that they end with
+    ('acca', "no method 'acca': did you mean acaa"),
+    ('acaa --set tau_post=.9', '--set tau_post=0.9: acaa has no such setting; did you mean tau_pos'),
+    ('acaa --set supervision=smpl', '--set supervision=smpl: give ssl or spml; did you mean spml?'),
+    ('supervised --set lr=high', '--set lr=high: a number is wanted, such as 0.002'),
+    ('supervised --backbone resnt18', '--backbone resnt18: timm has no such network; did you mean resnet18'),
+    ('can --set branch_b=densnet121', '--set branch_b=densnet121: timm has no such network; did you mean densenet121'),
+    ('supervised --preset tinny', "--preset tinny: supervised has no preset 'tinny': there are ['maps', 'tiny']"),
+    ('supervised --regime fractio',
+     '--regime fractio: give full, fraction or single-positive; did you mean fraction?'),
+    ('supervised --data nowhere.csv', '--data nowhere.csv: there is no such file'),
+    ('supervised --data table.csv --labels Oedema',
+     f"--labels: no column 'Oedema' in the table; did you mean Edema? it has {TABLE}"),
+    ('supervised --data table.csv --patient who', f"no column 'who' for the patients: the table has {TABLE}"),
+    ('supervised --data table.csv --path image', f"no column 'image' for the image files: the table has {TABLE}"),
+    ('supervised --data table.csv --fold-column fold', f"no column 'fold' for the folds: the table has {TABLE}"),
+    ('supervised --data absent.csv', '1 of 2 image files are not there: '),
+    ('supervised --data absent.csv', 'leave these rows out with --missing skip'),
+    ('supervised --data strange.csv', "'perhaps'"),
+    ('supervised --from nowhere', '--from nowhere: there is no such folder'),
+    ('supervised --config wrong.toml', "wrong.toml: no option 'epoch'; did you mean epochs?"),
+    ('supervised --config cut.yaml', 'cut.yaml cannot be read: '),
+]
+ASK = """
+import json, sys, time
+from typer.testing import CliRunner
+from cxr_workbench.cli import app
+said = []
+for line in json.load(sys.stdin):
+    start = time.process_time()
+    result = CliRunner().invoke(app, line.split())
+    said.append([result.exit_code, result.output, time.process_time() - start])
+print(json.dumps([said, 'torch' in sys.modules]))
+"""
+
+
+@pytest.fixture(scope='module')
+def answers(tmp_path_factory):
+    "What a process without torch says to every mistake, and whether torch was imported in the end."
+    folder = tmp_path_factory.mktemp('mistakes')
+    for name in 'ab': Image.new('L', (8, 8)).save(folder/f'{name}.png')
+    frame = pd.DataFrame({'path': ['a.png', 'b.png'], 'patient_id': [1, 2], 'Edema': [1, 0], 'Mass': [0, 1]})
+    frame.to_csv(folder/'table.csv', index=False)
+    frame.assign(path=['a.png', 'c.png']).to_csv(folder/'absent.csv', index=False)
+    frame.assign(Mass=['0', 'perhaps']).to_csv(folder/'strange.csv', index=False)
+    (folder/'wrong.toml').write_text('epoch = 3\n')
+    (folder/'cut.yaml').write_text('set: {lr: ')
+    lines = ['--help', 'methods', 'methods acaa', 'fit --help', *(f'fit {text}' for text, _ in FIRST_HOUR)]
+    command = [sys.executable, '-c', ASK]
+    done = subprocess.run(command, input=json.dumps(lines), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said, torch_came = json.loads(done.stdout)
+    return dict(zip(lines, said)), torch_came
+
+
+@pytest.mark.parametrize('text, line', FIRST_HOUR)
+def test_a_typical_mistake_ends_in_one_line(answers, text, line):
+    status, printed, seconds = answers[0][f'fit {text}']
+    last = printed.strip().splitlines()
+    assert status == 1 and len(last) == 1 and last[0].startswith('error: ') and line in last[0], printed
+    assert seconds < 2 and 'Traceback' not in printed
+
+
+def test_mistakes_and_help_need_no_torch(answers):
+    "Processor time, because the machine may have other work."
+    said, torch_came = answers
+    assert not torch_came and all(said[line][0] == 0 for line in ('--help', 'methods', 'methods acaa', 'fit --help'))
+    assert max(said[line][2] for line in ('--help', 'methods', 'methods acaa', 'fit --help')) < 1
+
+
+def test_methods_lists_what_set_accepts(answers):
+    "With default and meaning, from the method itself, from what it stands on, and from the stage of its recipe."
+    printed = answers[0]['methods acaa'][1]
+    wanted = [('tau_pos', '0.8', 'fixed thresholds'), ('weak', 'True', 'arguments of WeakView'),
+              ('ema', '0.999', 'decay of the averaged weights'), ('clip', 'None', 'gradient norm')]
+    for name, default, meaning in wanted:
+        line = next(line for line in printed.splitlines() if line.startswith(f'{name}='))
+        assert line.startswith(f'{name}={default} ') and meaning in line
+    assert not [line for line in printed.splitlines() if line.startswith(('labels=', 'size=', 'train='))]
+
+
+@pytest.mark.parametrize('name', ['supervised', 'can', 'lcc', 'mpc', 'acaa', 'trcgl'])
+def test_every_setting_is_taken_by_its_method(name):
+    "Given its own default, or the one of the preset; nothing else is taken."
+    import ast
+    from cxr_workbench.core import create_method, get_factory
+    from cxr_workbench.signatures import list_factories
+    settings = list_factories()[name].settings
+    assert list_factories()[name].whole
+    small, skipped = get_factory(name).presets['tiny'], {'backbone', 'branch_b'}
+    plain = {key: ast.literal_eval(each.default) for key, each in settings.items() if key not in skipped}
+    create_method(name, labels=3, size=32, preset='tiny', **{key: v for key, v in plain.items() if key not in small})
+    with pytest.raises((ValueError, TypeError)): create_method(name, labels=3, size=32, preset='tiny', colour=1)
+
+
+def test_a_run_is_repeated_from_its_file(run, tmp_path):
+    "The same weights, bit by bit; what is written on the command line comes before the file."
+    shell('fit', '--config', run/'fit.toml', '--out', tmp_path/'again', '--no-progress')
+    assert (tmp_path/'again'/'model.safetensors').read_bytes() == (run/'model.safetensors').read_bytes()
+    assert (tmp_path/'again'/'fit.toml').read_text() == (run/'fit.toml').read_text()
+    (tmp_path/'fit.yaml').write_text((run/'fit.toml').read_text().replace(' = ', ': '))
+    assert "no method 'nothing'" in shell('fit', 'nothing', '--config', tmp_path/'fit.yaml', status=1)
+
+
+def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+    from cxr_workbench import weights
+    monkeypatch.setattr(weights, 'is_cached', lambda cfg: False)
+    monkeypatch.setattr(weights, 'can_reach', lambda address, seconds=5: False)
+    printed = shell(*FIT, '--pretrained', '--out', tmp_path, status=1)
+    line, = printed.strip().splitlines()
+    assert line.startswith('error: the weights of test_resnet') and '--weights FILE' in line
+
+
+def test_an_accelerator_that_is_not_there_is_named_as_an_option(tmp_path, monkeypatch):
+    import torch
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    printed = shell('fit', 'supervised', '--rows', 60, '--size', 32, '--device', 'cuda', '--out', tmp_path, status=1)
+    assert printed.strip().splitlines()[-1].startswith('error: --device cuda: torch ') and "give 'cpu'" in printed
+
+
+def test_decisions_come_from_the_thresholds_of_the_run(tmp_path):
+    "The table names its files and nothing more of them."
+    shell(*FIT, '--epochs', 1, '--out', tmp_path/'run', '--tune')
+    saved = json.loads((tmp_path/'run'/'model.json').read_text())['calibration']
+    for i in range(3): Image.fromarray(np.full((40, 50), 60*i, np.uint8)).save(tmp_path/f'{i}.png')
+    files = [tmp_path/f'{i}.png' for i in range(3)]
+    shell('predict', tmp_path/'run', *files, '--out', tmp_path/'plain.csv')
+    shell('predict', tmp_path/'run', *files, '--out', tmp_path/'scores.csv', '--decide')
+    plain, scores = pd.read_csv(tmp_path/'plain.csv'), pd.read_csv(tmp_path/'scores.csv')
+    labels = list(saved['thresholds'])
+    assert list(plain) == ['row', 'path', *labels, 'error']
+    assert list(scores) == [*plain, *(f'present: {name}' for name in labels)]
+    logit = lambda table: np.log(table[labels]/(1 - table[labels]))
+    assert np.allclose(logit(plain)/saved['temperature'], logit(scores), atol=1e-3)
+    for name, limit in saved['thresholds'].items():
+        wanted = scores[name] >= limit if limit is not None else scores[f'present: {name}'].isna()
+        assert (scores[f'present: {name}'].fillna(1) == wanted).all()
+
+
+def test_decisions_need_thresholds(run, tmp_path):
+    Image.new('L', (40, 40)).save(tmp_path/'a.png')
+    assert 'no temperature and no thresholds' in shell('predict', run, tmp_path/'a.png', '--decide', status=1)
+
+
 # ---- the record of a run ----
 
 @pytest.mark.parametrize('text, named', [
@@ -236,9 +383,11 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
         --stretch --invert --window --frame --rows --fold --fold-column --each-image-a-patient --regime --fraction
         --preset --backbone --pretrained --weights --from
         --set --epochs --batch-size --seed --workers --labelled --out --device
+        --best --patience --tune --config
         --devices --precision --progress --no-progress --no-stretch --no-invert --no-window --no-pretrained''',
     'evaluate': '--data --table --root --path --patient --packed --n-boot --out',
-    'predict': '--out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window',
+    'predict': '''--out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window
+        --calibrated --decide''',
     'export': '--to --out',
     'pack': '''--size --root --path --fit --bits --stretch --invert --window --frame --workers --no-stretch --no-invert
         --no-window''',

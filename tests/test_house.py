@@ -24,6 +24,8 @@ module = pytest.mark.parametrize('path', MODULES, ids=module_name)
 # every module, from the ground up, and the modules of the workbench that it may import
 GROUND = {
     'renamed': set(),
+    'networks': set(),
+    'signatures': {'renamed', 'networks'},
     'core': {'renamed'},
     'states': set(),
     'labels': {'states'},
@@ -54,6 +56,9 @@ GROUND = {
     'vocabulary': {'states', 'layouts'},
     'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
+    'roles': {'states', 'csv_tables', 'tables', 'splits', 'reading'},
+    'places': {'csv_tables', 'reading', 'roles'},
+    'copies': {'reading', 'roles', 'phantom'},
 }
 DATA = {
     'dataset': {*GROUND},
@@ -102,10 +107,15 @@ BESIDE = {
     'prediction': {*BELOW, 'metrics', 'programs', 'saving'},
     'learner': {*BELOW, 'views', 'metrics', 'stages', 'checkpoints', 'saving', 'prediction'},
     'explain': {*BELOW, 'views', 'metrics'},
+    'doctor': {*BELOW},
+    'overlaps': {*BELOW, 'doctor'},
     'opening': {*BELOW},
     'reports': {*BELOW, 'views', 'metrics', 'learner'},
     'launcher': set(),
-    'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'opening', 'reports', 'launcher'},
+    'cards': {*BELOW, 'views', 'doctor', 'overlaps'},
+    'settings': {*GROUND},
+    'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports', 'launcher',
+            'cards', 'settings'},
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
 LATER = {   # pages of one paper
@@ -197,8 +207,8 @@ def test_import_is_light(path):
     assert not early, f'import cxr_workbench.{name} loads {sorted(early)}: import it in the function that uses it'
 
 
-WITHOUT_TORCH = ['renamed', 'states', 'labels', 'tables', 'scores', 'pointing', 'intervals', 'metrics', 'views',
-                 'files', 'phantom', 'evidence']
+WITHOUT_TORCH = ['renamed', 'networks', 'signatures', 'states', 'labels', 'tables', 'scores', 'pointing', 'intervals',
+                 'metrics', 'views', 'files', 'phantom', 'evidence', 'roles', 'places', 'copies']
 
 
 @pytest.mark.parametrize('name', WITHOUT_TORCH)

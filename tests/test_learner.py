@@ -112,6 +112,105 @@ def test_resume_is_bit_exact_at_every_epochs_end(data, tmp_path, monkeypatch, st
     assert history.drop(columns='seconds').equals(whole_history.drop(columns='seconds'))
 
 
+# ---- more epochs, the best one, and an early end ----
+
+def constant(schedule='constant', epochs=2):
+    "The method of two stages with one stage only, whose length is given."
+    method = make()
+    method.recipe = lambda: [Stage(epochs, groups=(('', 1e-2, 0.),), schedule=schedule)]
+    return method
+
+
+def test_more_epochs_at_a_constant_rate_are_the_long_run(data, tmp_path):
+    "The steps that follow are those of a run that was long from the beginning, bit by bit."
+    train(data, out=tmp_path, method=constant())
+    with pytest.warns(UserWarning, match='had 2 epochs and goes on to 5.*its learning rate is constant'):
+        longer, history = train(data, out=tmp_path, method=constant(), epochs=5)
+    whole, whole_history = train(data, method=constant(), epochs=5)
+    assert same_state(longer, whole) and same_state(learner.load(tmp_path), whole)
+    assert history.drop(columns='seconds').equals(whole_history.drop(columns='seconds'))
+
+
+@pytest.mark.parametrize('schedule', ['one_cycle', 'cosine'])
+def test_more_epochs_take_the_rates_of_the_longer_schedule(data, tmp_path, schedule):
+    train(data, out=tmp_path, method=constant(schedule))
+    with pytest.warns(UserWarning, match=f'{schedule} schedule is now that of 4 epochs, at 50% and not at 100%'):
+        _, history = train(data, out=tmp_path, method=constant(schedule), epochs=4)
+    whole = train(data, method=constant(schedule), epochs=4)[1]
+    assert history['lr'][2:].tolist() == whole['lr'][2:].tolist() and history['lr'][1] != whole['lr'][1]
+
+
+def test_more_epochs_leave_the_earlier_stage_as_it_was(data, tmp_path, monkeypatch):
+    "Of ten epochs instead of five all new ones are the last stage's; a kill in between changes nothing."
+    train(data, out=tmp_path)
+    with kill_after(monkeypatch, 2), pytest.warns(UserWarning, match='stage 1 has 8 instead of 3'):
+        train(data, out=tmp_path, epochs=10)
+    _, history = train(data, out=tmp_path, epochs=10)
+    assert history['stage'].tolist() == [0]*2 + [1]*8
+    with pytest.raises(ValueError, match='another run: recipe was'): train(data, out=tmp_path, epochs=7)
+
+
+def test_the_best_epoch_is_saved(data, tmp_path):
+    "It scores as the history says of it, also where the run ended in between."
+    held = data.subset(range(28, 40))
+    method, history = train(data, out=tmp_path, best='valid/auroc', epochs=8)
+    place = history['valid/auroc'].argmax()
+    assert learner.load(tmp_path).training is False and same_state(learner.load(tmp_path), method)
+    assert saved_facts(tmp_path)['best'] == dict(
+        score='valid/auroc', value=history['valid/auroc'][place], epoch=place + 1)
+    from cxr_workbench.metrics import auroc, macro
+    scores = learner.predict(method, held)[NAMES].to_numpy()
+    assert macro(auroc(scores, held.y, held.known)) == pytest.approx(history['valid/auroc'][place], abs=1e-6)
+    again, _ = train(data, out=tmp_path, best='valid/auroc', epochs=8)
+    memory, _ = train(data, best='valid/auroc', epochs=8)
+    assert same_state(again, method) and same_state(memory, method)
+    with pytest.raises(ValueError, match='best was "valid/auroc", now "loss"'):
+        train(data, out=tmp_path, best='loss', epochs=8)
+
+
+def saved_facts(folder): return json.loads((folder/'model.json').read_text())
+
+
+def test_training_stops_where_nothing_better_comes(data, tmp_path):
+    "At a rate of zero nothing changes; the first stage runs to its end, and the same call adds no epoch."
+    still = lambda: frozen_rates(make())
+    _, history = train(data, out=tmp_path, method=still(), patience=2, epochs=12)
+    assert history['stage'].tolist().count(0) == 5 and len(history) == 5 + 2
+    again, same = train(data, out=tmp_path, method=still(), patience=2, epochs=12)
+    assert same.equals(history) and same_state(again, learner.load(tmp_path))
+    assert len(train(data, out=tmp_path, method=still(), patience=4, epochs=12)[1]) == 5 + 4
+
+
+def frozen_rates(method):
+    "The same stages at a rate of zero, without an average and without the noise of batch statistics."
+    stages = [Stage(stage.epochs, groups=(('', 0., 0.),), schedule='constant', train=r'head\.')
+              for stage in TwoStages.recipe(method)]
+    method.recipe = lambda: stages
+    return method
+
+
+def test_callbacks_of_lightning_watch_the_history(data):
+    from lightning.pytorch.callbacks import Callback, EarlyStopping
+    class Count(Callback):
+        "Notes the score that callbacks see after each epoch."
+        def __init__(self): self.seen = []
+        def on_train_epoch_start(self, trainer, module): self.seen.append(len(module.history))
+    count = Count()
+    stop = EarlyStopping('valid/auroc', mode='max', patience=1)
+    _, history = train(data, method=frozen_rates(make()), callbacks=[count, stop])
+    assert count.seen == [*range(len(history))] and len(history) == 3, 'each of two stages ends when nothing changes'
+    assert float(stop.best_score) == pytest.approx(history['valid/auroc'].max())
+
+
+@pytest.mark.parametrize('bad, match', [
+    (dict(best='auroc'), "best='auroc': give 'valid/auroc'"), (dict(callbacks=['stop']), "callbacks=\\['str'\\]"),
+    (dict(patience=0), 'patience'), (dict(best='term/other'), "no column 'term/other'")])
+def test_a_score_that_is_none_is_refused(data, tmp_path, bad, match):
+    with pytest.raises(ValueError, match=match): train(data, out=tmp_path, **bad)
+    with pytest.raises(ValueError, match='held-out part'):
+        learner.fit(make(), data, best='valid/ap', **QUIET)
+
+
 def one_positive(data):
     "The same images with one observed positive each."
     from cxr_workbench.labels import single_positive
@@ -279,6 +378,68 @@ def test_loading_never_executes_code(data, tmp_path):
     torch.save({'cxr': Bomb()}, tmp_path/'last.ckpt')
     with pytest.raises(ValueError): train(data, out=tmp_path)
     assert not (tmp_path/'boom').exists()
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    "A list of what was tried: connections, and the import of a module that stands ready to be named."
+    import socket
+    tried = []
+    def refuse(*args, **kw):
+        tried.append(args[-1] if args else kw)
+        raise OSError('no network in this test')
+    for name in ('connect', 'connect_ex', 'sendto'): monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ('getaddrinfo', 'gethostbyname', 'create_connection'): monkeypatch.setattr(socket, name, refuse)
+    code = f"open({str(tmp_path/'ran')!r}, 'w').close()\ndef run(*args, **kw): pass\n"
+    (tmp_path/'strange_module.py').write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tried
+    assert not (tmp_path/'ran').exists() and 'strange_module' not in sys.modules and not tried
+
+
+STRANGE = [   # path in the config -> what a stranger wrote there; whether the model still opens
+    (('arguments', 'backbone'), 'hf-hub:timm/test_resnet.r160_in1k', True),
+    (('arguments', 'backbone'), 'hf-hub:someone/secret', False),
+    (('arguments', 'backbone'), 'HF_HUB: someone/secret', False),
+    (('arguments', 'backbone'), 'someone/secret', False),
+    (('arguments', 'backbone'), 'local-dir:.', False),
+    (('arguments', 'backbone'), 'https://example.org/net', False),
+    (('arguments', 'backbone'), 'strange_module', False),
+    (('arguments', 'pretrained'), True, True),
+    (('arguments', 'pretrained'), 'https://example.org/weights.pth', True),
+    (('arguments', 'pretrained_cfg'), {'url': 'https://example.org/weights.pth'}, False),
+    (('arguments', 'weights'), 'strange_module:run', False),
+    (('arguments', 'weak'), {'kind': 'strange_module.run'}, False),
+    (('arguments', 'loss'), 'strange_module.run', False),
+    (('arguments', 'head'), {'kind': 'strange_module:run'}, False),
+    (('arguments', 'optimizer'), 'strange_module.run', True),   # a recipe is read where training begins
+    (('pretrained',), True, True),
+    (('method',), 'strange_module', False),
+    (('method',), 'strange_module:run', False)]
+
+
+@pytest.mark.parametrize('place, value, opens', STRANGE)
+def test_opening_a_model_reaches_no_server_and_runs_nothing(tmp_path, watched, place, value, opens):
+    made = create_method('supervised', labels=NAMES, size=32, preset='tiny')
+    folder = learner.save(made, tmp_path/'model')
+    saved = json.loads((folder/'model.json').read_text())
+    inner = saved['config']
+    for name in place[:-1]: inner = inner[name]
+    inner[place[-1]] = value
+    (folder/'model.json').write_text(json.dumps(saved))
+    if opens: assert same_state(learner.load(folder), made)
+    else:
+        with pytest.raises(ValueError, match='model.json'): learner.load(folder)
+    own = create_method('supervised', labels=['A', 'B'], size=32, preset='tiny')
+    with contextlib.suppress(ValueError): learner.start_from(own, folder)
+
+
+def test_another_network_under_an_address_is_refused(tmp_path, watched):
+    "Its last part is the name of a network, but not of the one whose weights lie there."
+    folder = learner.save(create_method('supervised', labels=NAMES, size=32, preset='tiny'), tmp_path/'model')
+    text = (folder/'model.json').read_text()
+    (folder/'model.json').write_text(text.replace('"test_resnet"', '"hf-hub:someone/resnet18"'))
+    with pytest.raises(ValueError, match='does not belong to its model.json'): learner.load(folder)
 
 
 def test_predict_keeps_the_rows_of_unreadable_files(tmp_path):
@@ -690,6 +851,58 @@ def test_a_device_that_is_not_there_is_named(data, tmp_path, device):
         with pytest.raises(ValueError, match=f"device='{device}'"): attempt()
 
 
+def test_more_devices_than_there_are_are_refused(data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    assert learner.count_processes(2, 'cuda') == 2 and learner.count_processes(4, 'cpu') == 4
+    with pytest.raises(ValueError, match='devices=3: torch sees 2 here; give devices=2'):
+        learner.count_processes(3, 'cuda')
+
+
+# ---- a temperature and thresholds ----
+
+def test_what_was_tuned_is_saved_with_the_model(data, tmp_path):
+    "The order of the scores stays; decisions are what the thresholds say; a label that is always present has none."
+    y = data.y.clone()
+    y[:, 2] = 1
+    held = data.subset(range(28, 40)).with_labels(y[28:].numpy(), data.known[28:].numpy())
+    method, _ = train(data, out=tmp_path/'run', tune=True)
+    model = learner.load(tmp_path/'run')
+    assert model.calibration == method.calibration and set(model.calibration['thresholds']) == set(NAMES)
+    found = learner.calibrate(model, held)
+    assert found['thresholds']['Hernia'] is None and found['thresholds']['Edema'] is not None
+    again = learner.load(learner.save(model, tmp_path/'again'))
+    plain, tuned = learner.predict(again, held), learner.predict(again, held, calibrated=True)
+    logit = lambda table: torch.logit(torch.tensor(table[NAMES].to_numpy(), dtype=torch.float64))
+    assert torch.allclose(logit(plain)/found['temperature'], logit(tuned), atol=1e-4)
+    present = learner.decide(tuned, again)
+    assert present['Hernia'].isna().all()
+    assert present['Edema'].tolist() == (tuned['Edema'] >= found['thresholds']['Edema']).tolist()
+
+
+def test_no_temperature_is_better_on_the_part_it_was_tuned_on():
+    g = torch.Generator().manual_seed(0)
+    logits = 4*torch.randn(300, 3, generator=g)
+    y = (torch.rand(300, 3, generator=g) < torch.sigmoid(logits/2.5)).float()
+    known = torch.rand(300, 3, generator=g) < .7
+    def cross_entropy(t): return nn.functional.binary_cross_entropy_with_logits(logits[known]/t, y[known]).item()
+    best = prediction.find_temperature(logits.numpy(), y.numpy(), known.numpy())
+    assert 2 < best < 3.2
+    assert cross_entropy(best) < min(cross_entropy(t) for t in (best*.98, best*1.02, 1., 5.))
+
+
+@pytest.mark.parametrize('bad', [
+    3, {'temperature': 0, 'thresholds': {}}, {'temperature': 1., 'thresholds': {'Edema': .5}},
+    {'temperature': 1., 'thresholds': dict.fromkeys(NAMES, 2.)},
+    {'temperature': '1', 'thresholds': dict.fromkeys(NAMES)}])
+def test_a_calibration_that_is_none_is_refused(tmp_path, bad):
+    folder = learner.save(create_method('two_stages', labels=NAMES, size=32), tmp_path)
+    saved = json.loads((folder/'model.json').read_text())
+    assert learner.load(folder).calibration is None
+    (folder/'model.json').write_text(json.dumps({**saved, 'calibration': bad}))
+    with pytest.raises(ValueError, match='calibration that cannot be used'): learner.load(folder)
+
+
 def test_predict_puts_the_method_back(data, monkeypatch):
     method, asked = make(), []
     move = method.to
@@ -868,6 +1081,26 @@ def test_exports_that_cannot_be_say_so(data, tmp_path, monkeypatch):
 
 
 @onnx_there
+@pytest.mark.parametrize('suffix', ['pt2', 'onnx'])
+def test_an_exported_file_names_no_patient_and_no_place(scans, tmp_path, suffix):
+    "Trained on files of named patients; neither they, nor the folders of this machine, nor of torch stand in the file."
+    import zipfile
+    if suffix == 'onnx': pytest.importorskip('onnx'), pytest.importorskip('onnxscript')
+    rows = packed(scans, tmp_path/'pack')
+    named = from_arrays(rows.batch(range(len(scans))).x[:, 0].numpy(), rows.y, label_names=NAMES,
+                        patient_id=[f'patient-{i:04d}' for i in range(len(scans))])
+    method = create_method('supervised', labels=NAMES, size=named.size, preset='tiny')
+    learner.fit(method, named.subset(range(30)), named.subset(range(30, 40)), out=tmp_path/'run', epochs=1, **QUIET)
+    file = tmp_path/f'model.{suffix}'
+    learner.export(tmp_path/'run', file)
+    content = file.read_bytes()
+    if suffix == 'pt2':
+        with zipfile.ZipFile(file) as archive: content = b''.join(map(archive.read, archive.namelist()))
+    hidden = ['patient-', str(tmp_path), str(scans[0].parent), 'site-packages', str(Path(saving.__file__).parent)]
+    assert not [text for text in hidden if text.encode() in content]
+    assert b'Fracture' in content
+
+
 def test_onnx_without_its_runtime_is_written_unseen(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'onnxruntime' else find(name, *a))
