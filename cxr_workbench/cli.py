@@ -404,7 +404,8 @@ def compare(
     for facts, (_, pair) in zip(made.facts, made.table.groupby(['first', 'second'], sort=False)):
         for what, value in facts['value'].items(): print_line(f'{what}: {value}')
         print_line(pair.set_index('label')[shown].to_string(float_format=lambda v: f'{v:.3f}', na_rep='-'))
-    print_line('differences are first minus second; read the row macro first')
+    print_line('Differences are first minus second; read the row macro first. A label that fewer than two patients '
+               'have, or lack, has no p, and neither has a mean over it.')
     print_line(f'written to {", ".join(map(str, made.files))}')
 
 # %% ../nbs/80_cli.ipynb #74c6780b

@@ -507,7 +507,9 @@ def evaluate_run(
     result = reports.score_table(opened.model, scored.probs, scored.y, scored.known, scored.patient, n_boot)
     groupings = [find_groups(scored, text) for text in by if text not in study]
     groups = pd.concat([measure_groups(scored, *made, n_boot) for made in groupings]) if groupings else None
-    facts = describe_rows(opened, scored, len(images.names), describe_seen(seen, len(images.names)))
+    trained_on = describe_seen(seen, len(images.names))
+    if seen is not None and len(seen): warnings.warn(f'{trained_on}: such scores tell how well the run remembers')
+    facts = describe_rows(opened, scored, len(images.names), trained_on)
     phantom = opened.description.get('source', 'phantom') == 'phantom'
     shown = opened.data.batch(range(min(6, len(opened.data)))).x if phantom or show_images else None
     sections = make_sections(result, scored, facts, read_history(opened.run), groups, shown)
