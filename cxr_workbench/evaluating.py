@@ -407,13 +407,14 @@ def make_sections(
     history=None,   # DataFrame, one row an epoch
     groups=None,    # of measure_groups, for several properties
     images=None,    # (B, 1, H, W) to show
+    caution='',     # stands below the first heading
 )->list:            # of (heading, sentence, figure or table), for reports.write_html
     "What the report of a run shows."
     from cxr_workbench import views
     table = result.drop(columns=['skipped', 'threshold'], errors='ignore').round(3)
     scores, y, known = scored.probs, scored.y, scored.known
     curves = views.roc_curve(scores, y, scored.label_names, known)
-    sections = [('What was scored', '', facts)]
+    sections = [('What was scored', caution, facts)]
     if images is not None: sections.append(('Images', 'The first ones; bright is dense.', views.show_images(images)))
     sections += [
         ('AUROC by label', 'Intervals from resampling patients.', views.report_bars(result)),
@@ -507,13 +508,14 @@ def evaluate_run(
     result = reports.score_table(opened.model, scored.probs, scored.y, scored.known, scored.patient, n_boot)
     groupings = [find_groups(scored, text) for text in by if text not in study]
     groups = pd.concat([measure_groups(scored, *made, n_boot) for made in groupings]) if groupings else None
-    trained_on = describe_seen(seen, len(images.names))
-    if seen is not None and len(seen): warnings.warn(f'{trained_on}: such scores tell how well the run remembers')
+    trained_on, caution = describe_seen(seen, len(images.names)), ''
+    if seen is not None and len(seen): caution = f'{trained_on}: such scores tell how well the run remembers'
+    if caution: warnings.warn(caution)
     facts = describe_rows(opened, scored, len(images.names), trained_on)
     phantom = opened.description.get('source', 'phantom') == 'phantom'
     shown = opened.data.batch(range(min(6, len(opened.data)))).x if phantom or show_images else None
-    sections = make_sections(result, scored, facts, read_history(opened.run), groups, shown)
-    title = f'{opened.run.name}: {opened.source}'
+    sections = make_sections(result, scored, facts, read_history(opened.run), groups, shown, caution)
+    title = f'{opened.run.name}, scored on {opened.source}'
     note = reports.PHANTOM if phantom else 'A research tool; its numbers are of these data and no medical advice.'
     files = reports.write_report(stem, key, result, sections, title, note, facts=facts['value'].to_dict())
     further = dict(groups=groups, seen=seen if seen is not None and len(seen) else None)

@@ -159,8 +159,18 @@ def make_figure_html(
 # %% ../nbs/79b_reports.ipynb #5a858c3a
 PHANTOM = 'A phantom for understanding mechanisms; its numbers say nothing about patients.'
 STYLE = (
-    'body{font:15px/1.5 sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}.table{overflow-x:auto}'
-    'td,th{padding:.15em .7em;text-align:right}tr:nth-child(even){background:#f4f4f4}')
+    'body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}.table{overflow-x:auto}'
+    'table{border-collapse:collapse;font-size:13px}td,th{padding:.15em .6em;text-align:right;white-space:nowrap}'
+    'table.facts td,table.facts th{text-align:left;white-space:normal}tr:nth-child(even){background:#f4f4f4}')
+
+# %% ../nbs/79b_reports.ipynb #f2b80012
+def make_table_html(
+    table,   # DataFrame; one with the only column `value` is a list of facts
+)->str:
+    "A table as a piece of HTML."
+    facts = list(table.columns) == ['value']
+    how = dict(header=False, classes='facts') if facts else {}
+    return f'<div class="table">{table.rename_axis(None).to_html(na_rep="", border=0, **how)}</div>'
 
 # %% ../nbs/79b_reports.ipynb #03875e72
 def write_html(
@@ -178,7 +188,7 @@ def write_html(
         if hasattr(shown, 'to_plotly_json'):
             body.append(make_figure_html(shown, script))
             script = False
-        elif shown is not None: body.append(f'<div class="table">{shown.to_html(na_rep="", border=0)}</div>')
+        elif shown is not None: body.append(make_table_html(shown))
     title = html.escape(title)
     head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     text = f'{head}<h1>{title}</h1><p><b>{html.escape(note)}</b></p>{"".join(body)}'
