@@ -61,7 +61,7 @@ def compare_scores(
     columns['q'] = pd.Series(adjust_p(tested['p'].loc[names]), names)
     for which, model in (('a', a), ('b', b)):
         areas = average_precision(model, y, known)
-        rows = [macro(areas, [c for c in of if not np.isnan(areas[c])]) for of in means.values()]
+        rows = [float(macro(areas, [c for c in of if not np.isnan(areas[c])])) for of in means.values()]
         columns[f'ap_{which}'] = pd.Series([*areas, *rows], [*names, *means])
     columns |= dict(ap_difference=drawn['ap'], ap_low=drawn['ap_low'], ap_high=drawn['ap_high'])
     table = pd.DataFrame({**columns, **{name: drawn[name] for name in ('n', 'n_pos', 'skipped')}}, drawn.index)

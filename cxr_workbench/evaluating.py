@@ -144,8 +144,8 @@ def find_studies(
     "The study of each image, by its folder or its column; ValueError where a row has none."
     import re
     folders = [re.search(PATHS, name) for name in scored.names]
-    if by == 'study' and all(folders): studies = np.array([found[1] for found in folders], dtype=object)
-    else: studies = find_values(scored, by)[1]
+    if by == 'study' and all(folders): return np.array([found[1] for found in folders], dtype=object)
+    studies = find_values(scored, by)[1]
     without = int((studies == BLANK).sum())
     if without:
         raise ValueError(f'--by {by}: {without} rows belong to no study: leave them out, or name another column')

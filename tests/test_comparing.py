@@ -160,11 +160,11 @@ def test_known_entries_alone_count():
 # ---- the rows that both have ----
 
 def scored(names, labels=('Edema', 'Mass'), seed=0, **parts):
-    rng = np.random.default_rng(seed)
+    rng, names = np.random.default_rng(seed), list(names)
     shape = len(names), len(labels)
     given = dict(probs=rng.random(shape), y=(rng.random(shape) < .5).astype(float), known=np.ones(shape, bool),
                  patient=np.arange(len(names)), meta=None)
-    return evaluating.Scored(names=list(names), label_names=list(labels), **{**given, **parts})
+    return evaluating.Scored(names=names, label_names=list(labels), **{**given, **parts})
 
 
 @pytest.mark.parametrize('first, second, pairs, parts', [
