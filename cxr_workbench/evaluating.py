@@ -238,13 +238,13 @@ def measure_groups(
     import pandas as pd
     from cxr_workbench.metrics import report
     groups = {name: scored.select(values == name) for name in sorted(set(values))}
-    large = {name: part for name, part in groups.items() if len(part.names) >= least}
+    def is_large(part): return len(part.names) >= least and (part.patient is None or len(set(part.patient)) > 1)
+    large = {name: part for name, part in groups.items() if is_large(part)}
     shared, tables = find_shared([*large.values()]) if large else {}, []
     for name, part in groups.items():
         patients = None if part.patient is None else len(set(part.patient))
         about = {'by': what, 'group': name, 'rows': len(part.names), 'patients': patients}
-        enough = name in large and (patients is None or patients > 1)
-        if not enough: tables.append(pd.DataFrame([{**about, 'label': 'shared'}]))
+        if name not in large: tables.append(pd.DataFrame([{**about, 'label': 'shared'}]))
         else:
             with warnings.catch_warnings():   # rare labels of small groups: `draws` says how many resamples there are
                 warnings.simplefilter('ignore', UserWarning)
@@ -368,7 +368,9 @@ def describe_rows(
 ):                     # DataFrame, one fact a row
     "What a report is of."
     import pandas as pd
-    data, model = opened.data, opened.model
+    data, model, about = opened.data, opened.model, opened.description
+    policy = f'-1 means {about.get("uncertain", "zeros")}, a blank {about.get("blank", "negative")}'
+    if str(about.get('source', 'phantom')) in ('phantom', 'nih14'): policy = 'all known'
     absent = [name for name, known in zip(scored.label_names, scored.known.any(0)) if not known]
     rows = f'{images} images' if len(scored.names) == images else f'{len(scored.names)} studies of {images} images'
     people = '' if scored.patient is None else f' of {len(np.unique(scored.patient))} patients'
@@ -378,6 +380,8 @@ def describe_rows(
         'training': opened.stands,
         'data': opened.source,
         'scored': rows + people,
+        'images are read': str(data.reading or 'as the array holds them'),
+        'labels': policy,
         'labels that these data do not have': ', '.join(absent) or 'none',
         'rows of the training part': seen,
         'intervals': 'over patients' if people else 'as if every row were its own patient'}
