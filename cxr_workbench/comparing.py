@@ -176,14 +176,15 @@ def score_run(
     study=None,    # 'study' or study=COLUMN: the rows are studies
     device=None,
     **how,         # further arguments of evaluating.open_rows
-)->dict:           # name, stands, source, seen, scored, groups, identity
+)->dict:           # name, phantom, stands, source, seen, scored, groups, identity
     "One run with its scores."
     opened = evaluating.open_rows(run, source, **how)
     images = evaluating.score_data(opened.model, opened.data, opened.description, device)
     seen = evaluating.describe_seen(evaluating.check_seen(opened, images), len(images.names))
     scored = evaluating.average_studies(images, evaluating.find_studies(images, study)) if study else images
     groups, identity = reports.group_labels(opened.model), evaluating.identify(opened)
-    about = dict(stands=opened.stands, source=opened.source, seen=seen, groups=groups, identity=identity)
+    phantom = opened.description.get('source', 'phantom') == 'phantom'
+    about = dict(phantom=phantom, stands=opened.stands, source=opened.source, seen=seen, groups=groups, identity=identity)
     return dict(name=name, scored=scored, **about)
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00028
@@ -223,6 +224,6 @@ def compare_runs(
     whole = pd.concat(tables, ignore_index=True)
     whole = whole[['first', 'second', *(name for name in whole.columns if name not in ('first', 'second'))]]
     title = f'{first["name"]} compared with {", ".join(names[1:])}'
-    note = 'Numbers of a phantom say nothing about patients.' if 'phantom' in first['source'] else ''
+    note = reports.PHANTOM if first['phantom'] else ''
     files = reports.write_report(stem, key, whole, sections, title, note)
     return Comparison(whole, facts, [files['.csv'], files['.html']])
