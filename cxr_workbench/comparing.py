@@ -184,8 +184,8 @@ def score_run(
     scored = evaluating.average_studies(images, evaluating.find_studies(images, study)) if study else images
     groups, identity = reports.group_labels(opened.model), evaluating.identify(opened)
     phantom = opened.description.get('source', 'phantom') == 'phantom'
-    about = dict(phantom=phantom, stands=opened.stands, source=opened.source, seen=seen, groups=groups, identity=identity)
-    return dict(name=name, scored=scored, **about)
+    about = dict(stands=opened.stands, source=opened.source, seen=seen, phantom=phantom)
+    return dict(about, name=name, scored=scored, groups=groups, identity=identity)
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00028
 class Comparison(NamedTuple):
