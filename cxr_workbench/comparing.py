@@ -105,7 +105,8 @@ def align_scored(
         raise ValueError(f'no label is in both: {first.label_names} and {second.label_names}')
     one, two = first.select(mine), second.select(theirs)
     def columns(table, of): return table[:, [of.index(name) for name in names]]
-    (ya, ka), (yb, kb) = ([columns(table, s.label_names) for table in (s.y, s.known)] for s in (one, two))
+    ya, ka = (columns(table, one.label_names) for table in (one.y, one.known))
+    yb, kb = (columns(table, two.label_names) for table in (two.y, two.known))
     both, differ = ka & kb, ka & kb & (ya != yb)
     if differ.sum() > .05*both.sum():
         warnings.warn(f'the labels of the same rows differ in {differ.sum()} of {both.sum()} entries: are these the '

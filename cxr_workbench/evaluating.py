@@ -164,9 +164,9 @@ def keep_constant(
     "The columns that do not differ within a study."
     heads = table.iloc[first].reset_index(drop=True)
     spread = heads.iloc[code].reset_index(drop=True)
-    same = [(table[name].to_numpy() == spread[name].to_numpy()) | (table[name].isna() & spread[name].isna()).to_numpy()
-            for name in table.columns]
-    return heads[[name for name, equal in zip(table.columns, same) if np.all(equal)]]
+    whole = table.reset_index(drop=True)
+    same = whole.eq(spread) | (whole.isna() & spread.isna())
+    return heads.loc[:, same.all().to_numpy()]
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00026
 def average_studies(
@@ -196,7 +196,8 @@ def group_age(
     import re
     found = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([YMWD]?)', text, flags=re.IGNORECASE)
     if found is None: return BLANK
-    years = float(found[1])/dict(Y=1, M=12, W=52, D=365).get(found[2].upper() or 'Y')
+    a_year = dict(Y=1, M=12, W=52, D=365)[found[2].upper() or 'Y']
+    years = float(found[1])/a_year
     if years > 120: return BLANK
     i = int(np.searchsorted(AGES, years, side='right')) - 1
     return f'{AGES[i]} and over' if i == len(AGES) - 1 else f'{AGES[i]} to {AGES[i+1] - 1}'
