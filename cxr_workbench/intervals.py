@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from .labels import patient_codes, to_numpy
 from .scores import auroc, check_number, check_same_order, check_scores, choose_names
-from .scores import find_unmeasurable, warn_without_patients
+from .scores import find_unmeasurable, macro, warn_without_patients
 
 # %% ../nbs/07c_intervals.ipynb #dd17efb5
 def rank_patients(
@@ -147,19 +147,44 @@ def clustered_variance(
     return max(0., float(own + shared))
 
 # %% ../nbs/07c_intervals.ipynb #0a76b84b
+def patient_contributions(
+    v, positive,   # placements or their differences, and which rows are positive, (n,) each
+    patient,       # (n,) codes 0 .. P-1
+    patients:int,  # P
+)->np.ndarray:     # (P,), their sum is 0
+    "What each patient adds to the mean placement, as far as it is off the mean."
+    off = v - np.where(positive, v[positive].mean(), v[~positive].mean())
+    share = np.where(positive, 1/positive.sum(), 1/(~positive).sum())
+    return np.bincount(patient, off*share, minlength=patients)
+
+# %% ../nbs/07c_intervals.ipynb #4b2f0a61
 def difference_errors(
     a, b, y, known,   # scores of two models, labels and mask, (n, C) each, checked
-    patient,          # (n,) codes
-)->np.ndarray:        # (C,); NaN where fewer than two patients have the label, or lack it
-    "Standard error of the difference of two AUROCs, per label."
-    error = np.full(y.shape[1], np.nan)
+    patient,          # (n,) codes 0 .. P-1
+):                    # (C,), NaN where fewer than two patients have the label, or lack it; contributions (P, C)
+    "Standard error of the difference of two AUROCs, per label, and what each patient adds to the difference."
+    P, C = patient.max(initial=-1) + 1, y.shape[1]
+    error, contributions = np.full(C, np.nan), np.zeros((P, C))
     for c in np.flatnonzero(~find_unmeasurable(y, known)):
         rows = known[:, c]
         positive = y[rows, c] == 1
         v = placements(a[rows, c], positive) - placements(b[rows, c], positive)
         error[c] = np.sqrt(clustered_variance(v, positive, patient[rows]))
+        contributions[:, c] = patient_contributions(v, positive, patient[rows], P)
     error[error < 1e-12] = 0                                       # what rounding leaves
-    return error
+    return error, contributions
+
+# %% ../nbs/07c_intervals.ipynb #c5d80e72
+def mean_error(
+    error,           # standard errors of the labels, (K,)
+    contributions,   # of the patients to the same labels, (P, K)
+)->float:            # NaN where a label has no error
+    "Standard error of the mean difference of several labels, which the same patients have."
+    P, K = contributions.shape
+    pairs = (contributions.sum(1)**2).sum() - (contributions**2).sum()
+    variance = (np.sum(error**2) + P/max(1, P - 1)*pairs)/K**2
+    error = np.sqrt(max(0., variance))
+    return float(0. if error < 1e-12 else error)
 
 # %% ../nbs/07c_intervals.ipynb #4f670475
 def delong_test(
@@ -167,6 +192,7 @@ def delong_test(
     patient_id=None,       # (n,): Obuchowski's form where patients repeat; None takes rows for independent and warns
     label_names=None,      # (C,); None: the columns of a DataFrame, else 'label 0' ...
     level=.95,             # of the intervals
+    means=None,            # dict name of a further row -> indices of the labels that it is the mean of
 ):                         # DataFrame by label name: auroc_a, auroc_b, difference, low, high, z, p (two-sided)
     "DeLong's test of two AUROCs; NaN where fewer than two patients have the label, or lack it."
     import pandas as pd
@@ -178,14 +204,19 @@ def delong_test(
     warn_without_patients(patient_id)
     b, (a, y, known) = check_scores(b, y, known)[0], check_scores(a, y, known)
     patient = np.arange(len(y)) if patient_id is None else patient_codes(patient_id, len(y))
-    error = difference_errors(a, b, y, known, patient)
-    areas = dict(auroc_a=auroc(a, y, known), auroc_b=auroc(b, y, known))
-    d, half = areas['auroc_a'] - areas['auroc_b'], norm.ppf(.5 + level/2)*error
+    first, second = auroc(a, y, known), auroc(b, y, known)
+    error, contributions = difference_errors(a, b, y, known, patient)
+    for name, members in (means or {}).items():
+        measured = [c for c in members if not np.isnan(first[c])]
+        names = [*names, name]
+        first, second = (np.append(area, macro(area, measured)) for area in (first, second))
+        own = mean_error(error[measured], contributions[:, measured]) if measured else np.nan
+        error = np.append(error, own)
+    d, half = first - second, norm.ppf(.5 + level/2)*error
     z = np.divide(d, error, out=np.full(len(d), np.nan), where=error > 0)
     z[(error == 0) & (np.abs(d) < 1e-12)] = 0                      # two models that order the images alike
-    p = 2*norm.sf(np.abs(z))
-    columns = dict(areas, difference=d, low=d - half, high=d + half, z=z, p=p)
-    return pd.DataFrame(columns, pd.Index(names, name='label'))
+    columns = dict(auroc_a=first, auroc_b=second, difference=d, low=d - half, high=d + half, z=z)
+    return pd.DataFrame(dict(columns, p=2*norm.sf(np.abs(z))), pd.Index(names, name='label'))
 
 # %% ../nbs/07c_intervals.ipynb #fd83efd4
 class Interval(NamedTuple):

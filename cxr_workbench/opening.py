@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['open_data', 'check_used', 'to_json_values', 'write_run_record', 'read_run_record', 'list_run_files',
-           'open_parts', 'add_patients', 'get_training_reading', 'override_reading', 'list_files',
-           'list_packable']
+           'open_parts', 'add_patients', 'get_training_reading', 'override_reading', 'complete_description',
+           'arrange_labels', 'name_rows', 'match_rows', 'list_files', 'list_packable']
 
 # %% ../nbs/79a_opening.ipynb #210ad4b6
 import inspect, json, os, warnings
@@ -90,6 +90,7 @@ USED_BY = {  # option of the data -> the kinds of source that use it
     'blank': ['npz', 'csv', 'chexpert'],
     'packed': ['csv', 'nih14', 'chexpert'],
     'rows': ['phantom'],
+    'data_seed': ['phantom'],
     'how': ['csv', 'nih14', 'chexpert']}
 
 # %% ../nbs/79a_opening.ipynb #0c3354c8
@@ -104,7 +105,8 @@ def check_used(
     unused = [name for name in used if kind not in USED_BY[name]]
     if not unused: return
     spelling = dict(how='--fit, --bits, --stretch, --invert, --window or --frame')
-    reasons = [f'{spelling.get(name, "--" + name)} is for {", ".join(USED_BY[name])}' for name in unused]
+    spelled = {name: spelling.get(name, '--' + name.replace('_', '-')) for name in unused}
+    reasons = [f'{option} is for {", ".join(USED_BY[name])}' for name, option in spelled.items()]
     raise ValueError(f'--data {source} does not use what is given ({"; ".join(reasons)}): leave it out')
 
 # %% ../nbs/79a_opening.ipynb #490638f5
@@ -225,6 +227,100 @@ def override_reading(
     from cxr_workbench.files import Reading
     given = {name: value for name, value in how.items() if value is not None}
     return replace(model.reading or Reading(model.config['size']), **given) if given else None
+
+# %% ../nbs/79a_opening.ipynb #b1a40c02
+def list_columns(
+    source,        # as in open_data
+    table=None,    # as in open_data
+):                 # names of columns or labels; None where the source does not say them
+    "The columns of a table, or the labels of a source without one."
+    from cxr_workbench import tables
+    kind = detect_source(source)
+    if kind == 'npz' and table is None:
+        import numpy as np
+        with np.load(source) as held:
+            return [str(name) for name in held['label_names']] if 'label_names' in held else None
+    if kind == 'csv' or kind == 'npz': return list(tables.read_table(source if kind == 'csv' else table).columns)
+    return list(tables.NIH14 if kind == 'nih14' else tables.CHEXPERT)
+
+# %% ../nbs/79a_opening.ipynb #b1a40c04
+def complete_description(
+    model,           # of learner.load
+    record,          # of read_run_record; None where there is none
+    source,          # as in open_data
+    labels=None,     # dict label of the model -> its column; None: the columns with the names of labels
+    **given,         # further arguments of open_data; None: not given
+):                   # arguments of open_data, and label of the model -> column, for the labels that are there
+    "Other data as the run would describe them; ValueError where they have none of its labels."
+    kind, known = detect_source(source), {} if record is None else record['data']
+    columns = list_columns(source, given.get('table')) if kind else []
+    own = {name: known.get(name) for name in ('path', 'patient', 'uncertain', 'blank') if kind in USED_BY[name]}
+    for name in ('path', 'patient'):
+        if own.get(name) not in (columns or []): own.pop(name, None)
+    description = {**own, **{name: value for name, value in given.items() if value is not None}}
+    trained = get_training_reading(model, source, given.get('packed'))
+    how = {**trained.get('how', {}), **(given.get('how') or {})}
+    description |= dict(trained, source=source, **({'how': how} if how else {}))
+    if given.get('size') is not None: description['size'] = given['size']
+    taken = labels or {name: name for name in model.label_names if columns is None or name in columns}
+    if kind and not taken:
+        raise ValueError(f'{source} has none of the labels {model.label_names}: it has {columns}. '
+                         'Say with --labels which column is which, LABEL=COLUMN')
+    if kind in USED_BY['labels']: description['labels'] = list(taken.values())
+    return {name: value for name, value in description.items() if value is not None}, taken
+
+# %% ../nbs/79a_opening.ipynb #b1a40c06
+def arrange_labels(
+    data,           # CXRDataset
+    taken:dict,     # label of the model -> label of the data
+    names:list,     # all labels of the model, (C,)
+):                  # the same images with C labels; unknown where the data have no such label
+    "The labels of a model over other data; ValueError where a label is not there."
+    missing = [column for column in taken.values() if column not in data.label_names]
+    strange = [name for name in taken if name not in names]
+    if strange: raise ValueError(f'the model has no labels {strange}: it has {list(names)}')
+    if missing: raise ValueError(f'no labels {missing} in these data: they have {data.label_names}')
+    y, known = data.y.new_zeros(len(data), len(names)), data.known.new_zeros(len(data), len(names))
+    for name, column in taken.items():
+        here, there = names.index(name), data.label_names.index(column)
+        y[:, here], known[:, here] = data.y[:, there], data.known[:, there]
+    return data.copy_with(y=y, known=known, label_names=list(names))
+
+# %% ../nbs/79a_opening.ipynb #b1a40c09
+SUFFIX = r'\.(png|jpe?g|jp2|j2k|tiff?|dcm|dicom|webp|bmp|gif|npy)(\.gz)?$'
+
+# %% ../nbs/79a_opening.ipynb #b1a40c10
+def name_rows(
+    data,              # CXRDataset
+    description:dict,  # arguments of open_data
+)->list[str]:          # (n,)
+    "What the images are called: a path without its suffix, an identifier, or SOURCE#PLACE."
+    import re
+    from cxr_workbench.tables import USUAL, plain_name
+    usual = {plain_name(name) for name in ('image id', *USUAL['image files'])}
+    columns = [] if data.meta is None else [name for name in data.meta.columns if plain_name(name) in usual]
+    if data.paths is not None and any(data.paths): names = data.paths
+    elif columns: names = data.meta[columns[0]].astype(str)
+    else:
+        source = str(description.get('source', 'phantom'))
+        if source == 'phantom': source = f'phantom of seed {description.get("data_seed", 0)}'
+        return [f'{source}#{row}' for row in data.rows]
+    return [re.sub(SUFFIX, '', str(name).replace(os.sep, '/'), flags=re.IGNORECASE) for name in names]
+
+# %% ../nbs/79a_opening.ipynb #b1a40c12
+def match_rows(
+    first, second,   # names, of name_rows
+):                   # rows of the first and of the second with one name, (k,) each; how many parts were compared
+    "The rows that two lists of names have in common."
+    import numpy as np
+    lists = [{name: row for row, name in reversed([*enumerate(names)])} for names in (first, second)]
+    most = max((name.count('/') + 1 for names in lists for name in names), default=1)
+    for parts in range(1, most + 1):
+        tails = [{'/'.join(name.split('/')[-parts:]): row for name, row in names.items()} for names in lists]
+        if all(len(tail) == len(names) for tail, names in zip(tails, lists)): break
+    shared = sorted(set(tails[0]) & set(tails[1]), key=tails[0].get)
+    rows = np.array([[tail[name] for tail in tails] for name in shared], dtype=int).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1], parts
 
 # %% ../nbs/79a_opening.ipynb #1dc76d8d
 def list_folder(

@@ -338,6 +338,158 @@ def test_the_real_subset_opens_by_its_fold_column(cxr_data):
     assert not set(data.patient_id[train]) & set(data.patient_id[held])
 
 
+# ---- evaluate on any data, compare ----
+
+def write_clinic(folder, rows, seed, prefix, **columns):
+    "A table of phantom files whose names and patients can be looked for in a report."
+    from cxr_workbench.phantom import SyntheticCXR
+    folder.mkdir()
+    phantom = SyntheticCXR(rows, size=32, seed=seed)
+    names = [f'{prefix}_scan_{i:03d}.png' for i in range(rows)]
+    for name, image in zip(names, phantom.images): Image.fromarray(image).save(folder/name)
+    labels = pd.DataFrame(phantom.labels, columns=phantom.label_names).astype(int)
+    people = [f'{prefix}-person-{p:04d}' for p in phantom.patient_id]
+    about = dict(scan=names, person=people, study_id=[f'{who}-{i//2}' for i, who in enumerate(people)],
+                 sex=['MF'[int(p) % 2] for p in phantom.patient_id], **columns)
+    table = pd.concat([labels, pd.DataFrame(about)], axis=1)
+    table.to_csv(folder/'clinic.csv', index=False)
+    return table
+
+
+@pytest.fixture(scope='module')
+def clinics(tmp_path_factory):
+    "A folder with two tables, and a run that was trained on the first one with columns and policies of its own."
+    folder = tmp_path_factory.mktemp('clinics')
+    write_clinic(folder/'home', 90, 0, 'home')
+    there = write_clinic(folder/'there', 70, 1, 'there')
+    there.loc[:9, 'Edema'] = -1
+    there.drop(columns=['Fracture', 'Hernia'], errors='ignore').to_csv(folder/'there'/'clinic.csv', index=False)
+    columns = ('--path', 'scan', '--patient', 'person', '--uncertain', 'ignore')
+    shell('fit', 'supervised', '--data', folder/'home'/'clinic.csv', *columns, '--size', 32,
+          '--batch-size', 32, '--epochs', 1, '--out', folder/'run', *SMALL)
+    return folder
+
+
+def test_other_data_are_read_as_the_run_read_its_own(clinics):
+    "Columns, the policy and the labels are those of the run; what the data lack is named and not scored."
+    printed = shell('evaluate', clinics/'run', '--data', clinics/'there'/'clinic.csv', '--n-boot', 0)
+    table = pd.read_csv(clinics/'run'/'report_clinic.csv', index_col='label')
+    assert 'labels that these data do not have: Fracture' in printed and 'of the training part: none' in printed
+    assert table.loc['Edema', 'n'] == 60 and table.loc['Cardiomegaly', 'n'] == 70        # -1 is unknown, as in the run
+    assert table.loc['Fracture', 'n'] == 0 and np.isnan(table.loc['Fracture', 'auroc'])
+    people = pd.read_csv(clinics/'there'/'clinic.csv')['person'].nunique()
+    assert f'scored: 70 images of {people} patients' in printed
+    shell('evaluate', clinics/'run', '--data', clinics/'there'/'clinic.csv', '--n-boot', 0, '--uncertain', 'ones')
+    ones = pd.read_csv(clinics/'run'/'report_clinic_2.csv', index_col='label')
+    assert ones.loc['Edema', 'n'] == 70 and ones.loc['Edema', 'n_pos'] >= 10
+
+
+def test_a_label_may_have_another_name_in_the_data(clinics, tmp_path):
+    table = pd.read_csv(clinics/'there'/'clinic.csv').rename(columns={'Pleural Effusion': 'Effusion'})
+    table.to_csv(clinics/'there'/'renamed.csv', index=False)
+    labels = 'Cardiomegaly, Pleural Effusion=Effusion'
+    shell('evaluate', clinics/'run', '--data', clinics/'there'/'renamed.csv', '--labels', labels, '--n-boot', 0,
+          '--out', tmp_path/'two.csv')
+    two = pd.read_csv(tmp_path/'two.csv', index_col='label')
+    assert list(two.index[two['n'] == 70]) == ['Cardiomegaly', 'Pleural Effusion']
+    wrong = ('evaluate', clinics/'run', '--data', clinics/'there'/'renamed.csv', '--labels')
+    assert "no label columns ['Efusion']" in shell(*wrong, 'Pleural Effusion=Efusion', status=1)
+    assert "the model has no labels ['Gout']" in shell(*wrong, 'Gout=Effusion', status=1)
+
+
+def test_rows_that_were_trained_on_are_counted_and_listed(clinics):
+    "The whole home table: 4 of 5 rows were trained on; a copy in another folder too, under the names of its files."
+    import shutil
+    shutil.copytree(clinics/'home', clinics/'moved')
+    for folder in ('home', 'moved'):
+        printed = shell('evaluate', clinics/'run', '--data', clinics/folder/'clinic.csv', '--n-boot', 0,
+                        '--out', clinics/f'{folder}.csv')
+        seen = pd.read_csv(clinics/f'{folder}_seen.csv')
+        train, held = opening.open_parts(opening.read_run_record(clinics/'run'))
+        assert f'{len(train)} of 90 images were trained on' in printed and len(seen) == len(train)
+        assert {Path(name).name for name in seen['name']} == {Path(path).stem for path in train.paths}
+        assert 'note: ' in printed and 'remembers' in printed
+        assert 'such scores tell how well' in (clinics/f'{folder}.html').read_text()
+    assert not (clinics/'run'/'report_seen.csv').exists()
+
+
+def test_studies_and_groups(clinics):
+    shell('evaluate', clinics/'run', '--data', clinics/'there'/'clinic.csv', '--n-boot', 10, '--by', 'study,sex')
+    stem = clinics/'run'/'report_clinic_study_by_sex'
+    table = pd.read_csv(f'{stem}.csv', index_col='label')
+    data = pd.read_csv(clinics/'there'/'clinic.csv')
+    assert table.loc['Cardiomegaly', 'n'] == data['study_id'].nunique() < 70
+    groups = pd.read_csv(f'{stem}_groups.csv')
+    assert set(groups['group']) == {'male', 'female'}
+    assert groups.groupby('group')['rows'].first().sum() == table['n'].iloc[0]
+    assert '=COLUMN' in shell('evaluate', clinics/'run', '--by', 'site', status=1)
+
+
+def test_a_report_takes_no_other_place_and_names_no_row(clinics):
+    run, there = clinics/'run', clinics/'there'/'clinic.csv'
+    once = ('evaluate', run, '--data', there, '--n-boot', 10, '--by', 'sex')
+    shell(*once)
+    first = (run/'report_clinic_by_sex.csv').read_bytes()
+    shell(*once)                                                               # the same again: the same files
+    assert not (run/'report_clinic_by_sex_2.csv').exists() and (run/'report_clinic_by_sex.csv').read_bytes() == first
+    taken = ('evaluate', run, '--n-boot', 0, '--out', run/'report_clinic_by_sex.csv')
+    assert 'is another report' in shell(*taken, status=1)
+    (run/'report.csv').write_text('of an older version')
+    shell('evaluate', run, '--n-boot', 10)
+    assert (run/'report.csv').read_text() == 'of an older version' and (run/'report_2.csv').exists()
+    for file in [*run.glob('report*.html'), *run.glob('report*.json'), *run.glob('report*_sex*.csv')]:
+        text = file.read_text()
+        assert not [word for word in ('person-0', '_scan_0', str(clinics)) if word in text], file
+        assert file.suffix != '.html' or '<h2>Images</h2>' not in text
+    shell(*once, '--name-rows', '--show-images')
+    rows = pd.read_csv(run/'report_clinic_by_sex_rows.csv')
+    assert len(rows) == 70 and rows['patient'][0].startswith('there-person') and rows['Fracture (label)'].isna().all()
+    assert '<h2>Images</h2>' in (run/'report_clinic_by_sex.html').read_text()
+
+
+def test_options_about_no_other_data_are_refused(run):
+    assert '--uncertain: say with --data' in shell('evaluate', run, '--uncertain', 'ones', status=1)
+    assert '--data-seed is for phantom' in shell('evaluate', run, '--data', 'x.npz', '--data-seed', 3, status=1)
+
+
+def test_an_unfinished_run_is_evaluated_on_request_and_says_so(tmp_path, monkeypatch):
+    from cxr_workbench import learner
+    saved = learner.close_run
+    def stop(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(learner, 'close_run', stop)            # after the last epoch, before the model is written
+    CliRunner().invoke(app, [str(a) for a in (*FIT, '--epochs', 2, '--out', tmp_path/'run')])
+    assert (tmp_path/'run'/'last.ckpt').exists() and not (tmp_path/'run'/'model.json').exists()
+    assert '2 of 2 epochs' in shell('evaluate', tmp_path/'run', status=1)
+    printed = shell('evaluate', tmp_path/'run', '--unfinished', '--n-boot', 0)
+    assert 'training: not finished: 2 of 2 epochs' in printed
+    assert 'not finished: 2 of 2 epochs' in (tmp_path/'run'/'report.html').read_text()
+    unfinished = pd.read_csv(tmp_path/'run'/'report.csv', index_col='label')
+    monkeypatch.setattr(learner, 'close_run', saved)
+    shell(*FIT, '--epochs', 2, '--out', tmp_path/'run')                        # the same weights, saved now
+    shell('evaluate', tmp_path/'run', '--n-boot', 0)
+    finished = pd.read_csv(tmp_path/'run'/'report_2.csv', index_col='label')
+    pd.testing.assert_frame_equal(unfinished, finished)
+
+
+def test_compare_prints_and_writes_paired_differences(run, clinics, tmp_path):
+    shell(*FIT, '--epochs', 1, '--out', tmp_path/'other')
+    shell('compare', run, tmp_path/'other', '--n-boot', 20, '--out', tmp_path/'two.csv')
+    table = pd.read_csv(tmp_path/'two.csv').set_index('label')
+    own = [opening.open_parts(opening.read_run_record(folder))[1] for folder in (run, tmp_path/'other')]
+    assert table.loc['Cardiomegaly', 'n'] == len(own[0]) == len(own[1])
+    assert np.allclose(table['difference'], table['auroc_a'] - table['auroc_b'], equal_nan=True)
+    assert set(table['first']) == {run.name} and set(table['second']) == {'other'}
+    text = (tmp_path/'two.html').read_text()
+    assert text.count('plotly-graph-div') == 2 and 'phantom of seed' not in text and 'say nothing about' in text
+    assert 'is given twice' in shell('compare', run, run, status=1)
+    assert 'two runs or more' in shell('compare', run, status=1)
+    assert 'no row is in both' in shell('compare', run, clinics/'run', status=1)
+    assert 'is another report' in shell('compare', tmp_path/'other', run, '--out', tmp_path/'two.csv', status=1)
+    printed = shell('compare', run, clinics/'run', '--data', clinics/'there'/'clinic.csv', '--path', 'scan',
+                    '--patient', 'person', '--n-boot', 20, '--out', tmp_path/'three.csv')
+    assert 'rows that both have: 70' in printed and 'entries left out, the labels differ: 0' in printed
+
+
 # ---- lab, doctor, demo, version ----
 
 def test_lab_copies_pages_and_never_over_a_file(tmp_path):
@@ -385,7 +537,11 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
         --set --epochs --batch-size --seed --workers --labelled --out --device
         --best --patience --tune --config
         --devices --precision --progress --no-progress --no-stretch --no-invert --no-window --no-pretrained''',
-    'evaluate': '--data --table --root --path --patient --packed --n-boot --out',
+    'evaluate': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --fit
+        --bits --stretch --invert --window --frame --rows --data-seed --by --n-boot --out --unfinished --name-rows
+        --show-images --device''',
+    'compare': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --rows
+        --data-seed --by --n-boot --out --unfinished --device''',
     'predict': '''--out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window
         --calibrated --decide''',
     'export': '--to --out',
