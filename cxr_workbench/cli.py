@@ -7,7 +7,7 @@ __all__ = ['app', 'methods', 'doctor', 'version', 'fit', 'evaluate', 'compare', 
            'demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #9256c40f
-import contextlib, functools, os, sys, time, warnings
+import contextlib, functools, json, os, sys, time, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -37,8 +37,6 @@ def print_warnings():
 
 # %% ../nbs/80_cli.ipynb #85a6740e
 MENDABLE = (ValueError, OSError, KeyError, FloatingPointError, ModuleNotFoundError)
-
-# %% ../nbs/80_cli.ipynb #0d302088
 NOT_SPELLED = ('labels', 'weights', 'pretrained', 'start', 'setting')   # other things in the library than in the shell
 
 # %% ../nbs/80_cli.ipynb #9b988897
@@ -248,7 +246,6 @@ def read_config_file(context: typer.Context, value: Optional[Path]):
     context.default_map = given
     return value
 
-# %% ../nbs/80_cli.ipynb #80a20bc1
 Config = Annotated[Optional[Path], Option(
     is_eager=True, callback=read_config_file, help='TOML or YAML: values for the options that are not given')]
 

@@ -111,11 +111,13 @@ BESIDE = {
     'overlaps': {*BELOW, 'doctor'},
     'opening': {*BELOW},
     'reports': {*BELOW, 'views', 'metrics', 'learner'},
+    'evaluating': {*BELOW, 'views', 'metrics', 'learner', 'saving', 'checkpoints', 'opening', 'reports'},
+    'comparing': {*BELOW, 'views', 'metrics', 'scores', 'opening', 'reports', 'evaluating'},
     'launcher': set(),
     'cards': {*BELOW, 'views', 'doctor', 'overlaps'},
     'settings': {*GROUND},
-    'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports', 'launcher',
-            'cards', 'settings'},
+    'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
+            'evaluating', 'comparing', 'launcher', 'cards', 'settings'},
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
 LATER = {   # pages of one paper
