@@ -10,7 +10,7 @@ __all__ = ['VOCABULARY', 'ARGUMENTS', 'TERMS', 'MODULES', 'MEANINGS', 'LATER', '
 import warnings
 
 # %% ../nbs/00b_renamed.ipynb #9dbbe9c7
-VOCABULARY = 3   # of configurations that are written today; none or a smaller number is of before
+VOCABULARY = 4   # of configurations that are written today; none or a smaller number is of before
 ARGUMENTS = {'*': {}}   # method -> old argument -> its new name, or function (arguments, value) that changes arguments
 TERMS = {'*': {}}       # method -> old loss term -> its new name
 MODULES = {}            # method -> beginning of an old tensor name -> the new one
@@ -110,10 +110,22 @@ def _put_into_attack(name):
 
     return change
 
+# %% ../nbs/00b_renamed.ipynb #d4a10001
+def _put_into_trust(arguments, value):
+    "The old `priors` of ACAA, thresholds from the prevalence, as what is trusted."
+    trust = arguments.get('trust')
+    if not value and trust is None: arguments['trust'] = 'fixed'
+    if not value: return
+    if isinstance(trust, dict) and 'thresholds' in trust:
+        raise ValueError('priors and trust=dict(thresholds=...): give one of them')
+    own = {} if value is True else value
+    arguments['trust'] = {**(trust if isinstance(trust, dict) else {}), 'thresholds': {'name': 'prior', **own}}
+
 # %% ../nbs/00b_renamed.ipynb #44749245
 _FEATURE = {'feature': 'direction', 'radius': 'radius', 'feature_steps': 'steps', 'level': 'level'}
 ARGUMENTS['acaa'] = {
-    'cap': 'priors', 'agree': 'agreement', 'eps': _put_into_attack('eps'), 'steps': _put_into_attack('steps'),
+    'cap': _put_into_trust, 'priors': _put_into_trust, 'agree': 'agreement',
+    'eps': _put_into_attack('eps'), 'steps': _put_into_attack('steps'),
     **{old: put_into('feature_attack', new) for old, new in _FEATURE.items()},
 }
 TERMS['acaa'] = {'sup': 'supervised', 'img': 'image', 'feat': 'feature', 'bmc': 'batch'}
@@ -173,6 +185,14 @@ def _keep_old_maps(arguments):
     return {'compare': 'maps', **arguments}
 
 LATER[3, 'can'] = _keep_old_maps
+
+# %% ../nbs/00b_renamed.ipynb #d4a10003
+def _keep_fixed_thresholds(arguments):
+    "What ACAA trusts, as files below vocabulary 4 mean it."
+    trust = arguments.get('trust')
+    return {**arguments, 'trust': 'fixed' if trust is None else trust}
+
+LATER[4, 'acaa'] = _keep_fixed_thresholds
 
 # %% ../nbs/00b_renamed.ipynb #159ad450
 def _rename_argument(new, name, value, change):

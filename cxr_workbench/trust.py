@@ -363,15 +363,11 @@ class Trust(nn.Module):
 
 # %% ../nbs/05b_trust.ipynb #f8414188
 def make_trust(
-    setting,        # None | arguments of `Trust` | a module
+    setting,        # None: fixed thresholds, hard labels | a name of `THRESHOLDS` | arguments of `Trust` | a module
     labels:int,     # C
-    priors=False,   # thresholds from class priors: True | False | arguments of PriorThresholds
 )->nn.Module:
-    "The module from its setting; ValueError for an argument that does not exist, or for two kinds of thresholds."
+    "The module from its setting; ValueError for a name or an argument that does not exist."
     if isinstance(setting, nn.Module): return setting
-    if setting is True or setting is False: setting = None
-    if priors:
-        if 'thresholds' in (setting or {}): raise ValueError('priors and trust=dict(thresholds=...): give one of them')
-        own = {} if priors is True else priors
-        setting = {**(setting or {}), 'thresholds': {'name': 'prior', **own}}
-    return make_part({'labels': labels} if setting is None else {'labels': labels, **setting}, Trust)
+    if isinstance(setting, str): setting = dict(thresholds=setting)
+    own = {} if setting in (None, True, False) else setting
+    return make_part({'labels': labels, **own}, Trust)

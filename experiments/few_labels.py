@@ -48,14 +48,14 @@ def list_single_positive_variants(ema):
 def list_fraction_variants(ema):
     "Variants of the labelled fraction: method and its arguments."
     tiny = dict(preset='tiny', ema=ema)
-    def acaa(**kw): return 'acaa', dict(tiny, **kw)
+    def acaa(trust='fixed', **kw): return 'acaa', dict(tiny, trust=trust, **kw)
     strong, strict = dict(adv_on='strong'), dict(tau_pos=.7, tau_neg=.05)
     fixmatch = dict(loss='bce', unknown='ignore', weights=ONLY_IMAGE, elastic=dict(p=0.), sampler='mixed')
     return {
         'baseline': ('supervised', tiny),
         'FixMatch-style': ('mpc', dict(tiny, **fixmatch)),
         'ACAA': acaa(),
-        'ACAA, prior thresholds': acaa(priors=True),
+        'ACAA, prior thresholds': acaa(trust='prior'),
         'ACAA, eps 1/255': acaa(attack=dict(eps=1/255)),
         'ACAA, strong view attacked': acaa(**strong),
         'ACAA, strong view, no attack': acaa(**strong, attack=None),

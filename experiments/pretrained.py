@@ -29,6 +29,7 @@ from long_tail import SCORES, find_tail, plan_steps, score_part
 
 NONE = dict(image=0., feature=0., batch=0.)     # no consistency term
 ONLY_IMAGE = dict(feature=0., batch=0.)
+NO_IMAGE = dict(image=0.)
 BCE = dict(loss_settings=dict(scheme=None, gamma=0.))   # of CAN: the loss of the baseline
 DOUBLE = {'one branch at equal compute'}                # variants with twice the optimiser steps
 
@@ -40,19 +41,27 @@ def list_recipe(o):
 
 
 def list_fraction_variants(o):
-    "Variants of the labelled fraction: method and its arguments."
+    "Variants of the labelled fraction: method and its arguments; thresholds of ACAA are fixed where nothing is said."
     recipe = list_recipe(o)
-    def acaa(**kw): return 'acaa', dict(recipe, mixer=dict(inner=64), **kw)
+    def acaa(trust='fixed', **kw): return 'acaa', dict(recipe, mixer=dict(inner=64), trust=trust, **kw)
     return {
         'baseline': ('supervised', recipe),
         'ACAA': acaa(),
         'ACAA, eps 1/255': acaa(attack=dict(eps=1/255)),
         'ACAA, eps 0': acaa(attack=dict(eps=0.)),
         'ACAA, eps by the loss it adds': acaa(attack=dict(eps='auto')),
-        'ACAA, no image attack': acaa(weights=dict(image=0.)),
+        'ACAA, no image attack': acaa(weights=NO_IMAGE),
         'ACAA, image only': acaa(weights=ONLY_IMAGE),
         'ACAA, image only, eps 1/255': acaa(weights=ONLY_IMAGE, attack=dict(eps=1/255)),
         'ACAA, strong view, no attack, image only': acaa(weights=ONLY_IMAGE, adv_on='strong', attack=None),
+        'ACAA, no image attack, aligned': acaa(weights=NO_IMAGE, trust=dict(align=True)),
+        'ACAA, no image attack, aligned and soft': acaa(weights=NO_IMAGE, trust=dict(align=True, soft=1.)),
+        'ACAA, no image attack, prior thresholds': acaa(weights=NO_IMAGE, trust='prior'),
+        'ACAA, prior thresholds': acaa(trust='prior'),
+        'ACAA, prior thresholds, eps 1/255': acaa(trust='prior', attack=dict(eps=1/255)),
+        'ACAA, prior thresholds, eps 0': acaa(trust='prior', attack=dict(eps=0.)),
+        'ACAA, prior thresholds, own statistics': acaa(trust='prior', attack=dict(statistics='own')),
+        'ACAA, prior thresholds, strong view': acaa(trust='prior', adv_on='strong', attack=None),
         'ACAA, strong view, aligned': acaa(
             weights=ONLY_IMAGE, adv_on='strong', attack=None, trust=dict(align=True)),
     }
@@ -70,6 +79,7 @@ def list_single_positive_variants(o):
         'MPC': mpc(),
         'MPC, tau_neg .2': mpc(tau_neg=.2),
         'MPC, aligned': mpc(tau_neg=.2, trust=dict(align=True)),
+        'MPC, prior thresholds': mpc(trust='prior'),
     }
 
 

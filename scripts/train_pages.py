@@ -93,10 +93,11 @@ def watch_trust(method, truth, epochs):
 
 def score_labels(methods, size=64, without=None):
     "AUROC and average precision of each label on a phantom that no model has seen, a column per model."
-    test = paint_data(size=size, without=without, **TEST)
+    whole, test = (paint_data(size=size, without=name, **TEST) for name in (None, without))
     truth, found = test.y.numpy(), dict(label=test.label_names, present=test.y.sum(0).int().tolist())
     for name, method in methods.items():
-        scores = predict(method, test)[test.label_names].to_numpy()
+        data = test if len(method.label_names) == len(test.label_names) else whole
+        scores = predict(method, data)[test.label_names].to_numpy()
         found[f'{name}, auroc'] = auroc(scores, truth).round(4)
         found[f'{name}, ap'] = average_precision(scores, truth).round(4)
     return pd.DataFrame(found)

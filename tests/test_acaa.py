@@ -214,11 +214,14 @@ def test_looks_present_is_not_counted_as_absent():
         assert (~known).sum() == left and torch.equal(y, batch.y)
     assert make(supervision='ssl').unknown == 'ignore' and method.unknown == 'negative'
     assert [make(supervision=s).recipe()[0].sampler for s in ('ssl', 'spml')] == ['mixed', 'known']
+    assert isinstance(make(supervision='ssl').trust.thresholds, PriorThresholds) and method.trust.thresholds is None
+    assert make(supervision='ssl', trust='fixed').trust.thresholds is None
     assert create_method('acaa', labels=2, backbone='test_resnet').recipe()[0].ema == .999
 
 
+FEW = dict(thresholds=dict(name='prior', memory=16, ready=4))   # a memory that a small batch fills
 OPTIONS = [
-    dict(priors=dict(memory=16, ready=4)),
+    dict(trust=FEW), dict(trust='adaptive'),
     dict(feature_attack=dict(level='map')), dict(feature_attack=dict(steps=3)),
     dict(feature_attack=dict(direction='random')), dict(feature_attack=False), dict(relation=1.),
     dict(attack=dict(eps=0.)), dict(attack=dict(steps=0)), dict(attack=None, adv_on='strong'),
@@ -240,7 +243,7 @@ def test_every_ablation_takes_a_step(name):
 
 
 def test_the_memory_fills_in_training_only():
-    method = make(priors=dict(memory=16, ready=4))
+    method = make(trust=FEW)
     unknown = int((~table().known.any(1)).sum())
     method.step(table(), progress=.5)
     assert method.priors.seen == unknown
@@ -256,7 +259,7 @@ thin = {
 @pytest.mark.parametrize('batch', thin.values(), ids=thin)
 @pytest.mark.parametrize('supervision', ['ssl', 'spml'])
 def test_thin_batches_are_harmless(batch, supervision):
-    finite(make(supervision=supervision, priors=dict(memory=16, ready=4)), batch)
+    finite(make(supervision=supervision, trust=FEW), batch)
 
 
 def test_bad_batches_are_refused():
@@ -447,8 +450,12 @@ def test_the_map_level_needs_a_mean():
 
 TINY = dict(backbone='test_resnet', tau_pos=.52, tau_neg=.48)
 BEFORE = [   # as it was written before, as it is written today
-    (dict(cap=True), dict(priors=True)),
-    (dict(cap=dict(memory=16)), dict(priors=dict(memory=16))),
+    (dict(cap=True), dict(trust='prior')),
+    (dict(priors=True), dict(trust='prior')),
+    (dict(cap=dict(memory=16)), dict(trust=dict(thresholds=dict(name='prior', memory=16)))),
+    (dict(priors=dict(memory=16), trust=dict(soft=1.)),
+     dict(trust=dict(soft=1., thresholds=dict(name='prior', memory=16)))),
+    (dict(priors=False), dict(trust='fixed')),
     (dict(agree=.25), dict(agreement=.25)),
     (dict(eps=.1, steps=2), dict(attack=dict(eps=.1, steps=2))),
     (dict(attack='PGD', eps=.1), dict(attack=dict(name='PGD', eps=.1))),
@@ -524,9 +531,10 @@ def test_a_configuration_of_before_is_read_without_a_word():
 def test_a_model_of_before_gives_the_same_scores():
     "Its tensors of the mixer were called batch_mamba, its terms and arguments otherwise too."
     from cxr_workbench.renamed import update_config, update_state
-    method, x = make().eval(), table().x
+    method, x = make(trust='fixed').eval(), table().x
     nn.init.normal_(method.mixer.leave.weight)
     arguments = {**method.config['arguments'], 'agree': .5, 'weights': dict(img=.5)}
+    assert arguments.pop('trust') == 'fixed'   # what it meant when there was no such argument
     before = dict(method='acaa', labels=NAMES, size=SIZE, pretrained=False, arguments=arguments)
     tensors = {name.replace('mixer.', 'batch_mamba.', 1): t for name, t in method.state_dict().items()}
     assert any(name.startswith('batch_mamba.') for name in tensors)

@@ -163,7 +163,7 @@ def test_adaptive_thresholds_never_cross_whatever_is_given():
 def test_both_methods_know_every_kind_of_thresholds():
     assert make_trust(None, 3).thresholds is None and make_trust(dict(thresholds='fixed'), 3).thresholds is None
     assert make_trust(dict(thresholds=dict(name='prior', memory=7)), 3).thresholds.queue.shape == (7, 3)
-    old = make_trust(None, 3, dict(memory=7)).thresholds
+    old = make_trust(dict(thresholds=dict(name='prior', memory=7)), 3).thresholds
     assert isinstance(old, PriorThresholds) and old.queue.shape == (7, 3)
     for name in ('mpc', 'acaa'):
         for kind in ('adaptive', 'prior'):
@@ -301,7 +301,14 @@ def test_a_part_is_switched_by_its_setting():
 
 
 def test_two_kinds_of_thresholds_are_refused():
-    with pytest.raises(ValueError, match='one of them'): make_trust(dict(thresholds='adaptive'), 5, priors=True)
+    with pytest.raises(ValueError, match='one of them'):
+        create_method('acaa', labels=NAMES, size=32, preset='tiny', trust=dict(thresholds='adaptive'), priors=True)
+
+
+def test_a_name_of_thresholds_is_enough():
+    assert isinstance(make_trust('prior', 5).thresholds, PriorThresholds)
+    assert make_trust('fixed', 5).thresholds is None is make_trust(None, 5).thresholds
+    with pytest.raises(ValueError, match='priro'): make_trust('priro', 5)
 
 
 # ---- in the methods ----
@@ -379,7 +386,7 @@ def test_the_teacher_gives_the_pseudo_labels_and_follows_the_network(name):
 @pytest.mark.parametrize('name', ['mpc', 'acaa'])
 def test_a_saved_model_has_no_teacher_and_scores_the_same(name, tmp_path):
     from cxr_workbench.learner import load, save
-    plain, _ = make(name)
+    plain, _ = make(name, 'fixed')
     method, batch = make(name, ALL)
     method.step(batch, progress=.5)
     own = set(method.state_dict()) - set(plain.state_dict())
@@ -390,11 +397,28 @@ def test_a_saved_model_has_no_teacher_and_scores_the_same(name, tmp_path):
     assert torch.equal(again.trust.align.mean, method.trust.align.mean)
 
 
+FEW = dict(thresholds=dict(name='prior', memory=16, ready=4))
+
+
+def test_a_model_of_fixed_thresholds_of_before_has_them_today(tmp_path):
+    import json
+    from cxr_workbench.learner import load, save
+    method, batch = create_method('acaa', labels=NAMES, size=32, preset='tiny', trust='fixed'), make('acaa')[1]
+    method.prepare(batch.y, batch.known)
+    save(method.eval(), tmp_path)
+    about = json.loads((tmp_path/'model.json').read_text())
+    assert about['config']['arguments'].pop('trust') == 'fixed'
+    about['config']['vocabulary'] = 3
+    (tmp_path/'model.json').write_text(json.dumps(about))
+    again = load(tmp_path)
+    assert again.trust.thresholds is None and torch.equal(again(batch.x), method(batch.x))
+
+
 def test_a_model_with_prior_thresholds_of_before_still_loads(tmp_path):
     from safetensors.torch import load_file, save_file
     from cxr_workbench.learner import load, save
     method, batch = make('acaa')
-    method = create_method('acaa', labels=NAMES, size=32, preset='tiny', priors=dict(memory=16, ready=4)).train()
+    method = create_method('acaa', labels=NAMES, size=32, preset='tiny', trust=FEW).train()
     method.prepare(batch.y, batch.known)
     method.step(batch, progress=.5)
     save(method.eval(), tmp_path)

@@ -114,9 +114,9 @@ def batch_loss(
     return loss + relation*difference.square().mean()
 
 # %% ../../nbs/50_acaa.ipynb #fc931076
-REGIMES = {   # what is annotated -> what an unknown entry means in the supervised term, and which rows are drawn
-    'ssl': dict(unknown='ignore', sampler='mixed'),     # some patients
-    'spml': dict(unknown='negative', sampler='known'),  # one positive label per image
+REGIMES = {   # what is annotated -> what an unknown entry means, which rows are drawn, which own labels are trusted
+    'ssl': dict(unknown='ignore', sampler='mixed', trust='prior'),      # some patients
+    'spml': dict(unknown='negative', sampler='known', trust='fixed'),   # one positive label per image
 }
 
 # %% ../../nbs/50_acaa.ipynb #8912c6c3
@@ -143,13 +143,13 @@ ABLATIONS = {  # name -> arguments that take a part away or exchange it
     'no relation term': dict(relation=0.),
     'one direction': dict(mixer=dict(bidirectional=False)),
     'no permutation': dict(mixer=dict(permute=False)),
-    'class-prior thresholds': dict(priors=True),
+    'fixed thresholds': dict(trust='fixed'),
     'adaptive thresholds': dict(trust=dict(thresholds='adaptive')),
-    'aligned probabilities': dict(trust=dict(align=True)),
-    'aligned by their mean': dict(trust=dict(align=dict(match='mean'))),
-    'soft targets': dict(trust=dict(soft=1.)),
-    'EMA teacher': dict(trust=dict(teacher=.99)),
-    'rare labels weigh more': dict(trust=dict(rare=.5)),
+    'aligned probabilities': dict(trust=dict(thresholds='prior', align=True)),
+    'aligned by their mean': dict(trust=dict(thresholds='prior', align=dict(match='mean'))),
+    'soft targets': dict(trust=dict(thresholds='prior', soft=1.)),
+    'EMA teacher': dict(trust=dict(thresholds='prior', teacher=.99)),
+    'rare labels weigh more': dict(trust=dict(thresholds='prior', rare=.5)),
     'ramp over the whole training': dict(ramp=1.),
     'eps 1/255': dict(attack=dict(eps=1/255)),
     'eps 0': dict(attack=dict(eps=0.)),   # the weak view, put through the network again
@@ -167,9 +167,8 @@ class ACAA(Classifier):
         backbone='densenet121',
         supervision='ssl',           # 'ssl': some patients are annotated | 'spml': one positive label per image
         unknown=None, sampler=None,  # None: as the regime has them, see `REGIMES`
-        tau_pos=.8, tau_neg=.1,      # fixed thresholds
-        priors=False,                # thresholds from class priors: True | False | arguments of PriorThresholds
-        trust=None,                  # None: fixed thresholds, hard labels | arguments of Trust | a module
+        trust=None,                  # None: as the regime has it | a name of thresholds | arguments of Trust | a module
+        tau_pos=.8, tau_neg=.1,      # thresholds of trust='fixed', and of 'prior' in its first batches
         attack=True,                 # True | None: the view as it is | a name of FAMILY | settings, see `make_attack`
         adv_on='weak',               # the view that is attacked: 'weak' | 'strong'
         feature_attack=True,         # True | False: features as they are | arguments of FeatureAttack | a module
@@ -186,7 +185,7 @@ class ACAA(Classifier):
         regime = REGIMES[supervision]
         super().__init__(labels, backbone=backbone, unknown=unknown or regime['unknown'],
                          sampler=sampler or regime['sampler'], **{'strong': adv_on == 'strong', **network})
-        self.taus, self.trust = (tau_pos, tau_neg), make_trust(trust, self.labels, priors)
+        self.taus, self.trust = (tau_pos, tau_neg), make_trust(regime['trust'] if trust is None else trust, self.labels)
         self.attack, self.adv_on = attack, adv_on
         self.budget = attack['eps'] if attack and isinstance(attack['eps'], AttackBudget) else None
         self.feature_attack = make_part(feature_attack, FeatureAttack)   # a module, or None
