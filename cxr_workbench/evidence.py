@@ -182,7 +182,7 @@ def describe_runs(
 
 # %% ../nbs/08f_evidence.ipynb #b1476f75
 MEASURES = {
-    'auroc': 'AUROC', 'ap': 'AP', 'f1': 'macro F1',
+    'auroc': 'AUROC', 'ap': 'AP', 'f1': 'macro F1', 'valid_auroc': 'validation AUROC',
     'tail_auroc': 'tail AUROC', 'tail_ap': 'tail AP', 'tail_f1': 'tail F1',
     'hits - chance': 'hits above chance', 'cam_hits - chance': 'Grad-CAM hits above chance',
     'counted': 'Spearman with the counted table', 'declared': 'Spearman with the declared table',

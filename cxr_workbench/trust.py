@@ -168,11 +168,12 @@ class PriorThresholds(Memory):
         kappa=.5,       # share of either side that is trusted, in (0, 1)
         memory=4096,    # predictions that are remembered, M
         ready=256,      # with fewer in memory, the fixed thresholds hold
+        strict=False,   # trust only what the fixed thresholds trust too
     ):
         super().__init__(labels, memory)
         if not 0 < kappa < 1:
             raise ValueError(f'kappa={kappa} must lie between 0 and 1: at 1 the thresholds meet')
-        self.kappa, self.ready = kappa, min(ready, memory)
+        self.kappa, self.ready, self.strict = kappa, min(ready, memory), strict
 
     @torch.no_grad()
     def forward(self, prevalence, tau_pos, tau_neg):
@@ -186,7 +187,10 @@ class PriorThresholds(Memory):
         high, low = quantile(1 - self.kappa*prevalence), quantile(self.kappa*(1 - prevalence))
         apart = high > low   # where all predictions are equal, none is trusted
         high = torch.where(apart & (prevalence > 0), high, 2.)   # 2: never reached
-        return high, torch.where(apart, low, -1.)                # -1: never reached
+        low = torch.where(apart, low, -1.)                       # -1: never reached
+        if not self.strict: return high, low
+        least, most = (torch.as_tensor(tau).to(high) for tau in (tau_pos, tau_neg))
+        return torch.maximum(high, least), torch.minimum(low, most)
 
 # %% ../nbs/05b_trust.ipynb #eba5d224
 THRESHOLDS = {'fixed': None, 'adaptive': AdaptiveThresholds, 'prior': PriorThresholds}

@@ -24,6 +24,10 @@ VIEWS = """baseline FixMatch-style 'ACAA, terms off' 'ACAA, image only' 'ACAA, e
     'ACAA, strong view, no attack, image only'
     'ACAA, strong view, no attack, image only, tau .7 .05' 'ACAA, strong view attacked, image only, tau .7 .05' ACAA"""
 ALONE = "'MPC, tau_neg .2, IPC only' 'MPC, tau_neg .2, FPC only' 'MPC, tau_neg .2, BTC only'"
+PRETRAINED = 'pretrained {} --data images_256.csv --path file_256 --packed pack96 --steps 200'
+TRUSTED = """'ACAA, no image attack' 'ACAA, no image attack, prior thresholds' 'ACAA, no image attack, strict thresholds'
+    'ACAA, no image attack, aligned and soft' 'ACAA, prior thresholds' 'ACAA, prior thresholds, eps 1/255'
+    'ACAA, prior thresholds, strong view'"""
 LADDER = "base '+ channel gate' '+ class attention' '+ label graph' '+ loss and sampler'"
 
 COMMANDS = {  # table -> experiment and its options
@@ -52,7 +56,10 @@ COMMANDS = {  # table -> experiment and its options
         f"rivals single-positive {PAIR} --variants AN WAN LL-R LL-Ct LL-Cp BoostLU 'LL-R, 9 %'",
     'rivals-tail-phantom': f'rivals tail {PAIR} --variants BCE focal LDAM-DRW',
     'pretrained-ends-real':
-        'pretrained ends --data images_256.csv --path file_256 --packed pack96 --folds 0 1 2 --steps 200',
+        f"{PRETRAINED.format('ends')} --folds 0 1 2",
+    'pretrained-single-positive-real':
+        f"{PRETRAINED.format('single-positive')} --folds 0 1 2 --variants AN LL-R 'MPC, tau_neg .2'",
+    'pretrained-fraction-real': f"{PRETRAINED.format('fraction')} --folds 0 1 --variants baseline {TRUSTED}",
     'lcc_folds-real': f'lcc_folds {REAL} {SMALL}',
     'long_tail-32-real':
         f"long_tail {REAL} --size 32 --steps 240 --batch-size 32 --variants {LADDER} 'tail repeated' 'base, sampler'",

@@ -56,6 +56,7 @@ def list_fraction_variants(ema):
         'FixMatch-style': ('mpc', dict(tiny, **fixmatch)),
         'ACAA': acaa(),
         'ACAA, prior thresholds': acaa(trust='prior'),
+        'ACAA, strict thresholds': acaa(trust=dict(thresholds=dict(name='prior', strict=True))),
         'ACAA, eps 1/255': acaa(attack=dict(eps=1/255)),
         'ACAA, strong view attacked': acaa(**strong),
         'ACAA, strong view, no attack': acaa(**strong, attack=None),

@@ -30,6 +30,7 @@ from long_tail import SCORES, find_tail, plan_steps, score_part
 NONE = dict(image=0., feature=0., batch=0.)     # no consistency term
 ONLY_IMAGE = dict(feature=0., batch=0.)
 NO_IMAGE = dict(image=0.)
+STRICT = dict(thresholds=dict(name='prior', strict=True))   # what the prevalence allows and fixed thresholds trust too
 BCE = dict(loss_settings=dict(scheme=None, gamma=0.))   # of CAN: the loss of the baseline
 DOUBLE = {'one branch at equal compute'}                # variants with twice the optimiser steps
 
@@ -57,7 +58,10 @@ def list_fraction_variants(o):
         'ACAA, no image attack, aligned': acaa(weights=NO_IMAGE, trust=dict(align=True)),
         'ACAA, no image attack, aligned and soft': acaa(weights=NO_IMAGE, trust=dict(align=True, soft=1.)),
         'ACAA, no image attack, prior thresholds': acaa(weights=NO_IMAGE, trust='prior'),
+        'ACAA, no image attack, strict thresholds': acaa(weights=NO_IMAGE, trust=STRICT),
         'ACAA, prior thresholds': acaa(trust='prior'),
+        'ACAA, strict thresholds': acaa(trust=STRICT),
+        'ACAA, strict thresholds, ramp over all': acaa(trust=STRICT, ramp=1.),
         'ACAA, prior thresholds, eps 1/255': acaa(trust='prior', attack=dict(eps=1/255)),
         'ACAA, prior thresholds, eps 0': acaa(trust='prior', attack=dict(eps=0.)),
         'ACAA, prior thresholds, own statistics': acaa(trust='prior', attack=dict(statistics='own')),

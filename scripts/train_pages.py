@@ -44,7 +44,7 @@ MODELS = {
         baseline=dict(arguments=dict(preset='maps', reject=False, weights=dict(image=0., feature=0., batch=0.)))),
     'acaa': dict(
         method='acaa', rows=1500, epochs=9, batch_size=32,
-        arguments=dict(preset='tiny', min_cells=8, adv_on='strong', attack=dict(eps='auto')),
+        arguments=dict(preset='tiny', min_cells=8, trust='fixed', adv_on='strong', attack=dict(eps='auto')),
         regime=dict(regime='fraction', fraction=.2, seed=0),
         baseline=dict(   # 8 labelled images per step, as many as in a mixed batch, and as many steps
             method='supervised', arguments=dict(preset='maps', sampler='known'), batch_size=8, epochs=12)),

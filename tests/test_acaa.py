@@ -5,6 +5,7 @@ import pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from hypothesis import given, strategies as st
+from cxr_workbench.consistency import pseudo_label
 from cxr_workbench.core import Batch, create_method, seed_all
 from cxr_workbench.methods import acaa as A
 from cxr_workbench.methods.acaa import ABLATIONS, FeatureAttack, PriorThresholds, feature_attack
@@ -39,6 +40,17 @@ def test_the_memory_keeps_the_last_predictions():
     again = PriorThresholds(2, memory=5, ready=3)
     again.load_state_dict(priors.state_dict())
     assert torch.equal(*(torch.stack(p(half(), .8, .1)) for p in (priors, again)))
+
+
+def test_strict_thresholds_trust_what_both_rules_trust():
+    q = torch.rand(400, 3, generator=torch.Generator().manual_seed(0))*torch.tensor([1., .5, .05])
+    prevalence, plain, strict = torch.tensor([.3, .1, .1]), PriorThresholds(3), PriorThresholds(3, strict=True)
+    for thresholds in (plain, strict): thresholds.remember(q)
+    fixed, prior, both = (pseudo_label(q, *taus) for taus in (
+        (.8, .1), plain(prevalence, .8, .1), strict(prevalence, .8, .1)))
+    agreed = fixed[1] & prior[1] & (fixed[0] == prior[0])
+    assert torch.equal(both[1], agreed) and agreed.any(0).all() and not torch.equal(agreed, prior[1])
+    assert torch.equal(strict(prevalence, torch.full((3,), .8), .1)[0], strict(prevalence, .8, .1)[0])
 
 
 @given(kappa=st.floats(.05, .95), prevalence=st.floats(.01, .99), seed=st.integers(0, 9))

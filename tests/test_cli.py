@@ -190,7 +190,8 @@ def answers(tmp_path_factory):
     "What a process without torch says to every mistake, and whether torch was imported in the end."
     folder = tmp_path_factory.mktemp('mistakes')
     for name in 'ab': Image.new('L', (8, 8)).save(folder/f'{name}.png')
-    frame = pd.DataFrame({'path': ['a.png', 'b.png'], 'patient_id': [1, 2], 'Edema': [1, 0], 'Mass': [0, 1]})
+    labels = {'Edema': [1, 0], 'Mass': [0, 1]}
+    frame = pd.DataFrame({'path': ['a.png', 'b.png'], 'patient_id': [1, 2], **labels})
     frame.to_csv(folder/'table.csv', index=False)
     frame.assign(path=['a.png', 'c.png']).to_csv(folder/'absent.csv', index=False)
     frame.assign(Mass=['0', 'perhaps']).to_csv(folder/'strange.csv', index=False)

@@ -137,7 +137,8 @@ def test_more_epochs_take_the_rates_of_the_longer_schedule(data, tmp_path, sched
     with pytest.warns(UserWarning, match=f'{schedule} schedule is now that of 4 epochs, at 50% and not at 100%'):
         _, history = train(data, out=tmp_path, method=constant(schedule), epochs=4)
     whole = train(data, method=constant(schedule), epochs=4)[1]
-    assert history['lr'][2:].tolist() == whole['lr'][2:].tolist() and history['lr'][1] != whole['lr'][1]
+    later, rates = history['lr'], whole['lr']
+    assert later[2:].tolist() == rates[2:].tolist() and later[1] != rates[1]
 
 
 def test_more_epochs_leave_the_earlier_stage_as_it_was(data, tmp_path, monkeypatch):
@@ -1090,7 +1091,8 @@ def test_an_exported_file_names_no_patient_and_no_place(scans, tmp_path, suffix)
     named = from_arrays(rows.batch(range(len(scans))).x[:, 0].numpy(), rows.y, label_names=NAMES,
                         patient_id=[f'patient-{i:04d}' for i in range(len(scans))])
     method = create_method('supervised', labels=NAMES, size=named.size, preset='tiny')
-    learner.fit(method, named.subset(range(30)), named.subset(range(30, 40)), out=tmp_path/'run', epochs=1, **QUIET)
+    train, valid = named.subset(range(30)), named.subset(range(30, 40))
+    learner.fit(method, train, valid, out=tmp_path/'run', epochs=1, **QUIET)
     file = tmp_path/f'model.{suffix}'
     learner.export(tmp_path/'run', file)
     content = file.read_bytes()

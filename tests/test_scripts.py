@@ -180,7 +180,8 @@ def pages(): return open_script(ROOT/'scripts'/'train_pages.py')
 def test_hidden_entries_are_counted_by_what_became_of_them(pages):
     truth = torch.tensor([[1., 0, 1, 0, 1, 0, 1]])
     known = torch.tensor([[1, 0, 0, 0, 0, 0, 0]]).bool()
-    pseudo, mask = torch.tensor([[1., 0, 1, 1, 0, 0, 0]]), torch.tensor([[1., 1, 1, 1, 1, 0, 0]])
+    pseudo = torch.tensor([[1., 0, 1, 1, 0, 0, 0]])
+    mask = torch.tensor([[1., 1, 1, 1, 1, 0, 0]])
     step = SimpleNamespace(probes=dict(pseudo=pseudo, mask=mask))
     found = pages.count_outcomes(step, known, truth)
     assert found == {'right, present': 1, 'right, absent': 1, 'wrong, present': 1, 'wrong, absent': 1,
@@ -194,7 +195,8 @@ def test_regimes_hide_labels_of_the_training_part_alone(pages):
     assert data.y.shape[1] == 13 and 'No Finding' not in data.label_names
     single = pages.hide_labels(data, pages.MODELS['mpc']['regime'])
     assert set(single.known.sum(1).tolist()) == {0, 1} and (single.y <= data.y).all()
-    assert torch.equal(single.known.any(1), data.y.any(1)) and torch.equal(single.y.bool(), single.known)
+    assert torch.equal(single.known.any(1), data.y.any(1))
+    assert torch.equal(single.y.bool(), single.known)
     few = pages.hide_labels(data, pages.MODELS['acaa']['regime'])
     kept = few.known.all(1)
     assert torch.equal(kept, few.known.any(1)) and .1 < kept.float().mean() < .3

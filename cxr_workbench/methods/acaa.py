@@ -114,8 +114,9 @@ def batch_loss(
     return loss + relation*difference.square().mean()
 
 # %% ../../nbs/50_acaa.ipynb #fc931076
+STRICT = dict(name='prior', strict=True)   # thresholds: what the prevalence allows and the fixed ones trust too
 REGIMES = {   # what is annotated -> what an unknown entry means, which rows are drawn, which own labels are trusted
-    'ssl': dict(unknown='ignore', sampler='mixed', trust='prior'),      # some patients
+    'ssl': dict(unknown='ignore', sampler='mixed', trust=dict(thresholds=STRICT)),   # some patients
     'spml': dict(unknown='negative', sampler='known', trust='fixed'),   # one positive label per image
 }
 
@@ -144,12 +145,13 @@ ABLATIONS = {  # name -> arguments that take a part away or exchange it
     'one direction': dict(mixer=dict(bidirectional=False)),
     'no permutation': dict(mixer=dict(permute=False)),
     'fixed thresholds': dict(trust='fixed'),
+    'thresholds from the prevalence alone': dict(trust='prior'),
     'adaptive thresholds': dict(trust=dict(thresholds='adaptive')),
-    'aligned probabilities': dict(trust=dict(thresholds='prior', align=True)),
-    'aligned by their mean': dict(trust=dict(thresholds='prior', align=dict(match='mean'))),
-    'soft targets': dict(trust=dict(thresholds='prior', soft=1.)),
-    'EMA teacher': dict(trust=dict(thresholds='prior', teacher=.99)),
-    'rare labels weigh more': dict(trust=dict(thresholds='prior', rare=.5)),
+    'aligned probabilities': dict(trust=dict(thresholds=STRICT, align=True)),
+    'aligned by their mean': dict(trust=dict(thresholds=STRICT, align=dict(match='mean'))),
+    'soft targets': dict(trust=dict(thresholds=STRICT, soft=1.)),
+    'EMA teacher': dict(trust=dict(thresholds=STRICT, teacher=.99)),
+    'rare labels weigh more': dict(trust=dict(thresholds=STRICT, rare=.5)),
     'ramp over the whole training': dict(ramp=1.),
     'eps 1/255': dict(attack=dict(eps=1/255)),
     'eps 0': dict(attack=dict(eps=0.)),   # the weak view, put through the network again
