@@ -25,9 +25,9 @@ VIEWS = """baseline FixMatch-style 'ACAA, terms off' 'ACAA, image only' 'ACAA, e
     'ACAA, strong view, no attack, image only, tau .7 .05' 'ACAA, strong view attacked, image only, tau .7 .05' ACAA"""
 ALONE = "'MPC, tau_neg .2, IPC only' 'MPC, tau_neg .2, FPC only' 'MPC, tau_neg .2, BTC only'"
 PRETRAINED = 'pretrained {} --data images_256.csv --path file_256 --packed pack96 --steps 200'
-TRUSTED = """'ACAA, no image attack' 'ACAA, no image attack, prior thresholds' 'ACAA, no image attack, strict thresholds'
-    'ACAA, no image attack, aligned and soft' 'ACAA, prior thresholds' 'ACAA, prior thresholds, eps 1/255'
-    'ACAA, prior thresholds, strong view'"""
+TRUSTED = """'ACAA, no image attack' 'ACAA, no image attack, prior thresholds'
+    'ACAA, no image attack, strict thresholds' 'ACAA, no image attack, aligned and soft'
+    'ACAA, prior thresholds' 'ACAA, prior thresholds, eps 1/255' 'ACAA, prior thresholds, strong view'"""
 LADDER = "base '+ channel gate' '+ class attention' '+ label graph' '+ loss and sampler'"
 
 COMMANDS = {  # table -> experiment and its options
@@ -46,6 +46,9 @@ COMMANDS = {  # table -> experiment and its options
         f"{SHARE} {REAL} --steps 200 --fractions .05 .1 .2 .5 --tune 100 400 "
         f"--variants baseline {PARTS} FixMatch-style 'ACAA, prior thresholds' ACAA",
     'few_labels-fraction-800-phantom': f'{SHARE} --steps 800 --draws 1 --tune 1600 --variants {VIEWS}',
+    'few_labels-fraction-400-phantom':
+        "few_labels fraction --size 64 --steps 400 --batch-size 8 --unlabelled 24 --fractions .2 --folds 0 1 --draws 1 "
+        "--variants baseline ACAA 'ACAA, prior thresholds' 'ACAA, strict thresholds'",
     'confident_entries-fraction-phantom': f'confident_entries fraction {SMALL} --unlabelled 32',
     'confident_entries-fraction-real': f'confident_entries fraction {REAL} {SMALL} --unlabelled 32',
     'correlations-lcc-phantom': f'correlations lcc {SMALL}',
