@@ -36,6 +36,19 @@ def name_studies(
     if unnamed.any(): raise ValueError(f'{unnamed.sum()} paths name no study: {first_few(paths[unnamed])}')
     return studies
 
+# %% ../nbs/01cd_chexpert_sets.ipynb #c4e20002
+def try_views(
+    table,           # DataFrame with the columns of CheXpert
+    asked:bool,      # whether rows are chosen by their view
+    checks:Checks,   # gets a note where views cannot be told
+):                   # as of name_views, or '' for all
+    "The view of each image; ValueError where it is asked for and cannot be told."
+    try: return name_views(table)
+    except ValueError as error:
+        if asked: raise
+        checks.add('views', 'note', f'{error}; they are left blank', 0)
+        return ''
+
 # %% ../nbs/01cd_chexpert_sets.ipynb #1efd69af
 def collect_chexpert(
     root, version='small', split='train',   # as in tables.chexpert_table
@@ -48,7 +61,8 @@ def collect_chexpert(
     table, checks = chexpert_table(root, version, split, files=False)
     if table is None: return Collected(None, labels or CHEXPERT, checks)
     labels = find_labels(table, labels or CHEXPERT)
-    table = table.assign(study_id=name_studies(table.Path), view=name_views(table))
+    asked = frontal_only or bool(set(choice) & {'views', 'one_per'})
+    table = table.assign(study_id=name_studies(table.Path), view=try_views(table, asked, checks))
     table = name_columns(table, LAYOUTS['chexpert'], checks, skip=('view',))
     compare_counts(table, LAYOUTS['chexpert'], checks, split)
     if frontal_only: table = keep_rows(table, is_frontal(table), checks, 'frontal views', 'are lateral')

@@ -220,7 +220,7 @@ def test_a_network_without_stages_is_refused_by_name(monkeypatch):
     import timm
     bare = nn.Sequential(nn.Conv2d(3, 4, 3))
     monkeypatch.setattr(timm, 'create_model', lambda *args, **kw: bare)
-    with pytest.raises(ValueError, match='bare leaves no feature map.*resnet18'): Backbone('bare')
+    with pytest.raises(ValueError, match='vgg11 leaves no feature map.*resnet18'): Backbone('vgg11')
 
 
 def before(method):

@@ -147,7 +147,7 @@ def test_a_head_that_reads_more_than_the_map_is_refused_by_name(name):
 @pytest.mark.parametrize('net, size', [('no_net', 64), ('twins_svt_small', 33), ('mvitv2_tiny', 33), (None, 32),
                                        (torch.nn.Conv2d(1, 8, 40), 32), (torch.nn.Conv2d(1, 4, 3).half(), 32)])
 def test_a_network_that_cannot_be_built_or_run_is_named(net, size):
-    says = 'cannot build|cannot read images|neither the name'
+    says = 'no such network|cannot build|cannot read images|neither the name'
     with pytest.raises(ValueError, match=says): Backbone(net, size=size, min_cells=4)
 
 

@@ -170,7 +170,7 @@ class ACAA(Classifier):
         supervision='ssl',           # 'ssl': some patients are annotated | 'spml': one positive label per image
         unknown=None, sampler=None,  # None: as the regime has them, see `REGIMES`
         trust=None,                  # None: as the regime has it | a name of thresholds | arguments of Trust | a module
-        tau_pos=.8, tau_neg=.1,      # thresholds of trust='fixed', and of 'prior' in its first batches
+        tau_pos=.8, tau_neg=.1,      # fixed thresholds; those of 'prior' too in its first batches
         attack=True,                 # True | None: the view as it is | a name of FAMILY | settings, see `make_attack`
         adv_on='weak',               # the view that is attacked: 'weak' | 'strong'
         feature_attack=True,         # True | False: features as they are | arguments of FeatureAttack | a module
