@@ -63,6 +63,7 @@ COMMANDS = {  # table -> experiment and its options
     'pretrained-single-positive-real':
         f"{PRETRAINED.format('single-positive')} --folds 0 1 2 --variants AN LL-R 'MPC, tau_neg .2'",
     'pretrained-fraction-real': f"{PRETRAINED.format('fraction')} --folds 0 1 --variants baseline {TRUSTED}",
+    'label_graph-phantom': 'label_graph',
     'lcc_folds-real': f'lcc_folds {REAL} {SMALL}',
     'long_tail-32-real':
         f"long_tail {REAL} --size 32 --steps 240 --batch-size 32 --variants {LADDER} 'tail repeated' 'base, sampler'",

@@ -139,7 +139,8 @@ def format_tables(o, frame, jobs):
     have = set(frame['variant'])
     pairs = [compare(a, b) for a, b in PAIRS if {a, b} <= have]
     title = f'### phantom, ratio {o.ratio:g}, folds {o.folds}, {o.steps} steps on fixed maps, {o.size} px'
-    text = [title, format_markdown(pd.DataFrame([average(v) for v in VARIANTS if v in have]).fillna(''))]
+    means = pd.DataFrame([average(v) for v in VARIANTS if v in have]).astype(object)
+    text = [title, format_markdown(means.fillna(''))]
     return '\n\n'.join([*text, *([format_markdown(pd.DataFrame(pairs))] if pairs else [])])
 
 
