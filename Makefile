@@ -42,15 +42,15 @@ browser: dev-ready ## run every notebook in JupyterLab in headless Chromium and 
 	BROWSER_PATH="$$browser" $(BIN)/python -m pytest tests/browser -q -n $(JOBS) --durations=15 --durations-min=1 $(ARGS)
 
 export: dev-ready ## write cxr_workbench/ from the notebooks
-	@$(BIN)/python scripts/export.py && echo "--- cxr_workbench/ is what nbs/ exports"
+	@$(BIN)/nbdev_export && echo "--- cxr_workbench/ is what nbs/ exports"
 
 lint: dev-ready ## look for long lines and likely errors in notebooks, tests, experiments, benchmarks and scripts
 	@$(BIN)/python -m ruff check .
 
 execute: dev-ready ## run notebooks for committing (pictures kept, widget state dropped), then export; PAGES="nbs/00_core.ipynb" for some
-	@$(BIN)/python scripts/export.py
+	@$(BIN)/nbdev_export
 	@$(BIN)/python scripts/execute.py $(PAGES)
-	@$(BIN)/python scripts/export.py
+	@$(BIN)/nbdev_export
 
 benchmarks: dev-ready ## measure the speed against bare loops and copies; writes benchmarks/results.md
 	@$(BIN)/python benchmarks/run.py $(ARGS)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['format_matrix_axes', 'matrix_limit', 'make_matrix_trace', 'cross_undefined', 'show_matrix', 'label_table',
-           'epoch_means', 'training_curves', 'format_label_axis', 'score_bars', 'report_bars',
-           'show_differences', 'histogram']
+           'epoch_means', 'training_curves', 'format_label_axis', 'score_bars', 'report_bars', 'show_differences',
+           'histogram']
 
 # %% ../nbs/06e_charts.ipynb #a1c3194d
 import html, textwrap

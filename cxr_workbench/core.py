@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROBES', 'Batch', 'check_shapes', 'register_probe', 'check_probes', 'Step', 'is_count', 'Stage', 'upcast',
-           'apply_unknown', 'parse_labels', 'Method', 'RowTable', 'register_method', 'list_methods',
-           'get_factory', 'merge_arguments', 'create_method', 'get_reading', 'check_size', 'check_reading',
-           'is_assumed', 'check_source', 'seed_all', 'default_device', 'evaluation_mode']
+           'apply_unknown', 'parse_labels', 'Method', 'RowTable', 'register_method', 'list_methods', 'get_factory',
+           'merge_arguments', 'create_method', 'get_reading', 'check_size', 'check_reading', 'is_assumed',
+           'check_source', 'seed_all', 'default_device', 'evaluation_mode']
 
 # %% ../nbs/00_core.ipynb #bef761c9
 import contextlib, functools, importlib, pkgutil, random

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REGIMES', 'assume_negative', 'single_positive', 'keep_fraction', 'decay_profile', 'long_tail', 'annotate',
-           'prevalence_groups', 'frequency_groups', 'cooccurrence', 'conditional_probability', 'correlation',
-           'AS_TEXT', 'BLANK_IDS', 'CHEXPERT', 'CXR_LT_2026', 'NIH14', 'LabelPolicy', 'as_labels', 'as_truth',
-           'check_patients', 'label_states', 'patient_codes', 'to_numpy']
+           'prevalence_groups', 'frequency_groups', 'cooccurrence', 'conditional_probability', 'correlation', 'AS_TEXT',
+           'BLANK_IDS', 'CHEXPERT', 'CXR_LT_2026', 'NIH14', 'LabelPolicy', 'as_labels', 'as_truth', 'check_patients',
+           'label_states', 'patient_codes', 'to_numpy']
 
 # %% ../nbs/01a_labels.ipynb #65ab99b5
 import numpy as np
