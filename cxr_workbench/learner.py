@@ -11,7 +11,7 @@ _all_ = ['Interrupted', 'calibrate', 'decide', 'export', 'find_model', 'load', '
          'set_trainable', 'read_config', 'start_from']
 
 # %% ../nbs/09_learner.ipynb #7528a26b
-import contextlib, logging, time, warnings
+import contextlib, logging, sys, time, warnings
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -148,10 +148,19 @@ class Training(pl.LightningModule):
 # %% ../nbs/09_learner.ipynb #21e07c01
 class Bar(TQDMProgressBar):
     "Lightning's bar with the mean loss of the epoch so far and the last held-out AUROC."
-    def __init__(self): super().__init__(refresh_rate=5, leave=False)
+    def __init__(self,
+        seconds=.5,   # between two drawings: slow steps are all drawn, fast ones are not held up
+    ):
+        super().__init__(leave=False)
+        self.seconds, self.drawn = seconds, float('-inf')
+
+    @property
+    def refresh_rate(self):
+        "How many steps there are between two drawings, as Lightning asks before each."
+        return 1 if time.monotonic() - self.drawn >= self.seconds else sys.maxsize
 
     def get_metrics(self, trainer, training):
-        shown, history = {}, training.history
+        shown, history, self.drawn = {}, training.history, time.monotonic()
         if getattr(training, 'sums', None): shown['loss'] = f'{float(training.sums["loss"])/max(1, training.seen):.4f}'
         if history and 'valid/auroc' in history[-1]: shown['auroc'] = f'{history[-1]["valid/auroc"]:.3f}'
         return shown

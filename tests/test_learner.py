@@ -60,6 +60,24 @@ def train(data, out=None, method=None, **kw):
     return method, learner.fit(method, data.subset(range(28)), held, out=out, **QUIET, **kw)
 
 
+@pytest.mark.parametrize('step, drawn', [(1., 6), (.01, 2)])   # all, or the first of each stage
+def test_the_bar_draws_every_slow_step_and_does_not_hold_up_fast_ones(data, monkeypatch, step, drawn):
+    now, seen = [0.], []
+    monkeypatch.setattr(learner.time, 'monotonic', lambda: now[0])
+    class Watched(learner.Bar):
+        def on_train_batch_end(self, *args):
+            now[0] += step
+            super().on_train_batch_end(*args)
+        def get_metrics(self, *args):
+            seen.append(now[0])
+            return super().get_metrics(*args)
+    monkeypatch.setattr(learner, 'Bar', Watched)
+    settings = dict(QUIET, batch_size=7, progress=True)   # 28 rows, 4 steps an epoch, the last is always drawn
+    learner.fit(make(), data.subset(range(28)), None, epochs=2, **settings)
+    inside = [k for k in range(1, 9) if k % 4 and k*step in np.round(seen, 6)]
+    assert len(inside) == drawn
+
+
 def same_state(a, b):
     pairs = zip(a.state_dict().values(), b.state_dict().values())
     return all(torch.equal(x, y) for x, y in pairs)
