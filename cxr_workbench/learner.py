@@ -26,7 +26,7 @@ from .metrics import auroc, average_precision, check_number, macro
 from .prediction import Interrupted, calibrate, check_label_names, decide, predict
 from .saving import check_device, export, find_model, load, read_config, save, start_from
 from .stages import check_batches, make_average, make_schedule, group_parameters
-from .stages import scale_epochs, set_modes, set_trainable, warn_of_short_average
+from .stages import scale_epochs, set_modes, set_trainable, warn_of_short_average, warn_of_short_reach
 
 # %% ../nbs/09_learner.ipynb #30e5d369
 def describe_bad_loss(
@@ -76,6 +76,8 @@ class Training(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         if self.global_rank == 0: warn_of_short_average(self.stage, self.number, steps)
         groups = group_parameters(self.method, self.stage.groups)
+        if self.global_rank == 0 and self.trainer.logger:   # a run that is kept
+            warn_of_short_reach(self.stage, self.number, steps, groups)
         optimizer = getattr(torch.optim, self.stage.optimizer)(groups, **self.stage.options)
         schedule = make_schedule(optimizer, self.stage, steps)
         return [optimizer], [dict(scheduler=schedule, interval='step')]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['make_schedule', 'set_trainable', 'set_modes', 'group_parameters', 'make_average', 'warn_of_short_average',
-           'scale_epochs', 'check_batches']
+           'warn_of_short_reach', 'scale_epochs', 'check_batches']
 
 # %% ../nbs/08b_stages.ipynb #0a2dab5e
 import copy, math, re, warnings
@@ -148,6 +148,35 @@ def warn_of_short_average(
                   f'after {needed:,}: it ends at {reached:.3f}, an average over about the last {last:,} steps. '
                   'Compare valid/auroc (of what is saved) with valid/auroc_raw; '
                   'where they differ, train longer or give a smaller ema')
+
+# %% ../nbs/08b_stages.ipynb #b05b9b81
+def measure_reach(
+    groups,         # of `group_parameters`
+    schedule:str,   # of the stage
+    steps:int,      # optimiser steps of the stage
+)->float:           # the largest over the groups, as a share of the root mean square of their weights
+    "How far Adam can move the weights of a stage at most."
+    mean, reached = 1. if schedule == 'constant' else .5, [0.]
+    for group in groups:
+        weights = [p.detach().float().flatten() for p in group['params'] if p.ndim > 1]
+        size = float(torch.cat(weights).square().mean().sqrt()) if weights else 0.
+        if size: reached.append(mean*steps*group['lr']/size)
+    return max(reached)
+
+# %% ../nbs/08b_stages.ipynb #b05b9b82
+def warn_of_short_reach(
+    stage:Stage, number:int,   # of the stage
+    steps:int,                 # optimiser steps that it has
+    groups,                    # of `group_parameters`
+    least=.2,                  # reach below which a network hardly leaves its start
+):
+    "Warn where a stage with an optimiser of Adam's kind has too few steps for its learning rate."
+    if 'Adam' not in stage.optimizer: return
+    reach, highest = measure_reach(groups, stage.schedule, steps), max((group['lr'] for group in groups), default=0)
+    if not 0 < reach < least: return
+    warnings.warn(f'stage {number} has {steps:,} steps at learning rates of at most {highest:g}: its weights can move '
+                  f'by {reach:.1%} of their size, and below {least:.0%} a network hardly leaves its start. '
+                  f'Train longer, or raise the learning rates about {float(f"{1/reach:.1g}"):,.0f} times')
 
 # %% ../nbs/08b_stages.ipynb #f70e534b
 def scale_epochs(

@@ -60,6 +60,36 @@ def train(data, out=None, method=None, **kw):
     return method, learner.fit(method, data.subset(range(28)), held, out=out, **QUIET, **kw)
 
 
+@pytest.mark.parametrize('kept', [True, False])
+def test_a_rate_too_small_for_the_steps_is_said_where_a_run_is_kept(data, tmp_path, kept):
+    method = make()
+    slow = Stage(1, groups=((r'backbone\.', 1e-6, 0.), ('', 1e-5, 0.)), schedule='cosine')
+    method.recipe = lambda: [slow]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        learner.fit(method, data.subset(range(28)), None, out=tmp_path/'run' if kept else None, **QUIET)
+    said = [str(w.message) for w in caught if 'hardly leaves its start' in str(w.message)]
+    assert len(said) == kept and all('3 steps at learning rates of at most 1e-05' in text for text in said)
+
+
+@pytest.mark.parametrize('schedule, mean', [('constant', 1.), ('cosine', .5), ('one_cycle', .5)])
+def test_no_weight_moves_further_than_the_reach_of_its_stage(schedule, mean):
+    torch.manual_seed(0)
+    weight, steps = nn.Parameter(torch.full((4, 4), .1)), 40
+    groups = [dict(params=[weight], lr=1e-2, weight_decay=0.)]
+    reach = stages.measure_reach(groups, schedule, steps)
+    assert np.isclose(reach, mean*steps*1e-2/.1)
+    optimizer = torch.optim.Adam(groups)
+    plan = stages.make_schedule(optimizer, Stage(1, schedule=schedule), steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        weight.sum().backward()   # one direction, at every step
+        optimizer.step()
+        plan.step()
+    share = float((weight.detach() - .1).abs().max())/.1/reach
+    assert (.85 if schedule == 'one_cycle' else .97) < share < 1.03   # one cycle turns the momentum too
+
+
 @pytest.mark.parametrize('step, drawn', [(1., 6), (.01, 2)])   # all, or the first of each stage
 def test_the_bar_draws_every_slow_step_and_does_not_hold_up_fast_ones(data, monkeypatch, step, drawn):
     now, seen = [0.], []
