@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .arrays import as_array, entry_states
-from .style import COLOURS, apply_style, line_style
+from .style import COLOURS, apply_style, curve_style
 
 # %% ../nbs/06f_curves.ipynb #bd4072f5
 def explain_missing(
@@ -73,7 +73,7 @@ def make_curve_figure(
     chance=None,        # (x, y) of a dotted reference line
 )->go.Figure:           # one scatter per label, after the reference line
     "Curves in the unit square, one per label, its value or the reason why there is none in the legend."
-    fig = go.Figure()
+    fig, curves = go.Figure(), list(curves)
     if chance:
         fig.add_scatter(x=chance[0], y=chance[1], mode='lines', line=dict(color='#999', dash='dot'),
                         showlegend=False, hoverinfo='skip')
@@ -81,7 +81,7 @@ def make_curve_figure(
         x, y = ([None], [None]) if reason else thin_curve(x, y)
         shown = f'{name}: {reason}' if reason else f'{name} {value:.3f}'
         hover = f'{html.escape(name)}<br>({x_title} %{{x:.3f}}, {y_title} %{{y:.3f}})<extra></extra>'
-        fig.add_scatter(x=x, y=y, mode='lines', name=shown, line=line_style(i), hovertemplate=hover)
+        fig.add_scatter(x=x, y=y, name=shown, hovertemplate=hover, **curve_style(i, len(curves)))
     unit = dict(range=[-.01, 1.01], constrain='domain')
     fig.update_xaxes(title_text=x_title, **unit).update_yaxes(title_text=y_title, scaleanchor='x', **unit)
     return apply_style(fig, title, width=700, height=470, showlegend=True)

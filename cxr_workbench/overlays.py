@@ -64,7 +64,7 @@ def make_image_grid(
     rows = math.ceil(len(x)/columns)
     side = side or min(320, (698 - right)//columns)
     gap = 24 if titles is not None else 0         # above every image, for its title
-    top = gap + (36 if title else 8)
+    top = gap + (56 if title else 8)
     inner = rows*(side*x.shape[1]/x.shape[2] + gap)
     fig = make_subplots(rows, columns, subplot_titles=titles and [str(t) for t in titles],
                         horizontal_spacing=.01, vertical_spacing=max(gap, 5)/inner)

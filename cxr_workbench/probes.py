@@ -107,7 +107,7 @@ def arrange_blocks(
             traces += panel.traces
             if panel.title: texts.append(place_text(panel.title, sum(across)/2, down[1], 11, 'center', 'bottom'))
         upper += block.tall
-    above = 36 if title else 4
+    above = 56 if title else 4
     fig = go.Figure(traces, dict(annotations=texts, **axes))
     return apply_style(fig, title, width=WIDTH + 16, height=round(height + above + 8), showlegend=False,
                  margin=dict(l=8, r=8, t=above, b=8))

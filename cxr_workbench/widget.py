@@ -6,20 +6,44 @@
 __all__ = ['as_control', 'describe_frame', 'make_picture_widget', 'explore']
 
 # %% ../nbs/06c_widget.ipynb #d96f8d85
-import functools, html, inspect
+import ast, contextlib, functools, html, inspect, textwrap, time
 import plotly.graph_objects as go
-from .style import keep_private
+from .signatures import Source, read_comments, read_signature
+from .style import INKS, describe_figure, keep_private
+
+# %% ../nbs/06c_widget.ipynb #06c00001
+def read_hints(
+    fn,              # a function
+)->dict[str, str]:   # argument -> the comment beside it; '' where there is none
+    "What each argument of a function means, as its source says; empty where the source cannot be read."
+    try:
+        text = textwrap.dedent(inspect.getsource(fn))
+        node = ast.parse(text).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError): return {}
+    if not isinstance(node, ast.FunctionDef): return {}
+    source = Source('', ast.Module([], []), read_comments(text))
+    return {each.name: each.meaning for each in read_signature(node, source, '')[0]}
+
+# %% ../nbs/06c_widget.ipynb #06c00002
+def name_control(
+    name:str,      # of the argument
+    hint='',       # the comment beside it
+)->str:            # '_' as blank, and the unit
+    "What stands beside a control."
+    unit = hint.partition(':')[0] if hint.startswith('in ') else ''
+    return name.replace('_', ' ') + (f', {unit}' if unit else '')
 
 # %% ../nbs/06c_widget.ipynb #317d65e3
 def make_menu(
     options:list,   # values, or (name, value) pairs
     default,        # starting value; the first option where it is none of them
-    look:dict,      # description and style
+    look:dict,      # description, hint and style
 ):                  # an ipywidgets Dropdown
     "A menu of options."
     import ipywidgets as w
     values = [option[1] if isinstance(option, tuple) else option for option in options]
     start = default if default in values else values[0]
+    look['tooltip'] = look['tooltip'] or f'one of {len(values)}'
     return w.Dropdown(options=options, value=start, layout={'width': 'max-content'}, **look)
 
 # %% ../nbs/06c_widget.ipynb #4b10bf25
@@ -27,7 +51,7 @@ def make_slider(
     name:str,      # of the control, for the message
     spec:tuple,    # (min, max, step) or (min, max, step, value)
     default,       # starting value where the specification names none; None: the middle
-    look:dict,     # description and style
+    look:dict,     # description, hint and style
 ):                 # an ipywidgets IntSlider where all numbers are int, else a FloatSlider
     "A slider; raises ValueError where the range is empty or the step is not positive."
     import ipywidgets as w
@@ -36,6 +60,7 @@ def make_slider(
         raise ValueError(f'control {name!r}: {spec!r} needs min < max and step > 0')
     middle = low + step*round((high - low)/step/2)
     value = spec[3] if len(spec) == 4 else middle if default is None else default
+    look['tooltip'] = look['tooltip'] or f'from {low:g} to {high:g}, in steps of {step:g}'
     place = dict(value=value, min=low, max=high, step=step, continuous_update=False, layout={'width': '340px'})
     if all(isinstance(number, int) for number in (low, high, step, value)): return w.IntSlider(**place, **look)
     return w.FloatSlider(readout_format='.3g', **place, **look)
@@ -45,12 +70,13 @@ def as_control(
     name:str,         # becomes the description, '_' as blank
     spec,             # (min, max, step[, value]) | list of options | bool | an ipywidget
     default=None,     # starting value where the spec names none
+    hint='',          # what the control means; where it begins with 'in' its unit
 ):                    # an ipywidget with a `value`
     "The widget that a specification asks for; raises TypeError where it is none of them."
     import ipywidgets as w
     if isinstance(spec, w.Widget): return spec
-    look = dict(description=name.replace('_', ' '), style={'description_width': 'initial'})
-    if isinstance(spec, bool): return w.Checkbox(value=spec, indent=False, **look)
+    look = dict(description=name_control(name, hint), tooltip=hint, style={'description_width': 'initial'})
+    if isinstance(spec, bool): return w.Checkbox(value=spec, indent=False, **look | dict(tooltip=hint or 'on or off'))
     if isinstance(spec, list) and spec: return make_menu(spec, default, look)
     if isinstance(spec, tuple) and len(spec) in (3, 4): return make_slider(name, spec, default, look)
     raise TypeError(
@@ -62,10 +88,10 @@ def make_controls(
     specs:dict,      # argument of fn -> specification
 )->dict:             # argument of fn -> ipywidget
     "One control per specification; raises TypeError where fn cannot be called with these names."
-    signature = inspect.signature(fn)
+    signature, hints = inspect.signature(fn), read_hints(fn)
     signature.bind(**specs)
     defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
-    return {name: as_control(name, spec, defaults.get(name)) for name, spec in specs.items()}
+    return {name: as_control(name, spec, defaults.get(name), hints.get(name, '')) for name, spec in specs.items()}
 
 # %% ../nbs/06c_widget.ipynb #5e5c2f63
 def describe_frame(
@@ -83,25 +109,53 @@ _JAVASCRIPT = '''
       new Function('module', code)(module);
       return module.exports;
     }
+    function chooseInks(model) {
+      const theme = model.get('theme');
+      const dark = theme === 'auto' ? document.body.dataset.jpThemeLight === 'false' : theme === 'dark';
+      return dark ? Object.entries(model.get('inks')) : [];
+    }
+    function makeSign(model, el) {
+      const sign = el.appendChild(document.createElement('div'));
+      sign.className = 'cxr-working';
+      sign.setAttribute('role', 'status');
+      sign.style.cssText = 'position:absolute; right:12px; top:34px; z-index:9; font:12px sans-serif; color:#888';
+      let waiting;
+      return () => {
+        clearTimeout(waiting);
+        if (model.get('working')) waiting = setTimeout(() => { sign.textContent = 'working …'; }, 60);
+        else sign.textContent = '';
+      };
+    }
     export default {
       async render({model, el}) {
         const shared = model.get('library').slice('IPY_MODEL_'.length);
         const library = await model.widget_manager.get_model(shared);
         const Plotly = window.cxrPlotly ??= load(library.get('value'));
+        el.style.position = 'relative';
         const plot = el.appendChild(document.createElement('div'));
+        plot.setAttribute('role', 'figure');
         let drawn = Promise.resolve();
         const draw = () => drawn = drawn.then(() => {
-          const {data, layout} = JSON.parse(model.get('spec'));
+          let spec = model.get('spec');
+          for (const [light, dark] of chooseInks(model)) spec = spec.replaceAll(`"${light}"`, `"${dark}"`);
+          const {data, layout} = JSON.parse(spec);
           const same = plot.layout && plot.layout.uirevision === layout.uirevision;
           const config = {displaylogo: false, showSendToCloud: false};
+          plot.setAttribute('aria-label', model.get('words'));
           return Plotly[same ? 'react' : 'newPlot'](plot, data, layout, config);
         });
         const resize = new ResizeObserver(() => {
           if (plot.layout && !plot.layout.width && plot.offsetWidth) Plotly.Plots.resize(plot);
         });
-        model.on('change:spec', draw);
-        draw().then(() => resize.observe(el));
-        return () => { model.off('change:spec', draw); resize.disconnect(); Plotly.purge(plot); };
+        const theme = new MutationObserver(draw), mark = makeSign(model, el);
+        const heard = {'change:spec': draw, 'change:theme': draw, 'change:working': mark};
+        for (const [event, answer] of Object.entries(heard)) model.on(event, answer);
+        theme.observe(document.body, {attributeFilter: ['data-jp-theme-light']});
+        draw().then(() => { resize.observe(el); model.send({stands: true}); });
+        return () => {
+          for (const [event, answer] of Object.entries(heard)) model.off(event, answer);
+          resize.disconnect(); theme.disconnect(); Plotly.purge(plot);
+        };
       }
     }
 '''
@@ -116,39 +170,70 @@ def make_picture_widget():
     class Picture(anywidget.AnyWidget):
         _esm = _JAVASCRIPT
         library = t.Instance(w.Label, default_value=shared).tag(sync=True, **w.widget_serialization)
-        spec = t.Unicode().tag(sync=True)    # a figure as JSON
+        spec = t.Unicode().tag(sync=True)            # a figure as JSON
+        words = t.Unicode().tag(sync=True)           # the same figure, told
+        working = t.Bool(False).tag(sync=True)       # a new figure is being made
+        theme = t.Enum(['auto', 'light', 'dark'], 'auto').tag(sync=True)   # 'auto': that of JupyterLab
+        inks = t.Dict(INKS).tag(sync=True)           # on a light ground -> on a dark one
 
         def show(self, fig):
             fig = keep_private(go.Figure(fig)).update_layout(uirevision=describe_frame(fig))
-            self.spec = fig.to_json()
+            self.spec, self.words = fig.to_json(), describe_figure(fig)
     return Picture
+
+# %% ../nbs/06c_widget.ipynb #06c00004
+QUICK = .1   # seconds: a picture that takes less follows a slider while it is dragged
+
+class Pace:
+    "Whether sliders answer while they are dragged."
+    def __init__(self, sliders):
+        self.sliders, self.took = list(sliders), []
+
+    @contextlib.contextmanager
+    def measure(self):   # around the making of one picture
+        start = time.perf_counter()
+        yield
+        self.took = [*self.took[-2:], time.perf_counter() - start]
+        for slider in self.sliders: slider.continuous_update = min(self.took) < QUICK
 
 # %% ../nbs/06c_widget.ipynb #ccd794f7
 def explore(
-    fn,           # control values, by keyword -> plotly figure
+    fn,           # control values, by keyword -> plotly figure; comments beside its arguments become hints
     **controls,   # (min, max, step[, value]) -> slider | list -> menu | bool -> checkbox | ipywidget with a value
-):                # an ipywidgets VBox of class cxr-explorer: .controls by name, .figure is the plotly figure shown
+):                # an ipywidgets VBox of class cxr-explorer: .controls by name, .figure of plotly, .picture its widget
     "Controls over a picture, which is redrawn in its place; an error of fn is shown in the box once it stands."
     import ipywidgets as w
     widgets = make_controls(fn, controls)
+    own = [widget for name, widget in widgets.items() if widget is not controls[name]]
+    pace = Pace(widget for widget in own if widget.has_trait('continuous_update'))
+    picture, message = make_picture_widget()(), w.HTML()
+    message.add_class('cxr-explorer-error')
     def draw():
         values = {name: widget.value for name, widget in widgets.items()}
         return keep_private(go.Figure(fn(**values)))
-    figure, picture, message = draw(), make_picture_widget()(), w.HTML()
-    picture.show(figure)
-    message.add_class('cxr-explorer-error')
+    with pace.measure():
+        figure = draw()
+        picture.show(figure)
     def redraw(change):
-        try: new = draw()
+        picture.working = True
+        try:
+            with pace.measure():
+                new = draw()
+                figure.update(dict(data=new.data, layout=new.layout), overwrite=True)
+                picture.show(figure)
+            message.value = ''
         except Exception as error:
             text = html.escape(str(error))
             message.value = f'<b style="color:#B00020">{type(error).__name__}: {text}</b>'
-            return
-        figure.update(dict(data=new.data, layout=new.layout), overwrite=True)
-        picture.show(figure)
-        message.value = ''
+        finally: picture.working = False
+    def listen(*heard):
+        for widget in own: widget.disabled = False
+        for widget in widgets.values(): widget.send_state()
+    for widget in own: widget.disabled = True
     for widget in widgets.values(): widget.observe(redraw, 'value')
+    picture.on_msg(listen)
     row = w.Box(list(widgets.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 24px'})
     box = w.VBox([row, message, picture])
     box.add_class('cxr-explorer')
-    box.controls, box.figure = widgets, figure
+    box.controls, box.figure, box.picture = widgets, figure, picture
     return box

@@ -32,7 +32,7 @@ def list_lcc_variants():
 
 
 def list_can_variants():
-    "One branch, two branches, their product, and the two losses."
+    "One branch, two branches, their product, and the two losses; of the attention loss two readings."
     bce = dict(loss_settings=dict(scheme=None, gamma=0.))
     no_agreement = dict(weights=dict(attention=0.))
     return {
@@ -42,6 +42,7 @@ def list_can_variants():
         'product': dict(**bce, **no_agreement),
         '+ balance': no_agreement,
         '+ attention loss': {},
+        '+ attention loss, maps as they are': dict(compare='maps'),
         'one branch, balance': dict(fuse='single')}
 
 
@@ -180,6 +181,8 @@ def format_tables(o, frame, jobs):
     lines = summarise_variants(frame, order[0], None, order, ratio)
     lines = lines.drop(columns=['gap closed (auroc)', 'gap closed (ap)'])
     whole = [(a, b) for a in DOUBLE for b in ('product', '+ attention loss') if {a, b} <= set(order)]
+    readings = ('+ balance', '+ attention loss, maps as they are')
+    if set(readings) <= set(order): whole.append(readings)
     def compare(a, b):
         found = {v: compare_paired(frame, b, a, v, ratio) for v in ('auroc', 'ap', 'f1')}
         return {v: format_difference(d) for v, d in found.items()}

@@ -85,11 +85,12 @@ BETWEEN = {
 PARTS = {   # of views
     'style': set(),
     'arrays': {'states'},
-    'widget': {'style'},
+    'widget': {'style', 'signatures'},
     'overlays': {'style', 'arrays'},
     'charts': {'style', 'arrays'},
     'curves': {'style', 'arrays'},
     'probes': {'core', 'style', 'arrays', 'overlays', 'charts'},
+    'relations': {'style', 'arrays', 'charts'},
 }
 SHARED = {*GROUND, *DATA, *BETWEEN}
 BELOW = {*GROUND, *DATA}

@@ -32,7 +32,8 @@ as_control describe_frame make_picture_widget explore as_uint8 make_image_trace 
 make_map_trace make_outline_trace make_box_trace as_layers show_overlay format_matrix_axes show_matrix
 entry_states label_table epoch_means training_curves line_style format_label_axis score_bars
 list_label_columns thin_curve make_curve_figure roc_curve pr_curve calibration_bins wilson_interval
-reliability report_bars histogram show_differences show_probes
+reliability report_bars histogram show_differences show_probes SYMBOLS INKS curve_style darken describe_figure
+write_figure order_by_similarity show_label_graph show_matrices
 """.split()
 
 
