@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Reference', 'score_reference', 'measure_standing', 'show_standing', 'show_maps', 'Film', 'film_attack', 'show_frame',
-           'show_film_scores', 'find_neighbours', 'show_neighbours', 'measure_dose', 'show_dose']
+           'show_film_scores', 'show_film_maps', 'find_neighbours', 'show_neighbours', 'measure_dose', 'show_dose']
 
 # %% ../nbs/81_cases.ipynb #ca5e0003
 from typing import NamedTuple
@@ -38,6 +38,7 @@ def score_reference(
     n_boot=200,     # resamples for the intervals
 )->Reference:
     "Scores and features of reference images; ValueError where the data have none of the labels."
+    import warnings
     from cxr_workbench.metrics import report
     from cxr_workbench.opening import arrange_labels
     names = list(method.label_names)
@@ -48,7 +49,9 @@ def score_reference(
     images = [data.batch(rows).x for rows in parts]
     scores = np.concatenate([score_batch(method, x) for x in images])
     features = np.concatenate([read_features(method, x) for x in images])
-    table = report(scores, data.y, data.known, data.patient_id, names, n_boot=n_boot)
+    with warnings.catch_warnings():   # of means over labels, which are not read here
+        warnings.filterwarnings('ignore', message='(macro|head|medium|tail): .*resamples')
+        table = report(scores, data.y, data.known, data.patient_id, names, n_boot=n_boot)
     return Reference(data, scores, features, table)
 
 # %% ../nbs/81_cases.ipynb #ca5e0013
@@ -249,6 +252,28 @@ def show_film_scores(
     fig.update_yaxes(range=[-.02, 1.02], title_text='probability')
     fig.update_xaxes(title_text='step', dtick=1)
     return apply_style(fig, f'{len(flips)} of {len(names)} labels flip, each at its cross', width=700, height=340)
+
+# %% ../nbs/81_cases.ipynb #ca5e0046
+def show_film_maps(
+    film:Film, method,   # of film_attack, and the method it was made with
+    how='grad_cam',      # of explain.list_ways
+    frame=None,          # None: the last
+    mask=None,           # the lesion, (H, W) bool
+    side=220,
+):                       # plotly figure: the map of the clean image, and that of the frame
+    "Where a model looks before an attack and after some steps of it, each map as shares of its maximum."
+    from cxr_workbench.explain import attribute, normalise_map
+    from cxr_workbench.views import show_overlay
+    frame = len(film.images) - 1 if frame is None else frame
+    images, c = film.images[[0, frame]], list(method.label_names).index(film.label)
+    maps = attribute(method, images, film.label, how).cpu()
+    titles = []
+    for step, found in zip((0, frame), maps):
+        said = ', empty' if is_empty(found) else ''
+        titles.append(f'step {step}: p = {film.scores[step, c]:.2f}{said}')
+    masks = None if mask is None else np.stack([mask]*2)
+    return show_overlay(images, normalise_map(maps), masks, name='share of the maximum', titles=titles, side=side,
+                        title=f'{film.label}, {how}')
 
 # %% ../nbs/81_cases.ipynb #ca5e0037
 def find_neighbours(

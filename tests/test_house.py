@@ -117,6 +117,10 @@ BESIDE = {
     'launcher': set(),
     'cards': {*BELOW, 'views', 'doctor', 'overlaps'},
     'settings': {*GROUND},
+    'cases': {*SHARED, 'style', 'views', 'metrics', 'prediction', 'explain', 'opening'},
+    'outcomes': {*SHARED, 'views', 'cases'},
+    'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases', 'workbench'},
+    'workbench': {*SHARED, 'views', 'widget', 'saving', 'prediction', 'explain', 'cases', 'outcomes'},
     'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
             'evaluating', 'comparing', 'launcher', 'cards', 'settings'},
 }
@@ -130,8 +134,9 @@ HEAVY = {
     'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers',
     'IPython', 'nbdev', 'fastcore'}
 MAY_LOAD = {   # at import; lightning's metrics load transformers where it is installed
-    **dict.fromkeys([*PARTS, 'views'], {'plotly'}),
+    **dict.fromkeys([*PARTS, 'views', 'workbench'], {'plotly'}),
     **dict.fromkeys(['checkpoints', 'learner'], {'lightning', 'transformers'}),
+    'live': {'plotly', 'lightning', 'transformers'},
 }
 
 
