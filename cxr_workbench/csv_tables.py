@@ -9,6 +9,7 @@ __all__ = ['USUAL', 'first_few', 'plain_name', 'read_table']
 import bz2, csv, gzip, io, lzma, os, re, warnings, zipfile, zlib
 from itertools import islice
 from pathlib import Path
+from .sheets import choose_sheet, detect_format, read_columns, read_workbook
 from .states import CHEXPERT, CXR_LT_2026, NIH14
 
 # %% ../nbs/01b1_csv.ipynb #98f9ff28
@@ -25,16 +26,14 @@ def plain_name(name)->str:
 
 # %% ../nbs/01b1_csv.ipynb #a58d44bf
 def unpack_bytes(
-    raw:bytes,    # of a file: plain_name, gzip, bzip2, xz, or a zip archive of one file
+    raw:bytes,    # of a file: plain, gzip, bzip2, xz, or a zip archive of one file
 )->bytes:
     "The bytes of a table; ValueError where the archive is damaged or holds no single table."
     for magic, module in ((b'\x1f\x8b', gzip), (b'BZh', bz2), (b'\xfd7zXZ\0', lzma)):
         if raw.startswith(magic): return module.decompress(raw)
-    if not raw.startswith(b'PK\x03\x04'): return raw
+    if not raw.startswith(b'PK\x03\x04') or detect_format(raw) == 'xlsx': return raw
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         names = [name for name in archive.namelist() if not name.endswith('/')]
-        if '[Content_Types].xml' in names: raise ValueError('it is an Excel workbook: save it as CSV, UTF-8')
-        if 'content.xml' in names: raise ValueError('it is an OpenDocument table: save it as CSV, UTF-8')
         if names and all(name.endswith('.npy') for name in names):
             raise ValueError('it is an .npz of arrays: the table beside it is another file')
         if len(names) != 1: raise ValueError(f'the archive holds {len(names)} files: unpack it and name one')
@@ -42,11 +41,10 @@ def unpack_bytes(
 
 # %% ../nbs/01b1_csv.ipynb #4b561079
 NOT_TEXT = {  # how a file begins that is no CSV -> what it is
-    b'\xd0\xcf\x11\xe0': 'an Excel workbook', b'PAR1': 'a Parquet file', b'%PDF': 'a PDF', b'\x89PNG': 'an image',
-    b'\xff\xd8\xff': 'an image', b'\x93NUM': 'a NumPy array',
+    b'%PDF': 'a PDF', b'\x89PNG': 'an image', b'\xff\xd8\xff': 'an image', b'\x93NUM': 'a NumPy array',
     b'<!DO': 'a web page', b'<!do': 'a web page', b'<htm': 'a web page', b'<?xml': 'an XML file',
     b'\x28\xb5\x2f\xfd': 'compressed with Zstandard', b'7z\xbc\xaf': 'a 7z archive', b'Rar!': 'a RAR archive',
-    b'ARROW1': 'an Arrow file', b'\x89HDF': 'an HDF5 file', b'SQLite': 'a database', b'\x80\x04': 'a pickle',
+    b'\x89HDF': 'an HDF5 file', b'SQLite': 'a database', b'\x80\x04': 'a pickle',
     b'\x80\x05': 'a pickle', b'{\\rtf': 'a word processor\'s text', b'[{': 'JSON', b'{"': 'JSON',
 }
 MARKS = {  # how a text begins -> its encoding; the first that fits
@@ -172,11 +170,10 @@ def align_rows(
 
 # %% ../nbs/01b1_csv.ipynb #20d22f66
 def read_rows(
-    raw:bytes, path,             # of a file, and its name
+    raw:bytes, path,             # of a text, unpacked, and the name of its file
     separator=None, encoding=None, names=None,   # as in read_table
 )->list:                         # [(line, fields)], the names first
-    "From the bytes of a file to its rows; ValueError where they are no text."
-    raw = unpack_bytes(raw)
+    "From the bytes of a text to its rows; ValueError where they are none."
     what = next((what for magic, what in NOT_TEXT.items() if raw.startswith(magic)), None)
     if what: raise ValueError(f'it is {what}: save the table as CSV, UTF-8')
     text, skipped, named = skip_remarks(decode_text(raw, path, encoding))
@@ -248,6 +245,29 @@ def infer_types(
         elif name in ids or plain_name(name) in usual['patients']: table[name] = parse_ids(list(texts))
     return table
 
+# %% ../nbs/01b1_csv.ipynb #593fae8e
+def names_images(
+    rows:list,    # of texts, the names first
+)->bool:
+    "Whether a table seems to be one of images."
+    usual = {plain_name(name) for name in sum(USUAL.values(), [])}
+    ids = re.compile('(image|dicom|study|accession|patient|subject)(id|no|nr|number|name|uid)')
+    suffix = re.compile(r'.*\.(png|jpe?g|dcm|dicom|tiff?|jp2|j2k|bmp|webp)', flags=re.IGNORECASE)
+    if any(plain_name(name) in usual or ids.fullmatch(plain_name(name)) for name in rows[0]): return True
+    return any(suffix.fullmatch(text.strip()) for text in rows[1])
+
+# %% ../nbs/01b1_csv.ipynb #67b582f5
+def read_cells(
+    raw:bytes, path,           # of a workbook, and the name of its file
+    sheet=None, names=None,    # as in read_table
+)->list:                       # [(row of the sheet, texts)], the names first
+    "From the bytes of a workbook to its rows, with a warning for each thing that was decided."
+    sheets, notes = read_workbook(raw, sheet, names is None), []
+    if sheet is None: taken, notes = choose_sheet(sheets, names_images)
+    else: taken = sheets[0]
+    for note in [*notes, *taken.notes]: warnings.warn(f'{path}: {note}', stacklevel=4)
+    return taken.rows if names is None else [(0, list(names)), *taken.rows]
+
 # %% ../nbs/01b1_csv.ipynb #4a2aca28
 def check_shift(
     table,  # DataFrame that pandas has read
@@ -274,6 +294,8 @@ def check_dataframe(
 ):          # the same
     "Refuse a DataFrame without rows, or whose columns pandas moved by one (ValueError)."
     if not len(table): raise ValueError('the table has no rows')
+    if table.columns.nlevels > 1:
+        raise ValueError(f'the columns of the table have {table.columns.nlevels} names each: give them one')
     unnamed_texts = table.index.name is None and table.index.dtype.kind not in 'iufbM'
     if unnamed_texts and table.shape[1] and table.iloc[:, -1].isna().all():
         raise ValueError(f'the rows of the table are called {first_few(table.index, 2)} and its last column '
@@ -283,25 +305,45 @@ def check_dataframe(
     named = [name for name in table.index.names if name is not None and name not in table.columns]
     return table.reset_index(named) if named else table
 
+# %% ../nbs/01b1_csv.ipynb #5ecb6b6e
+def spell_files(
+    table,    # DataFrame
+    files,    # further columns of file names
+):            # DataFrame with text where a file was called by a whole number, None where blank
+    "Names of files as text."
+    import pandas as pd
+    usual = {plain_name(name) for name in USUAL['image files']}
+    def is_named(name): return (name in files or plain_name(name) in usual) and table[name].ndim == 1
+    numbers = [name for name in table.columns if is_named(name) and table[name].dtype.kind in 'iuf']
+    def spell(value): return None if pd.isna(value) else str(int(value)) if value == int(value) else value
+    return table.assign(**{name: pd.Series([*map(spell, table[name])], table.index, object) for name in numbers})
+
 # %% ../nbs/01b1_csv.ipynb #7b7e0dad
 def read_table(
-    table,              # a .csv, .tsv or .txt file, compressed or not, or a DataFrame
+    table,              # a text (.csv, .tsv, .txt), compressed or not, .xlsx, .parquet, .feather, or a DataFrame
     ids=(), files=(),   # further columns of identifiers and of file names, which stay text
-    sep=None, encoding=None,      # None: found out
+    sep=None, encoding=None,      # of a text; None: found out
     header='infer', names=None,   # None: the file has no line of names, and these are they
-    **kw,               # further arguments of pandas.read_csv
+    sheet=None,         # of a workbook; None: the only one that looks like a table of images
+    **kw,               # further arguments of pandas.read_csv, for texts and workbooks
 ):                      # DataFrame with index 0..n-1
     "A table; FileNotFoundError or ValueError say what is wrong with it, and in which line."
     import pandas as pd
-    if isinstance(table, pd.DataFrame): return check_dataframe(table).reset_index(drop=True)
+    if hasattr(table, 'to_pandas'): table = table.to_pandas()   # of pyarrow or polars
+    if isinstance(table, pd.DataFrame): return spell_files(check_dataframe(table).reset_index(drop=True), files)
     if not isinstance(table, (str, os.PathLike)):
         raise ValueError(f'a table is a file or a DataFrame, not {type(table).__name__}')
     if not Path(table).is_file(): raise FileNotFoundError(f'no table {table}')
     if header not in ('infer', None) or (header is None and names is None):
         raise ValueError(f'header={header!r}: the first line names the columns, or names= does')
     try:
-        separator = sep or kw.pop('delimiter', None)
-        rows = read_rows(Path(table).read_bytes(), table, separator, encoding, names)
+        raw = unpack_bytes(Path(table).read_bytes())
+        kind, separator = detect_format(raw), sep or kw.pop('delimiter', None)
+        if sheet is not None and kind != 'xlsx': raise ValueError(f'it has no sheets: leave {sheet!r} out')
+        if kind in ('parquet', 'feather'):
+            return spell_files(check_dataframe(read_columns(raw)).reset_index(drop=True), files)
+        if kind == 'xlsx': rows = read_cells(raw, table, sheet, names)
+        else: rows = read_rows(raw, table, separator, encoding, names)
         if not rows: raise ValueError('it is empty')
         if len(rows) < 2: raise ValueError(f'the table has no rows, only the names {first_few(rows[0][1])}')
         return infer_types(align_rows(rows), ids, files, **kw)
