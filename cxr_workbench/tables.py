@@ -82,7 +82,8 @@ def holds_states(
     "Whether a column holds 0 or 1, or words for them, and nothing else but -1 and blanks."
     frame = (column.to_frame() if column.ndim == 1 else column).dropna()
     read = [read_answers(frame.iloc[:, k]) for k in range(frame.shape[1])]
-    if read and all(found is not None for found in read): return bool(np.isin([found[0] for found in read], (0, 1)).any())
+    if read and all(found is not None for found in read):
+        return any(np.isin(states, (0, 1)).any() for states, _ in read)
     try: return all(np.isin(label_states(some), (0, 1)).any() for some in (frame.iloc[:100], frame))
     except ValueError: return False
 
