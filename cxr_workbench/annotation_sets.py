@@ -6,13 +6,11 @@
 __all__ = ['PARTS', 'name_patients', 'collect_image_folder', 'coco_boxes', 'collect_coco', 'yolo_boxes', 'collect_yolo',
            'detect_annotations', 'open_image_folder', 'open_coco', 'open_yolo']
 
-# %% ../nbs/01ci_annotation_sets.ipynb #86730975
+# %% ../nbs/01ci_annotation_sets.ipynb #44165023
 import hashlib, json, os, re
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from .adapters import open_collection
-from .dataset import CXRDataset
 from .filters import keep_rows
 from .layouts import Collected
 from .reading import find_images
@@ -115,7 +113,7 @@ def collect_image_folder(
     first, several = find_same(root, paths, places)
     split, folder = zip(*places)
     table = pd.DataFrame(dict(name=paths, split=split, folder=folder, first=first))
-    table = keep_rows(table, table.folder != '', checks, 'folders of labels', 'lie in none')
+    if '' in folder: table = keep_rows(table, table.folder != '', checks, 'folders of labels', 'lie in none')
     marks = pd.crosstab(table['first'], table.folder).clip(upper=1).reindex(columns=labels, fill_value=0)
     if len(marks) < len(table):
         checks.leave_out('one row an image', len(table), len(marks), 'are the same file in a further folder')
@@ -447,32 +445,51 @@ def detect_annotations(
     fits = 2 <= len(labels) <= max(2, len(paths)//4) and not places
     return 'image_folder' if fits and patients_from_names(paths) is None else None
 
-# %% ../nbs/01ci_annotation_sets.ipynb #97d7353f
+# %% ../nbs/01ci_annotation_sets.ipynb #63fbcff4
+def choose_labels(
+    collected:Collected,
+    labels,               # some of its labels; None: all
+)->Collected:
+    "The same rows with some of the labels; ValueError for one that there is not."
+    table, own, checks = collected
+    labels = own if labels is None else [labels] if isinstance(labels, str) else list(labels)
+    missing = [name for name in labels if name not in own]
+    if missing: raise ValueError(f'no labels {missing}: there are {own}')
+    return Collected(table, labels, checks)
+
+# %% ../nbs/01ci_annotation_sets.ipynb #52b9026b
 def open_image_folder(
     root, patient=None,               # as in collect_image_folder
-    policy=None,                      # as in adapters.open_collection
+    labels=None, policy=None,         # some of the labels; as in adapters.open_collection
     packed=None, missing='error',     # as in adapters.open_collection
     **how,                            # size, fit, reading of data.from_csv
-)->CXRDataset:
+):                                    # CXRDataset
     "Images sorted into folders of labels."
-    return open_collection(collect_image_folder(root, patient), policy, packed, missing, **how)
+    from cxr_workbench.adapters import open_collection
+    collected = choose_labels(collect_image_folder(root, patient), labels)
+    return open_collection(collected, policy, packed, missing, **how)
 
-# %% ../nbs/01ci_annotation_sets.ipynb #bcd52e00
+# %% ../nbs/01ci_annotation_sets.ipynb #53436941
 def open_coco(
     root, images=None, patient=None,  # as in collect_coco
-    policy=None,                      # as in adapters.open_collection
+    labels=None, policy=None,         # some of the labels; as in adapters.open_collection
     packed=None, missing='error',     # as in adapters.open_collection
     **how,                            # size, fit, reading of data.from_csv
-)->CXRDataset:
+):                                    # CXRDataset
     "A set in the form of COCO."
-    return open_collection(collect_coco(root, images, patient, packed is None), policy, packed, missing, **how)
+    from cxr_workbench.adapters import open_collection
+    collected = choose_labels(collect_coco(root, images, patient, packed is None), labels)
+    return open_collection(collected, policy, packed, missing, **how)
 
-# %% ../nbs/01ci_annotation_sets.ipynb #47e4e674
+# %% ../nbs/01ci_annotation_sets.ipynb #b7f2923d
 def open_yolo(
     root, without_file='blank', patient=None,   # as in collect_yolo
+    labels=None,                      # some of the labels
     policy=None,                      # what blanks mean: labels of images without a text file
     packed=None, missing='error',     # as in adapters.open_collection
     **how,                            # size, fit, reading of data.from_csv
-)->CXRDataset:
+):                                    # CXRDataset
     "A set in the form of YOLO."
-    return open_collection(collect_yolo(root, without_file, patient, packed is None), policy, packed, missing, **how)
+    from cxr_workbench.adapters import open_collection
+    collected = choose_labels(collect_yolo(root, without_file, patient, packed is None), labels)
+    return open_collection(collected, policy, packed, missing, **how)
