@@ -28,9 +28,12 @@ from .writing import write_atomic
 # %% ../nbs/01i_doctor.ipynb #64095983
 def list_tables(
     folder:Path,   # searched with the folders in it, not deeper
+    most=100,      # a folder with more of them has a text for each image
 )->list[Path]:
     "The tables of a folder; where it has none, those of the folders in it."
-    def look_into(place): return [path for path in sorted(place.iterdir()) if path.is_file() and is_table_file(path)]
+    def look_into(place):
+        found = [path for path in sorted(place.iterdir()) if path.is_file() and is_table_file(path)]
+        return found if len(found) <= most else []
     below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
     return look_into(folder) or [path for place in below for path in look_into(place)]
 
@@ -41,6 +44,23 @@ def ask_quietly(function, *args):
         warnings.simplefilter('ignore')
         try: return function(*args)
         except ValueError: return None
+
+# %% ../nbs/01i_doctor.ipynb #67ea038c
+def find_by_files(
+    table,       # DataFrame of texts
+    root,        # folder of the files
+    role=None,   # what is taken for the column of image files by its name
+):               # Role of the column that calls more files that are there; or None
+    "The column of the image files, by the files."
+    index = index_files(root) if os.path.isdir(root) else {}
+    def share(name):
+        texts = table[name].dropna()
+        if table[name].ndim > 1 or not len(texts) or texts.nunique() < .9*len(table): return 0.
+        return float(np.mean([find_file(text, index) is not None for text in texts]))
+    shares = {name: share(name) for name in dict.fromkeys(table.columns)} if index else {}
+    best = max(shares, key=shares.get, default=None)
+    if best is None or shares[best] < .5 or role is not None and shares[role.column] >= shares[best]: return None
+    return Role(best, f'{shares[best]:.0%} of its entries are names of files in {root}')
 
 # %% ../nbs/01i_doctor.ipynb #07a68052
 def choose_table(
@@ -55,7 +75,8 @@ def choose_table(
         except OSError: continue
         if frame is None and not is_text: warnings.warn(f'{path} is left out: doctor {path} says why')
         if frame is None: continue
-        if 'image files' in guess_roles(frame) and len(frame) > rows: best, rows = path, len(frame)
+        if len(frame) <= rows: continue
+        if 'image files' in guess_roles(frame) or find_by_files(frame, path.parent): best, rows = path, len(frame)
     return best
 
 # %% ../nbs/01i_doctor.ipynb #744cb9a9
@@ -286,24 +307,6 @@ def restore_ids(
     if not any(found): raise ValueError('--ids: the two tables have no image in common')
     return table.assign(**{patient: found})
 
-# %% ../nbs/01i_doctor.ipynb #67ea038c
-def find_by_files(
-    found:Examination,   # gets the role of the image files
-    root,                # folder of the files
-):
-    "The column that calls the files that are there."
-    role, table = found.roles.get('image files'), found.table
-    if role is not None and (role.why == 'given' or role.why.endswith('as images do')): return
-    index = index_files(root) if os.path.isdir(root) else {}
-    def share(name):
-        texts = table[name].dropna()
-        if table[name].ndim > 1 or not len(texts) or texts.nunique() < .9*len(table): return 0.
-        return float(np.mean([find_file(text, index) is not None for text in texts]))
-    shares = {name: share(name) for name in dict.fromkeys(table.columns)} if index else {}
-    best = max(shares, key=shares.get, default=None)
-    if best is None or shares[best] < .5 or role is not None and shares[role.column] >= shares[best]: return
-    found.roles['image files'] = Role(best, f'{shares[best]:.0%} of its entries are names of files in {root}')
-
 # %% ../nbs/01i_doctor.ipynb #5ca37ff6
 def examine_table(
     found:Examination,   # with the table; gets everything else
@@ -313,7 +316,10 @@ def examine_table(
 ):
     "Columns, labels, people, files and pixels of a table."
     found.roles = guess_roles(found.table, **given)
-    find_by_files(found, root)
+    role = found.roles.get('image files')
+    is_sure = role is not None and (role.why == 'given' or role.why.endswith('as images do'))
+    by_files = None if is_sure else find_by_files(found.table, root, role)
+    if by_files is not None: found.roles['image files'] = by_files
     find_label_roles(found, labels)
     examine_people(found, each_image)
     found.checks += check_people(found.table, found.roles)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .answers import STATES, read_answers
+from .answers import STATES, parse_answers, read_answers
 from .csv_tables import USUAL, first_few, plain_name, read_table
 from .reading import SUFFIXES
 from .splits import make_spelling_key, parse_patient
@@ -217,7 +217,7 @@ def parse_states(
     states = np.empty((len(table), len(labels)), np.float32)
     for c, name in enumerate(labels):
         column = pick_column(table, name)
-        read = read_answers(column)
+        read = parse_answers(column)
         if read is not None:
             states[:, c] = read[0]
             continue

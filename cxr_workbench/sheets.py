@@ -244,7 +244,9 @@ def choose_sheet(
     "The sheet with the table; ValueError lists the sheets where none is the only one."
     filled = [sheet for sheet in sheets if sheet.rows]
     if not filled: raise ValueError('it is an Excel workbook without any entry')
-    def describe(sheet): return f'{sheet.name!r} ({len(sheet.rows) - 1} rows{", hidden" if sheet.hidden else ""})'
+    def describe(sheet):
+        rows = len(sheet.rows) - 1
+        return f'{sheet.name!r} ({rows} row{"s"*(rows != 1)}{", hidden" if sheet.hidden else ""})'
     seen = [sheet for sheet in filled if not sheet.hidden] or filled
     fits = [sheet for sheet in seen if len(sheet.rows) > 1 and looks([texts for _, texts in sheet.rows])]
     if len(filled) == 1: return filled[0], []

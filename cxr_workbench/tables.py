@@ -80,10 +80,11 @@ def holds_states(
     column,  # a Series, or a DataFrame where its name stands twice
 )->bool:
     "Whether a column holds 0 or 1, or words for them, and nothing else but -1 and blanks."
-    frame = (column.to_frame() if column.ndim == 1 else column).dropna()
+    frame = column.to_frame() if column.ndim == 1 else column
     read = [read_answers(frame.iloc[:, k]) for k in range(frame.shape[1])]
     if read and all(found is not None for found in read):
         return any(np.isin(states, (0, 1)).any() for states, _ in read)
+    frame = frame.dropna()
     try: return all(np.isin(label_states(some), (0, 1)).any() for some in (frame.iloc[:100], frame))
     except ValueError: return False
 
