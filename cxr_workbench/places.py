@@ -25,8 +25,8 @@ def get_stem(name:str)->str:
 
 # %% ../nbs/01i2_places.ipynb #6efdeb33
 def drop_zeros(stem:str)->str:
-    "What a stem of digits is looked up by where its zeros were lost; the stem itself for any other."
-    return '\0' + (stem.lstrip('0') or '0') if stem.isdecimal() else stem
+    "A stem of digits without its leading zeros; any other as it is."
+    return (stem.lstrip('0') or '0') if stem.isdecimal() else stem
 
 # %% ../nbs/01i2_places.ipynb #92f6aa10
 def index_files(
@@ -39,8 +39,9 @@ def index_files(
         below[:] = sorted(name for name in below if not name.startswith(('.', '__MACOSX')))
         for name in sorted(files):
             if '.' in name and Path(name).suffix.lower() not in SUFFIXES: continue
-            stem = get_stem(name)
-            for key in {stem, drop_zeros(stem)}: found.setdefault(key, []).append(os.path.join(here, name))
+            stem, path = get_stem(name), os.path.join(here, name)
+            found.setdefault(stem, []).append(path)
+            if drop_zeros(stem) != stem: found.setdefault('\0' + drop_zeros(stem), []).append(path)
             count += 1
         if count > most: break
     return found
@@ -65,7 +66,8 @@ def find_file(
 )->str|None:      # its path; None where there is none; '' where several fit as well
     "The file that a name of the table means."
     stem = get_stem(name)
-    paths = index.get(stem) or index.get(drop_zeros(stem), [])
+    bare = drop_zeros(stem)
+    paths = index.get(stem) or [*index.get(bare, []), *index.get('\0' + bare, [])]
     fits = [count_shared(name, path) for path in paths]
     if not paths or max(fits)[0] < least: return None
     best = max(fits)
