@@ -15,7 +15,7 @@ help: ## list these commands
 	@awk '/^[a-z]+:.*## / { name = $$0; sub(/:.*/, "", name); sub(/.*## /, ""); printf "  %-12s %s\n", name, $$0 }' Makefile
 
 pages-ready:
-	@sh scripts/install.sh diffusion
+	@sh scripts/install.sh diffusion,tables
 
 dev-ready:
 	@sh scripts/install.sh dev,dicom,diffusion

@@ -108,6 +108,7 @@ def doctor(
         help="a folder, a table or an .npz; a layout and its folder (nih14 ROOT); or: overlap A B")],
     root: Annotated[Optional[Path], Option(help='folder that relative names start from')] = None,
     path: Annotated[Optional[str], Option(help='column of the image files')] = None,
+    sheet: Annotated[Optional[str], Option(help='sheet of a workbook, where several hold tables')] = None,
     patient: Annotated[Optional[str], Option(help='column of the patients')] = None,
     labels: Annotated[Optional[str], Option(help='label columns, comma-separated')] = None,
     each_image: Each = False,
@@ -126,7 +127,7 @@ def doctor(
     if len(target) > 2: raise ValueError('doctor takes one target, a layout and its folder, or: overlap A B')
     names = None if labels is None else [name.strip() for name in labels.split(',') if name.strip()]
     place = root if len(target) == 1 else Path(target[1])
-    found = page.examine(target[0], place, path, patient, names, look, ids, leave_out or (), each_image)
+    found = page.examine(target[0], place, path, patient, names, look, ids, leave_out or (), each_image, sheet)
     if write is not None: print_line(f'{page.write_repaired(found, write)} rows written to {write}')
     if card is not None:
         from cxr_workbench.cards import write_card
@@ -155,8 +156,11 @@ Window = Annotated[Optional[bool], Option(help="apply a DICOM file's own window"
 Frame = Annotated[Optional[int], Option(help='which frame, in files of several')]
 
 # %% ../nbs/80_cli.ipynb #bb7fee85
+DATA_HELP = ('phantom, an .npz, a table of image files (.csv, .xlsx, .parquet), nih14, chexpert, or a folder that was '
+             'annotated: image_folder, coco, yolo')
 Table = Annotated[Optional[Path], Option(help='the table beside an .npz')]
 Root = Annotated[Optional[Path], Option(help='folder of the images or of the data set')]
+SheetName = Annotated[Optional[str], Option('--sheet', help='sheet of a workbook, where several hold tables')]
 PathColumn = Annotated[Optional[str], Option(help='column of the image files')]
 PatientColumn = Annotated[Optional[str], Option(help='column of the patients')]
 Packed = Annotated[Optional[Path], Option(help='folder written by `pack`, read instead of the files')]
@@ -278,8 +282,8 @@ def check_request(
     settings.check_choice_of_method(given['method'], arguments)
     places = {name: given[name] for name in ('table', 'root', 'packed', 'weights', 'start')}
     settings.check_places(given['data'], **places)
-    if opening.detect_source(given['data']) != 'csv' or not given['data'].endswith(('.csv', '.csv.gz')): return
-    of_table = {name: given[name] for name in ('root', 'path', 'patient', 'packed', 'missing', 'fold_column')}
+    if opening.detect_source(given['data']) != 'csv': return
+    of_table = {name: given[name] for name in ('sheet', 'root', 'path', 'patient', 'packed', 'missing', 'fold_column')}
     settings.check_table(given['data'], labels=labels, **of_table)
 
 # %% ../nbs/80_cli.ipynb #9f0ce8fa
@@ -287,8 +291,9 @@ def check_request(
 def fit(
     context: typer.Context,
     method: Annotated[str, Argument(help='a name that `cxr-workbench methods` lists')],
-    data: Annotated[str, Option(help="'phantom', an .npz, a CSV of image files, 'nih14' or 'chexpert'")] = 'phantom',
+    data: Annotated[str, Option(help=DATA_HELP)] = 'phantom',
     table: Table = None,
+    sheet: SheetName = None,
     root: Root = None,
     labels: Annotated[Optional[str], Option(help='label columns, comma-separated')] = None,
     path: PathColumn = None,
@@ -339,7 +344,7 @@ def fit(
     how = dict(fit=square, bits=bits, stretch=stretch, invert=invert, window=window, frame=frame)
     names = split_names(labels)
     source = opening.to_json_values(dict(
-        source=data, table=table, root=root, labels=names, path=path, patient=patient, uncertain=uncertain,
+        source=data, table=table, sheet=sheet, root=root, labels=names, path=path, patient=patient, uncertain=uncertain,
         blank=blank, packed=packed, size=size, missing=missing, rows=rows, how=how))
     changed = dict(uncertain=uncertain != 'zeros', blank=blank != 'negative', rows=rows != 2000)
     opening.check_used(data, {**source, **changed})
@@ -362,7 +367,7 @@ def fit(
 
 # %% ../nbs/80_cli.ipynb #c0de0001
 OtherData = Annotated[
-    Optional[str], Option(help="other data than the held-out part: 'phantom', an .npz, a .csv, 'nih14', 'chexpert'")]
+    Optional[str], Option(help=f'other data than the held-out part: {DATA_HELP}')]
 LabelColumns = Annotated[
     Optional[str], Option(help='labels to score, comma-separated; LABEL=COLUMN where the data call it otherwise')]
 Uncertain = Annotated[Optional[str], Option(help='what -1 means: zeros, ones or ignore; without it as in the run')]
@@ -405,6 +410,7 @@ def evaluate(
     run: Run,
     data: OtherData = None,
     table: Table = None,
+    sheet: SheetName = None,
     root: Root = None,
     labels: LabelColumns = None,
     path: PathColumn = None,
@@ -434,7 +440,7 @@ def evaluate(
     "Per-label AUROC, AP and F1 with intervals over patients, on the held-out part of a run or on other data."
     how = dict(fit=square, bits=bits, stretch=stretch, invert=invert, window=window, frame=frame)
     given = collect_given(
-        data, how, table=table, root=root, labels=labels, path=path, patient=patient, uncertain=uncertain,
+        data, how, table=table, sheet=sheet, root=root, labels=labels, path=path, patient=patient, uncertain=uncertain,
         blank=blank, packed=packed, size=size, missing=missing, rows=rows, data_seed=data_seed)
     if out is not None:
         read = [file for file in (table, data) if file is not None]
@@ -453,6 +459,7 @@ def compare(
     runs: Annotated[list[Path], Argument(help='folders of two runs or more; the first is compared with each other')],
     data: OtherData = None,
     table: Table = None,
+    sheet: SheetName = None,
     root: Root = None,
     labels: LabelColumns = None,
     path: PathColumn = None,
@@ -472,7 +479,7 @@ def compare(
 ):
     "Paired differences of runs per label and in the mean, with intervals over patients and DeLong's test."
     given = collect_given(
-        data, {}, table=table, root=root, labels=labels, path=path, patient=patient, uncertain=uncertain,
+        data, {}, table=table, sheet=sheet, root=root, labels=labels, path=path, patient=patient, uncertain=uncertain,
         blank=blank, packed=packed, size=size, missing=missing, rows=rows, data_seed=data_seed)
     if by is not None and by.partition('=')[0] != 'study':
         raise ValueError(f'--by {by}: runs are compared by image, or by study')
@@ -546,11 +553,12 @@ def export(
 # %% ../nbs/80_cli.ipynb #23408254
 @command
 def pack(
-    table: Annotated[Path, Argument(help='a CSV with a column of image files, or a folder')],
+    table: Annotated[Path, Argument(help='a table with a column of image files, or a folder')],
     out: Annotated[Path, Argument(help='folder of the pack')],
     size: Annotated[int, Option(help='side of the packed images, pixels')] = 64,
     root: Annotated[Optional[Path], Option(help='folder that relative names start from')] = None,
     path: PathColumn = None,
+    sheet: SheetName = None,
     fit: Square = 'pad',
     bits: Bits = None,
     stretch: Stretch = False,
@@ -561,7 +569,7 @@ def pack(
 ):
     "Decode and resize every image once; killed at any moment, the same command goes on."
     from cxr_workbench.files import pack as pack_files
-    files, column = opening.list_packable(table, path)
+    files, column = opening.list_packable(table, path, sheet)
     how = dict(bits=bits, stretch=stretch, invert=invert, window=window, frame=frame)
     where = root or (None if table.is_dir() else table.parent)
     packed = pack_files(files, out, size, fit, column, root=where, workers=workers, **how)

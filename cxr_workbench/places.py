@@ -23,6 +23,11 @@ def get_stem(name:str)->str:
     is_image = dot and '.' + suffix in SUFFIXES
     return stem if is_image and stem else last
 
+# %% ../nbs/01i2_places.ipynb #6efdeb33
+def drop_zeros(stem:str)->str:
+    "A stem of digits without its leading zeros; any other as it is."
+    return (stem.lstrip('0') or '0') if stem.isdecimal() else stem
+
 # %% ../nbs/01i2_places.ipynb #92f6aa10
 def index_files(
     folder,            # searched with everything below it
@@ -34,7 +39,9 @@ def index_files(
         below[:] = sorted(name for name in below if not name.startswith(('.', '__MACOSX')))
         for name in sorted(files):
             if '.' in name and Path(name).suffix.lower() not in SUFFIXES: continue
-            found.setdefault(get_stem(name), []).append(os.path.join(here, name))
+            stem, path = get_stem(name), os.path.join(here, name)
+            found.setdefault(stem, []).append(path)
+            if drop_zeros(stem) != stem: found.setdefault('\0' + drop_zeros(stem), []).append(path)
             count += 1
         if count > most: break
     return found
@@ -58,7 +65,9 @@ def find_file(
     least=0,      # folders at the end that have to be the same
 )->str|None:      # its path; None where there is none; '' where several fit as well
     "The file that a name of the table means."
-    paths = index.get(get_stem(name), [])
+    stem = get_stem(name)
+    bare = drop_zeros(stem)
+    paths = index.get(stem) or [*index.get(bare, []), *index.get('\0' + bare, [])]
     fits = [count_shared(name, path) for path in paths]
     if not paths or max(fits)[0] < least: return None
     best = max(fits)
@@ -110,7 +119,8 @@ def describe_move(
     suffixes = [PurePosixPath(parts[-1]).suffix for parts in (kept, tail)]
     changed = suffixes[0].lower() != suffixes[1].lower()
     suffix = f'{suffixes[1] or "no suffix"} for {suffixes[0] or "no suffix"}' if changed else ''
-    spelling = '\\' in name or kept[:-1] != tail[:-1] or not changed and kept[-1] != tail[-1]
+    other_name = get_stem(kept[-1]) != get_stem(tail[-1]) or not changed and kept[-1] != tail[-1]
+    spelling = '\\' in name or kept[:-1] != tail[:-1] or other_name
     return Move('/'.join(have[:end]) or '.', '/'.join(wanted[:cut]), suffix, spelling)
 
 # %% ../nbs/01i2_places.ipynb #670f3fc3

@@ -176,6 +176,7 @@ def check_labels(
     table, labels, known,   # DataFrame; names or None; columns that hold something else
 ):
     "Refuse label columns that are not there, offering close ones, and entries that are no state of a label."
+    from cxr_workbench.answers import translate_answers
     from cxr_workbench.labels import label_states
     from cxr_workbench.tables import find_labels
     missing = [name for name in labels or () if name not in table.columns]
@@ -183,21 +184,24 @@ def check_labels(
         close = find_close(missing[0], map(str, table.columns))
         offer = f'did you mean {", ".join(close)}? ' if close else ''
         raise ValueError(f'--labels: no column {missing[0]!r} in the table; {offer}it has {list(table.columns)}')
-    label_states(table[find_labels(table, labels, known)])
+    names = find_labels(table, labels, known)
+    label_states(translate_answers(table, names)[names])
 
 # %% ../nbs/79c1_settings.ipynb #914b27a3
 def check_table(
     source, root=None, path=None, labels=None, patient=None, packed=None, missing='error',   # as `fit` takes them
-    fold_column=None, most=50e6,   # bytes of the largest table that is read twice
+    fold_column=None, sheet=None,
+    most=50e6,   # bytes of the largest text that is read twice; of a workbook, which is slow, a hundredth
 ):
     "Refuse a table of image files whose columns, labels or files are not what they should be."
     from cxr_workbench.tables import Checks, find_column, find_patients, join_paths, keep_files, read_table
     file = Path(source)
     if not file.is_file(): raise FileNotFoundError(f'--data {source}: there is no such file')
-    if file.stat().st_size > most: return
+    is_workbook = file.suffix.lower() in ('.xlsx', '.xlsm')
+    if file.stat().st_size > (most/100 if is_workbook else most): return
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # the run says it
-        table, checks = read_table(source, ids=[patient], files=[path]), Checks()
+        table, checks = read_table(source, ids=[patient], files=[path], sheet=sheet), Checks()
         column = find_column(table, 'image files', path)
         if column is None:
             raise ValueError('no column of image files is recognised: name it with --path; '

@@ -8,6 +8,7 @@ __all__ = ['from_table']
 # %% ../nbs/01h_table_images.ipynb #a51e9928
 import os
 import numpy as np
+from .answers import translate_answers
 from .dataset import CXRDataset
 from .files import PackedImages
 from .labels import LabelPolicy, as_truth
@@ -82,7 +83,7 @@ def from_table(
     else:
         default_size = None if reading else 64
         images, rows = as_images(list(table['path']), size or default_size, fit, reading), None
-    y, known = (policy or LabelPolicy())(table[labels])
+    y, known = (policy or LabelPolicy())(translate_answers(table, labels)[labels])
     who = None if patient is None else table[patient]
     return CXRDataset(images, y, known, who, labels, table['path'], read_synthetic(table), size,
                       table.drop(columns=labels), rows, fit, reading, record)

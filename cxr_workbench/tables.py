@@ -10,6 +10,7 @@ __all__ = ['check_once', 'find_column', 'find_patients', 'find_labels', 'table_r
 import os, re, warnings
 from pathlib import Path
 import numpy as np
+from .answers import read_answers
 from .csv_tables import USUAL, first_few, plain_name, read_table, unpack_bytes
 from .states import CHEXPERT, CXR_LT_2026, NIH14, label_states
 
@@ -74,17 +75,16 @@ def find_patients(
                              'and group the rows differently: name one, patient=...')
     return column
 
-# %% ../nbs/01c_tables.ipynb #397cba53
-FINDING_WORDS = frozenset('yes no y n positive negative pos neg present absent uncertain'.split())
-
 # %% ../nbs/01c_tables.ipynb #6ec3957f
 def holds_states(
     column,  # a Series, or a DataFrame where its name stands twice
 )->bool:
-    "Whether a column holds 0 or 1, and nothing else but -1 and blanks."
-    frame = (column.to_frame() if column.ndim == 1 else column).dropna()
-    words = {str(value).strip().lower() for value in frame.iloc[:1000].to_numpy().ravel()} - {''}
-    if words & FINDING_WORDS and words <= FINDING_WORDS: return True
+    "Whether a column holds 0 or 1, or words for them, and nothing else but -1 and blanks."
+    frame = column.to_frame() if column.ndim == 1 else column
+    read = [read_answers(frame.iloc[:, k]) for k in range(frame.shape[1])]
+    if read and all(found is not None for found in read):
+        return any(np.isin(states, (0, 1)).any() for states, _ in read)
+    frame = frame.dropna()
     try: return all(np.isin(label_states(some), (0, 1)).any() for some in (frame.iloc[:100], frame))
     except ValueError: return False
 

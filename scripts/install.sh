@@ -1,7 +1,7 @@
 #!/bin/sh
 # Puts the package, and what it needs, into .venv. Where nothing has changed it returns at once.
 #
-#     sh scripts/install.sh diffusion             what the pages need
+#     sh scripts/install.sh diffusion,tables      what the pages need
 #     sh scripts/install.sh dev,dicom,diffusion   what the tests need as well
 #
 # PYTHON=python3.13 chooses the Python (3.11 or newer). pip's own settings (index, mirror, proxy) are used as they are.

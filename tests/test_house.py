@@ -44,8 +44,10 @@ GROUND = {
     'reading': {'core', 'pictures', 'dicom'},
     'packing': {'reading', 'writing'},
     'files': {'writing', 'reading', 'packing'},
-    'csv_tables': {'states'},
-    'tables': {'states', 'csv_tables'},
+    'sheets': set(),
+    'csv_tables': {'states', 'sheets'},
+    'answers': {'states'},
+    'tables': {'states', 'csv_tables', 'answers'},
     'layouts': {'states', 'tables'},
     'filters': {'states', 'tables', 'layouts'},
     'nih_sets': {'states', 'tables', 'layouts', 'filters'},
@@ -56,7 +58,7 @@ GROUND = {
     'vocabulary': {'states', 'layouts'},
     'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
-    'roles': {'states', 'csv_tables', 'tables', 'splits', 'reading'},
+    'roles': {'states', 'csv_tables', 'answers', 'tables', 'splits', 'reading'},
     'places': {'csv_tables', 'reading', 'roles'},
     'copies': {'reading', 'roles', 'phantom'},
 }
@@ -66,7 +68,8 @@ DATA = {
     'samplers': {*GROUND, 'dataset', 'holdout'},
     'table_images': {*GROUND, 'dataset'},
     'adapters': {*GROUND, 'dataset', 'table_images'},
-    'data': {*GROUND, 'dataset', 'holdout', 'samplers', 'table_images', 'adapters'},
+    'annotation_sets': {*GROUND, 'dataset', 'table_images', 'adapters'},
+    'data': {*GROUND, 'dataset', 'holdout', 'samplers', 'table_images', 'adapters', 'annotation_sets'},
 }
 BETWEEN = {
     'weights': set(),
@@ -132,7 +135,7 @@ LATER = {   # pages of one paper
 }
 HEAVY = {
     'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers',
-    'IPython', 'nbdev', 'fastcore'}
+    'openpyxl', 'IPython', 'nbdev', 'fastcore'}
 MAY_LOAD = {   # at import; lightning's metrics load transformers where it is installed
     **dict.fromkeys([*PARTS, 'views', 'workbench'], {'plotly'}),
     **dict.fromkeys(['checkpoints', 'learner'], {'lightning', 'transformers'}),
