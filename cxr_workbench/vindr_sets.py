@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 from .filters import choose_rows, keep_rows
-from .layouts import LAYOUTS, VINDR, Collected, attach_files, find_table
+from .layouts import LAYOUTS, VINDR, Collected, attach_files, find_table, join_parts
 from .tables import Checks, find_labels, first_few, read_table
 
 # %% ../nbs/01cg_vindr_sets.ipynb #a18c9f17
@@ -75,13 +75,16 @@ def read_votes(
 # %% ../nbs/01cg_vindr_sets.ipynb #34d4a28f
 def collect_vindr(
     root,                # folder with train/ and test/, and the tables beside them or in annotations/
-    split='train',       # 'train' | 'test'
+    split='train',       # 'train' | 'test' | None: both, with a column split
     readers='majority',  # 'any' | 'majority' | 'all' | 'share'
     labels=None,         # some of its labels; None: all of the table
     files=True,          # look for the image files
     **choice,            # filters.choose_rows; this collection names neither patients nor views
 )->Collected:
     "VinDr-CXR, or VinBigData; Nguyen et al., Scientific Data 2022."
+    if split is None:
+        how = dict(readers=readers, labels=labels, files=files, **choice)
+        return join_parts({part: collect_vindr(root, part, **how) for part in ('train', 'test')})
     if split not in ('train', 'test'): raise ValueError(f"split={split!r}: give 'train' or 'test'")
     checks = Checks()
     votes = read_votes(root, split, checks)
