@@ -103,8 +103,8 @@ def rsna(
 # %% ../nbs/01ha_adapters.ipynb #5ff90318
 def chexpert(
     root,                # the folder that CheXpert was unpacked to
-    version='small',     # 'small' | 'full'
-    split='train',       # 'train' | 'valid', the official parts
+    version=None,        # 'small' | 'full'; None: small where it is there, else full
+    split='train',       # 'train' | 'valid', the official parts; None: both
     policy=None,         # what uncertain and blank entries mean; None: LabelPolicy(), both are absent
     frontal_only=False,  # leave lateral views out
     labels=None,         # some of the observations; None: all 14
@@ -208,7 +208,7 @@ def cxr_lt(
 # %% ../nbs/01ha_adapters.ipynb #6b148f8b
 def vindr(
     root,                             # folder with train/ and test/, and the tables beside them or in annotations/
-    split='train',                    # 'train' | 'test'
+    split='train',                    # 'train' | 'test' | None: both
     readers='majority',               # 'any' | 'majority' | 'all' | 'share': who has to agree
     policy=None,                      # what entries mean on which readers differ, with 'share'
     labels=None,                      # some of its labels; None: all of the table

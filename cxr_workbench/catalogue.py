@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONE_IMAGE', 'ONE_A_PATIENT', 'VIEWS_OPTION', 'AGES_OPTION', 'CHOICE', 'WITHOUT_AGES', 'CATALOGUE', 'Option', 'Entry',
-           'collect_cxr_lt', 'make_split', 'get_entry', 'parse_options', 'get_reading', 'find_home', 'get_official',
-           'collect', 'list_labels', 'format_catalogue', 'format_entry']
+           'collect_cxr_lt', 'make_split', 'get_entry', 'parse_options', 'get_reading', 'spell_options', 'find_home',
+           'get_official', 'collect', 'list_labels', 'format_catalogue', 'format_entry']
 
 # %% ../nbs/01cj_catalogue.ipynb #ca700002
 import re
@@ -148,7 +148,7 @@ CATALOGUE = {
 CATALOGUE |= {
     'chexpert': Entry(
         collect_chexpert, ('chexpert',), 'CheXpert-v1.0-small/ or CheXpert-v1.0/, with train.csv and valid.csv in it',
-        {'version': Option('resolution', ('small', 'full'), 'small'),
+        {'version': Option('resolution; without it small where it is there, else full', ('small', 'full')),
          'split': make_split('train', 'valid', default='train'),
          'frontal_only': Option('leave lateral views out, by the names of the files', default=False, kind='flag'),
          **CHOICE},
@@ -253,6 +253,18 @@ def get_reading(
 )->dict:            # settings of files.Reading by name
     "How the files of a collection are read where nobody says otherwise."
     return dict(get_entry(name).reading.get(get_year(name, options), {}))
+
+# %% ../nbs/01cj_catalogue.ipynb #ca700036
+def spell_options(
+    options:dict,   # of parse_options
+)->list[str]:       # like 'split=train'
+    "Options as they are written behind --option."
+    def spell(value):
+        if isinstance(value, bool): return str(value).lower()
+        if isinstance(value, (list, tuple)) and {type(part) for part in value} <= {float, int, type(None)}:
+            return '-'.join('' if years is None else f'{years:g}' for years in value)
+        return ','.join(value) if isinstance(value, (list, tuple)) else 'all' if value is None else str(value)
+    return [f'{key}={spell(value)}' for key, value in options.items()]
 
 # %% ../nbs/01cj_catalogue.ipynb #ca70001e
 def list_tables(

@@ -15,7 +15,7 @@ from .filters import choose_rows, keep_part, keep_rows
 from .layouts import LAYOUTS, Collected, attach_files, compare_counts, join_parts, move_files, name_columns
 from .layouts import parse_views, read_layout
 from .states import CHEXPERT
-from .tables import Checks, chexpert_table, find_labels, first_few, is_frontal, keep_files
+from .tables import Checks, chexpert_table, find_chexpert, find_labels, first_few, is_frontal, keep_files
 
 # %% ../nbs/01cd_chexpert_sets.ipynb #295d8df3
 def name_views(
@@ -53,14 +53,16 @@ def try_views(
 
 # %% ../nbs/01cd_chexpert_sets.ipynb #1efd69af
 def collect_chexpert(
-    root, version='small',   # as in tables.chexpert_table
-    split='train',           # 'train' | 'valid' | None: both
+    root,                 # as in tables.chexpert_table
+    version=None,         # 'small' | 'full'; None: small where it is there, else full
+    split='train',        # 'train' | 'valid' | None: both
     frontal_only=False,   # leave lateral views out, by the names of their files
     labels=None,          # some of the observations; None: all 14
     files=True,           # look for the image files; False where packed images are read
     **choice,             # views, ages, one_per of filters.choose_rows
 )->Collected:
     "CheXpert: common columns, observations, official numbers; Irvin et al., AAAI 2019."
+    version = version or ('small' if find_chexpert(root, 'small') else 'full')
     if split is None:
         how = dict(frontal_only=frontal_only, labels=labels, files=files, **choice)
         return join_parts({part: collect_chexpert(root, version, part, **how) for part in ('train', 'valid')})

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['check_source', 'open_data', 'check_used', 'to_json_values', 'write_run_record', 'read_run_record', 'list_run_files',
-           'open_parts', 'add_patients', 'get_training_reading', 'override_reading', 'complete_description',
-           'arrange_labels', 'name_rows', 'match_rows', 'list_files', 'list_packable']
+           'open_parts', 'describe_filters', 'add_patients', 'get_training_reading', 'override_reading',
+           'complete_description', 'arrange_labels', 'find_known_root', 'name_rows', 'match_rows', 'list_files',
+           'list_packable']
 
 # %% ../nbs/79a_opening.ipynb #210ad4b6
 import inspect, json, os, warnings
@@ -269,6 +270,15 @@ def open_parts(
     regime = {name: record[name] for name in ('regime', 'fraction', 'seed') if name in record}
     return apply_regime(train, **regime, each_image=each_image), held_out
 
+# %% ../nbs/79a_opening.ipynb #da7a0012
+def describe_filters(
+    data,   # CXRDataset
+)->list[str]:
+    "One line a filter, with the rows before and after."
+    if data.filters is None: return []
+    return [f'{which}: {after:,} of {before:,} rows stay, the others {gone}'
+            for which, before, after, gone in data.filters.itertuples(index=False)]
+
 # %% ../nbs/79a_opening.ipynb #ced9fb86
 def add_patients(
     data,   # CXRDataset
@@ -354,17 +364,19 @@ def complete_description(
 ):                   # arguments of open_data, and label of the model -> column, for the labels that are there
     "Other data as the run would describe them; ValueError where they have none of its labels."
     kind, known = detect_source(source), {} if record is None else record['data']
+    if kind in CATALOGUE and known.get('source') == kind:
+        given['options'] = {**(known.get('options') or {}), **(given.get('options') or {})} or None
     check_source(source, given.get('root'), given.get('options'))
-    is_same = kind in CATALOGUE and known.get('source') == kind
-    if is_same: given['options'] = {**(known.get('options') or {}), **(given.get('options') or {})} or None
     columns = list_columns(source, *(given.get(name) for name in ('table', 'root', 'options')))
     used = list_used(kind)
     own = {name: known.get(name) for name in ('path', 'patient', 'uncertain', 'blank') if name in used}
     for name in ('path', 'patient'):
         if own.get(name) not in (columns or []): own.pop(name, None)
     description = {**own, **{name: value for name, value in given.items() if value is not None}}
-    trained = get_training_reading(model, source, given.get('packed'))
-    how = {**trained.get('how', {}), **(given.get('how') or {})}
+    packed, own_how = given.get('packed'), given.get('how')
+    trained = get_training_reading(model, source, packed)
+    if kind in CATALOGUE: own_how = complete_reading(kind, given.get('options'), packed, own_how)
+    how = {**trained.get('how', {}), **(own_how or {})}
     description |= dict(trained, source=source, **({'how': how} if how else {}))
     if given.get('size') is not None: description['size'] = given['size']
     keys = [get_layout(*pair) for pair in ((known.get('source'), known.get('options')), (kind, given.get('options')))]
@@ -391,6 +403,20 @@ def arrange_labels(
         here, there = names.index(name), data.label_names.index(column)
         y[:, here], known[:, here] = data.y[:, there], data.known[:, there]
     return data.copy_with(y=y, known=known, label_names=list(names))
+
+# %% ../nbs/79a_opening.ipynb #da7a0010
+def find_known_root(
+    runs,          # folders of runs
+    source,        # as in open_data
+    root=None,     # that is given; None: not given
+):                 # a folder; None where nothing tells it
+    "The folder of a collection: the one given, or that of the first run that was trained on it."
+    if root is not None or detect_source(source) not in CATALOGUE: return root
+    for run in runs:
+        try: known = read_run_record(run)['data']
+        except (OSError, ValueError): continue
+        if known.get('source') == str(source): return known.get('root')
+    return None
 
 # %% ../nbs/79a_opening.ipynb #b1a40c09
 SUFFIX = r'\.(png|jpe?g|jp2|j2k|tiff?|dcm|dicom|webp|bmp|gif|npy)(\.gz)?$'
