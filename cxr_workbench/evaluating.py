@@ -371,7 +371,8 @@ def describe_rows(
     import pandas as pd
     data, model, about = opened.data, opened.model, opened.description
     policy = f'-1 means {about.get("uncertain", "zeros")}, a blank {about.get("blank", "negative")}'
-    if str(about.get('source', 'phantom')) in ('phantom', 'nih14'): policy = 'all known'
+    kind = opening.detect_source(about.get('source', 'phantom'))
+    if 'uncertain' not in opening.list_used(kind): policy = 'all known'
     absent = [name for name, known in zip(scored.label_names, scored.known.any(0)) if not known]
     rows = f'{images} images' if len(scored.names) == images else f'{len(scored.names)} studies of {images} images'
     people = '' if scored.patient is None else f' of {len(np.unique(scored.patient))} patients'
@@ -490,6 +491,19 @@ class Evaluation(NamedTuple):
     facts: object    # DataFrame: what was scored
     files: list      # that were written
 
+# %% ../nbs/79b1_evaluating.ipynb #e1a00091
+def group_rows(
+    scored:Scored, images:Scored,   # as they are scored, images or studies; and the images
+    by:str,                         # as in find_groups
+):                                  # as of find_groups
+    "Groups of what is scored; ValueError where only the images of a study have the property."
+    try: return find_groups(scored, by)
+    except ValueError:
+        if scored is images: raise
+        find_groups(images, by)     # raises where the images do not tell it either
+        message = f'--by {by} with --by study: it differs between the images of a study. Ask for either'
+        raise ValueError(message) from None
+
 # %% ../nbs/79b1_evaluating.ipynb #e1a00072
 def evaluate_run(
     run,                # folder of a run
@@ -511,7 +525,7 @@ def evaluate_run(
     study = [text for text in by if text.partition('=')[0] == 'study']
     scored = average_studies(images, find_studies(images, study[0])) if study else images
     result = reports.score_table(opened.model, scored.probs, scored.y, scored.known, scored.patient, n_boot)
-    groupings = [find_groups(scored, text) for text in by if text not in study]
+    groupings = [group_rows(scored, images, text) for text in by if text not in study]
     groups = pd.concat([measure_groups(scored, *made, n_boot) for made in groupings]) if groupings else None
     trained_on, caution = describe_seen(seen, len(images.names)), ''
     if seen is not None and len(seen): caution = f'{trained_on}: such scores tell how well the run remembers'
