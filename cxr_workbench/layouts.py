@@ -290,8 +290,11 @@ def read_layout(
     "The table of a collection with its common columns."
     file = find_table(root, names or layout.tables, checks)
     if file is None: return None
-    ids = [layout.columns.get(what, '') for what in ('patient_id', 'study_id', 'name')]
-    table = read_table(file, ids=[name for name in ids if name])
+    def list_names(what):
+        names = layout.columns.get(what, ())
+        return [names] if isinstance(names, str) else [*names]
+    ids = list_names('patient_id') + list_names('study_id')
+    table = read_table(file, ids=ids, files=list_names('name'))
     table = name_columns(table, layout, checks)
     checks.add('table', 'ok', f'{file.name}', len(table))
     return table

@@ -126,7 +126,7 @@ def collect_rsna(
     checks, layout = Checks(), LAYOUTS['rsna']
     file, labels = find_table(root, layout.tables, checks), [*layout.labels]
     if file is None: return Collected(None, labels, checks)
-    table = read_table(file, ids=['patientId'])
+    table = read_table(file, files=['patientId'])
     checks.compare('boxes and rows without one', len(table), layout.official['all']['boxes and rows without one'])
     table = name_columns(join_boxes(table, checks), layout, checks).rename(columns={'Target': 'Pneumonia'})
     compare_counts(table, layout, checks)

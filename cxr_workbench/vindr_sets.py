@@ -47,7 +47,7 @@ def read_wide(
     file,            # image_labels_train.csv or image_labels_test.csv
 ):                   # readers who say so, (n, C) by image_id, and who read it, (n,)
     "Labels of the release for research, one row a reader; or of its test part, one row an image."
-    table = read_table(file, ids=['image_id', 'rad_id'])
+    table = read_table(file, ids=['rad_id'], files=['image_id'])
     table = table.rename(columns={'Other diseases': 'Other disease', 'Other lesions': 'Other lesion'})
     labels = [name for name in table if name not in ('image_id', 'rad_id')]
     find_labels(table, labels)
@@ -66,7 +66,7 @@ def read_votes(
     if file is None: return None
     if file.name.startswith('image_labels'): counts, read = read_wide(file)
     else:
-        table = read_table(file, ids=['image_id'])
+        table = read_table(file, files=['image_id'])
         counts, read = count_readers(table, VINDR)
         checks.compare('readers of train', table.rad_id.nunique(), LAYOUTS['vindr'].official['train']['readers'])
     checks.add('table', 'ok', f'{file.name}, up to {read.max()} readers an image', len(read))
