@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['open_collection', 'nih14', 'nih14_google', 'rsna', 'chexpert', 'chexpert_test', 'chexpert_plus', 'brax', 'mimic_cxr',
-           'padchest', 'cxr_lt', 'vindr', 'openi', 'open_named']
+           'padchest', 'cxr_lt', 'vindr', 'openi', 'open_named', 'describe_filters', 'list_named_files']
 
 # %% ../nbs/01ha_adapters.ipynb #eae07cbe
 import os, re, warnings
-from .catalogue import collect, collect_cxr_lt, get_reading
+from .catalogue import collect, collect_cxr_lt, find_home, get_reading
 from .chexpert_sets import collect_brax, collect_chexpert, collect_chexpert_plus, collect_chexpert_test
 from .dataset import CXRDataset
 from .files import PackedImages, Reading
@@ -245,3 +245,29 @@ def open_named(
     "Any public collection as a data set."
     collected = collect(name, root, options, labels, packed is None, parts)
     return open_collection(collected, policy, packed, missing, **how)
+
+# %% ../nbs/01ha_adapters.ipynb #ad900008
+def describe_filters(
+    data,   # CXRDataset
+)->list[str]:
+    "One line a filter, with the rows before and after."
+    if data.filters is None: return []
+    return [f'{which}: {after:,} of {before:,} rows stay, the others {gone}'
+            for which, before, after, gone in data.filters.itertuples(index=False) if after < before]
+
+# %% ../nbs/01ha_adapters.ipynb #ad90000a
+def list_named_files(
+    name:str, root,    # of catalogue.CATALOGUE, and its folder or a neighbour of it
+    options=None,      # of catalogue.parse_options
+    missing='error',   # 'error' | 'skip': images whose file is not there
+):                     # table with a column path, the folder that it starts from, what is to be said
+    "The files of a public collection; FileNotFoundError or ValueError by its record."
+    import pandas as pd
+    table, _, checks = collect(name, root, options)
+    checks.stop(missing)
+    said = [f'{check}: {detail}' for check, status, detail, _ in checks if status == 'note']
+    said += [f'{check}: {before - after:,} of {before:,} rows {which}'
+             for check, before, after, which in checks.filters if after < before]
+    home = find_home(name, root, options).resolve()
+    paths = [os.path.relpath(os.path.abspath(path), home).replace(os.sep, '/') for path in table.path]
+    return pd.DataFrame(dict(path=paths)), home, said

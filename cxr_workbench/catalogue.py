@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ONE_IMAGE', 'ONE_A_PATIENT', 'VIEWS_OPTION', 'AGES_OPTION', 'CHOICE', 'WITHOUT_AGES', 'CATALOGUE', 'Option', 'Entry',
-           'collect_cxr_lt', 'make_split', 'get_entry', 'parse_options', 'get_reading', 'spell_options', 'find_home',
-           'get_official', 'collect', 'list_labels', 'format_catalogue', 'format_entry']
+           'collect_cxr_lt', 'make_split', 'get_entry', 'parse_options', 'get_layout', 'get_reading', 'spell_options',
+           'find_home', 'get_official', 'mention_official', 'collect', 'list_labels', 'format_catalogue',
+           'format_entry']
 
 # %% ../nbs/01cj_catalogue.ipynb #ca700002
-import re
+import re, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from .chexpert_sets import SECTIONS, collect_brax, collect_chexpert, collect_chexpert_plus
@@ -246,6 +247,16 @@ def get_year(
     chosen = get_entry(name).options.get('year')
     return None if chosen is None else (options or {}).get('year', chosen.default)
 
+# %% ../nbs/01cj_catalogue.ipynb #ca700044
+def get_layout(
+    name,           # of a collection, or anything else
+    options=None,   # of parse_options
+):                  # None: no collection
+    "The key of a collection in layouts.LAYOUTS."
+    if str(name) not in CATALOGUE: return None
+    year = get_year(str(name), options) or ''
+    return next(key for key in CATALOGUE[str(name)].layouts if key.endswith(str(year)))
+
 # %% ../nbs/01cj_catalogue.ipynb #ca700033
 def get_reading(
     name:str,       # of a collection
@@ -272,9 +283,7 @@ def list_tables(
     options:dict,   # of parse_options
 )->list[str]:       # patterns below its folder; the same with .gz counts too
     "What tells the folder of a collection."
-    entry, year = get_entry(name), get_year(name, options)
-    keys = entry.layouts if year is None else [key for key in entry.layouts if key.endswith(str(year))]
-    return [*(table for key in keys for table in LAYOUTS[key].tables), *entry.places]
+    return [*LAYOUTS[get_layout(name, options)].tables, *get_entry(name).places]
 
 # %% ../nbs/01cj_catalogue.ipynb #ca70001f
 def find_home(
@@ -311,6 +320,18 @@ def get_official(
         raise ValueError(f'--fold official holds out {entry.official[year][1]!r}: leave --option split out')
     return entry.official[year]
 
+# %% ../nbs/01cj_catalogue.ipynb #ca700042
+def mention_official(
+    name,           # of a collection, or anything else
+    options=None,   # of parse_options
+):
+    "A warning that names the official parts, where a collection has some and none is chosen."
+    if str(name) not in CATALOGUE: return
+    try: train, held = get_official(str(name), options)
+    except ValueError: return
+    warnings.warn(f'{name} has official parts: --fold official trains on {train} and holds {held} out; without it a '
+                  'fifth of the patients is held out')
+
 # %% ../nbs/01cj_catalogue.ipynb #ca700023
 def collect(
     name:str,       # of a collection
@@ -339,9 +360,8 @@ def list_labels(
     root=None,      # its folder, which is opened where the labels follow from the table; None: it is not
 )->list|None:       # None: they follow from the table
     "The labels of a collection."
-    entry, options = get_entry(name), options or {}
-    year = get_year(name, options) or ''
-    known = list(LAYOUTS[next(key for key in entry.layouts if key.endswith(str(year)))].labels)
+    options = options or {}
+    known = list(LAYOUTS[get_layout(name, options)].labels)
     if known or root is None: return known or None
     return collect(name, root, {**options, 'at_least': 1}, files=False).labels
 
@@ -389,12 +409,13 @@ def format_entry(
     lines += [describe_option(*item) for item in entry.options.items()]
     for year, (train, held) in entry.official.items():
         lines.append(f'--fold official{"" if year is None else f", {year}"}: trains on {train}, holds out {held}')
+    split, more = entry.options.get('split'), ' --each-image-a-patient' if name == 'vindr' else ''
+    if entry.official and split.default != 'all': lines.append('a pack for it needs all parts: --option split=all')
     if entry.policy: lines.append('--uncertain, --blank: its labels can be uncertain or blank')
     if entry.labels: lines.append('--labels: some of its labels')
     for year, reading in entry.reading.items():
         lines.append(f'files{"" if year is None else f" of {year}"} are read with {reading}')
     if entry.hint: lines.append(f'mind: {entry.hint}')
-    more = ' --each-image-a-patient' if name == 'vindr' else ''
     return '\n'.join([*lines, '', f'cxr-workbench doctor {name} ROOT',
                       f'cxr-workbench pack {name} ROOT PACK --size 224',
                       f'cxr-workbench fit supervised --data {name} --root ROOT --packed PACK{more}'])

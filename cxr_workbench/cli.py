@@ -138,7 +138,8 @@ def doctor(
     names = None if labels is None else [name.strip() for name in labels.split(',') if name.strip()]
     place = root if len(target) == 1 else Path(target[1])
     if place is not None and (target[0] in catalogue.CATALOGUE or not os.path.exists(target[0])):
-        chosen = catalogue.parse_options(target[0], option)
+        chosen, of_tables = catalogue.parse_options(target[0], option), [path, patient, names, ids, leave_out]
+        if any(of_tables): raise ValueError('--path, --patient, --labels, --ids and --leave-out are for tables')
         found = page.examine_collection(target[0], place, chosen, look, each_image)
     else:
         if option: raise ValueError('--option is for collections, which are given with their folder')
@@ -225,6 +226,7 @@ def train_run(
 ):                    # the model, the held-out part, the history; None in all processes but the first
     "Open the data, create the method, fit it, keep the record of the run."
     from cxr_workbench import learner
+    from cxr_workbench.adapters import describe_filters
     from cxr_workbench.core import create_method, seed_all
     if start is not None: record = {**record, 'from': str(start)}
     train, held_out = opening.open_parts(record)
@@ -234,7 +236,7 @@ def train_run(
     seed_all(record['seed'])
     model = create_method(method, labels=train.label_names, size=train.size, **settings)
     if start is not None: report_start(model, start, *learner.start_from(model, start))
-    for line in opening.describe_filters(train): print_line(line)
+    for line in describe_filters(train): print_line(line)
     labelled = int(train.known.any(1).sum())
     print_line(f'{method}: {len(train)} images to train on ({labelled} with labels), {len(held_out)} held out; {out}')
     if (Path(out)/'last.ckpt').exists(): print_line(f'{out} holds a run: it goes on after its last whole epoch')
@@ -376,7 +378,7 @@ def fit(
     if start is not None: arguments = continue_settings(start, method, arguments)
     if fold is not None and fold.strip().isdecimal(): fold = int(fold)
     split = dict(fold=fold, fold_column=fold_column, each_image=each_image)
-    opening.is_official(dict(data=source, **split))   # refuses what has no official parts
+    if not opening.is_official(dict(data=source, **split)) and fold is None: catalogue.mention_official(data, chosen)
     record = dict(data=source, **split, regime=regime, fraction=fraction, seed=seed)
     out = out or Path('runs')/method
     outcome = train_run(method, record, arguments, out, epochs=epochs, batch_size=batch_size, workers=workers,
@@ -428,8 +430,9 @@ def collect_given(
         named = ', '.join(spelled.get(name, f'--{name.replace("_", "-")}') for name in given)
         raise ValueError(f'{named}: say with --data which data that is about, or leave it out')
     if data is None: return {'labels': None}
-    if data in catalogue.CATALOGUE and option: given['options'] = catalogue.parse_options(data, option)
-    opening.check_used(data, given)
+    is_named = data in catalogue.CATALOGUE   # its labels are chosen when they are scored
+    opening.check_used(data, {name: value for name, value in given.items() if name != 'labels' or not is_named})
+    if is_named and option: given['options'] = catalogue.parse_options(data, option)
     settings.check_places(data, **{name: given.get(name) for name in ('table', 'root', 'packed')})
     root = opening.find_known_root(runs, data, given.get('root'))
     opening.check_source(data, root, given.get('options'))
@@ -587,24 +590,6 @@ def export(
     else: checked = f'its probabilities differ by at most {difference:.1g}'
     print_line(f'{out} written; {checked}')
 
-# %% ../nbs/80_cli.ipynb #da7ac003
-def list_collection_files(
-    name, root,       # a collection and its folder
-    option=None,      # texts of --option
-    missing=None,     # 'error' | 'skip': images whose file is not there; None: 'error'
-):                    # table for files.pack, the folder that its paths start from, the options
-    "The files of a collection; what its filters leave out is printed."
-    import pandas as pd
-    chosen = catalogue.parse_options(name, option)
-    opening.check_source(name, root, chosen)
-    table, labels, checks = catalogue.collect(name, root, chosen)
-    for check, status, detail, _ in checks:
-        if status in ('note', 'left out'): print_line(f'{check}: {detail}')
-    checks.stop(missing or 'error')
-    home = catalogue.find_home(name, root, chosen).resolve()
-    paths = [Path(os.path.relpath(os.path.abspath(path), home)).as_posix() for path in table.path]
-    return pd.DataFrame(dict(path=paths)), home, chosen
-
 # %% ../nbs/80_cli.ipynb #23408254
 @command
 def pack(
@@ -634,7 +619,11 @@ def pack(
         raise ValueError('give a table or a folder and the folder of the pack, or a collection, its folder and that of '
                          f'the pack: not {" ".join(map(str, places))}')
     if is_named:
-        files, where, chosen = list_collection_files(name, *(between or [root]), option, missing)
+        chosen, place = catalogue.parse_options(name, option), (between or [root])[0]
+        opening.check_source(name, place, chosen)
+        from cxr_workbench.adapters import list_named_files
+        files, where, said = list_named_files(name, place, chosen, missing or 'error')
+        for line in said: print_line(line)
         column, how = 'path', opening.complete_reading(name, chosen, None, how)
     else:
         if option or missing: raise ValueError('--option and --missing are for collections: leave them out')
@@ -660,39 +649,6 @@ def lab(
     print_line('JupyterLab starts on this machine only; its address, with the token, follows. Ctrl-C stops it.')
     launcher.start_lab(folder, port, browser)
 
-# %% ../nbs/80_cli.ipynb #1161ccd7
-def measure_step(
-    rows=64,    # of a batch
-    times=5,    # steps, of which the first two are left out
-)->float:       # seconds
-    "The median duration of a training step of the demonstration."
-    from statistics import median
-    from cxr_workbench.core import create_method
-    from cxr_workbench.data import from_phantom
-    from cxr_workbench.phantom import SyntheticCXR
-    data = from_phantom(SyntheticCXR(rows, size=64, seed=0))
-    model = create_method('supervised', labels=data.label_names, size=64, preset='maps').train()
-    batch, took = data.batch(range(rows)), []
-    for _ in range(times):
-        start = time.perf_counter()
-        model.step(batch).loss.backward()
-        took.append(time.perf_counter() - start)
-    return median(took[2:])
-
-# %% ../nbs/80_cli.ipynb #00db6f08
-def plan_demo(
-    step:float,         # seconds of a training step
-    rows:int,           # images in all, of which a fifth is held out
-    epochs=None,        # that are wanted; None: 8, or fewer where they would take too long
-    limit=110.,         # seconds for all
-    spent=0.,           # seconds that are over: imports, and the steps that were measured
-)->tuple[int, float]:   # epochs, and the seconds that all takes
-    "How long the demonstration takes here; scoring an image takes a third of training on it, the report ten steps."
-    epoch = step*(.8 + .2/3)*rows/64
-    rest = spent + 2 + 10*step
-    if epochs is None: epochs = min(8, max(1, int((limit - rest)/epoch)))
-    return epochs, epochs*epoch + rest
-
 # %% ../nbs/80_cli.ipynb #e83889ac
 @command
 def demo(
@@ -704,9 +660,9 @@ def demo(
     print_line('the phantom: painted thoraxes for understanding mechanisms; its numbers say nothing about patients')
     start = time.perf_counter()
     from cxr_workbench import learner, views   # noqa: F401
-    step = measure_step()   # what takes long to import is there by now
+    step = reports.measure_step()   # what takes long to import is there by now
     spent = time.perf_counter() - start
-    epochs, seconds = plan_demo(step, rows, epochs, spent=spent)
+    epochs, seconds = reports.plan_demo(step, rows, epochs, spent=spent)
     print_line(f'about {seconds:.0f} s on this machine, of which {spent:.0f} are over: {epochs} epochs, '
                f'{step:.2f} s for a step of 64 images')
     source = dict(source='phantom', size=64, rows=rows)

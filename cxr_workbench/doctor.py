@@ -190,11 +190,12 @@ def make_keys(
 def examine_pixels(
     found:Examination,   # gets the sample, pairs that are nearly the same, checks
     look:int,            # images to look at
+    **how,               # how they are read: settings of files.Reading
 ):
     "Copies among all files; unreadable images, those of one grey and negatives among some of them."
     there = [path if path is not None and os.path.isfile(path) else None for path in found.paths]
     same = find_same_bytes(there)
-    found.sample = read_sample(there, look)
+    found.sample = read_sample(there, look, **how)
     rows = found.sample.rows
     found.near = [(rows[a], rows[b], bits) for a, b, bits in find_near(found.sample.images)]
     found.checks += check_copies(same, found.near, found.names(), make_keys(found))
@@ -371,7 +372,7 @@ def examine_layout(
     found.checks += check_bits(table)
     train, held = entry.official.get(catalogue.get_year(found.kind, options), ('', ''))
     if 'split' in table and {train, held} <= set(table['split']): found.options.append('--fold official')
-    if look: examine_pixels(found, look)
+    if look: examine_pixels(found, look, **catalogue.get_reading(found.kind, options))
 
 # %% ../nbs/01i_doctor.ipynb #d0c70002
 def examine_collection(

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_source', 'open_data', 'check_used', 'to_json_values', 'write_run_record', 'read_run_record', 'list_run_files',
-           'open_parts', 'describe_filters', 'add_patients', 'get_training_reading', 'override_reading',
-           'complete_description', 'arrange_labels', 'find_known_root', 'name_rows', 'match_rows', 'list_files',
-           'list_packable']
+           'open_parts', 'add_patients', 'get_training_reading', 'override_reading', 'complete_description',
+           'arrange_labels', 'find_known_root', 'name_rows', 'match_rows', 'list_files', 'list_packable']
 
 # %% ../nbs/79a_opening.ipynb #210ad4b6
 import inspect, json, os, warnings
@@ -14,6 +13,7 @@ from pathlib import Path
 import typer
 from . import catalogue
 from .catalogue import CATALOGUE
+from .vocabulary import find_counterparts
 
 # %% ../nbs/79a_opening.ipynb #15ed55cf
 def detect_source(
@@ -270,15 +270,6 @@ def open_parts(
     regime = {name: record[name] for name in ('regime', 'fraction', 'seed') if name in record}
     return apply_regime(train, **regime, each_image=each_image), held_out
 
-# %% ../nbs/79a_opening.ipynb #da7a0012
-def describe_filters(
-    data,   # CXRDataset
-)->list[str]:
-    "One line a filter, with the rows before and after."
-    if data.filters is None: return []
-    return [f'{which}: {after:,} of {before:,} rows stay, the others {gone}'
-            for which, before, after, gone in data.filters.itertuples(index=False)]
-
 # %% ../nbs/79a_opening.ipynb #ced9fb86
 def add_patients(
     data,   # CXRDataset
@@ -329,31 +320,6 @@ def list_columns(
     if kind == 'csv' or kind == 'npz': return list(tables.read_table(source if kind == 'csv' else table).columns)
     return catalogue.list_labels(kind, options, root) if kind in CATALOGUE else list(tables.CHEXPERT)
 
-# %% ../nbs/79a_opening.ipynb #da7a000b
-def find_counterparts(
-    names:list, columns,   # labels of a model; those of other data, or None: not known
-    one=None, other=None,  # the collections of both, keys of layouts.LAYOUTS; None: none
-)->dict:                   # label of the model -> label of the data
-    "Which label of other data is which, by name and, between two collections, by the vocabulary."
-    taken = {name: name for name in names if columns is None or name in columns}
-    if None in (one, other, columns): return taken
-    from cxr_workbench.vocabulary import match_labels
-    matched = {name: kinds[0] for name, kinds in match_labels(other, one).items() if len(kinds) == 1}
-    renamed = {name: matched[name] for name in names if name not in taken and matched.get(name) in columns}
-    absent = [name for name in names if name not in {**taken, **renamed}]
-    if renamed: warnings.warn(f'of other names: {", ".join(" is ".join(pair) for pair in renamed.items())}')
-    if renamed and absent: warnings.warn(f'without a counterpart, and not scored: {", ".join(absent)}')
-    return {name: {**taken, **renamed}[name] for name in names if name not in absent}
-
-# %% ../nbs/79a_opening.ipynb #da7a000e
-def get_layout(
-    source, options=None,   # as in open_data
-):                          # None: no public collection
-    "The key of a collection in layouts.LAYOUTS."
-    if str(source) not in CATALOGUE: return None
-    year = catalogue.get_year(str(source), options) or ''
-    return next(key for key in CATALOGUE[str(source)].layouts if key.endswith(str(year)))
-
 # %% ../nbs/79a_opening.ipynb #b1a40c04
 def complete_description(
     model,           # of learner.load
@@ -379,7 +345,8 @@ def complete_description(
     how = {**trained.get('how', {}), **(own_how or {})}
     description |= dict(trained, source=source, **({'how': how} if how else {}))
     if given.get('size') is not None: description['size'] = given['size']
-    keys = [get_layout(*pair) for pair in ((known.get('source'), known.get('options')), (kind, given.get('options')))]
+    pairs = ((known.get('source'), known.get('options')), (kind, given.get('options')))
+    keys = [catalogue.get_layout(*pair) for pair in pairs]
     taken = labels or find_counterparts(model.label_names, columns, *keys)
     if not taken:
         raise ValueError(f'{source} has none of the labels {model.label_names}: it has {columns}. '

@@ -124,8 +124,6 @@ def collect_padchest(
     if by is not None: table = keep_rows(table, table.MethodLabel == by, checks, f'labels by {by}', f'are not by {by}')
     table = choose_rows(table, checks, **choice)
     table = table.join(spread_findings(table.findings, labels)).drop(columns='findings')
-    detail = 'pixels of 10 and 12 bits are stored as 16: by default each image is stretched to its own range'
-    checks.add('bits', 'note', detail)
     return Collected(attach_files(table, root, place_padchest(table), checks, files), labels, checks)
 
 # %% ../nbs/01cf_padchest_sets.ipynb #f534ad69

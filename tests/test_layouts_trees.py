@@ -260,6 +260,7 @@ def test_a_collection_goes_through_every_command(case, tmp_path):
     data = ('--data', name, '--root', root, *options)
     printed = shell('fit', 'supervised', *data, '--packed', pack, *each, *SMALL, '--out', run)
     assert '1 epochs' in printed, printed
+    assert ('--fold official trains on' in printed) == bool(catalogue.CATALOGUE[name].official and '2024' not in case)
     score = ('evaluate', run, *data, '--packed', pack, '--n-boot', 5)
     groups = [text for what in by if what != 'study' for text in ('--by', what)]
     printed = shell(*score, *groups)
