@@ -117,6 +117,10 @@ LAYOUTS |= {
         {'all': {'images': 40_967, 'studies': 24_959}},
         protocol='strips, whose sides differ more than fourfold, are left out',
         source='Reis et al., Scientific Data 2022'),
+}
+
+# %% ../nbs/01ca_layouts.ipynb #a7c1000b
+LAYOUTS |= {
     'mimic_cxr': Layout(
         'MIMIC-CXR-JPG 2.0.0 and 2.1.0',
         ('mimic-cxr-2.0.0-metadata.csv',),
@@ -358,7 +362,8 @@ def move_files(
         found = find_elsewhere(folder, rule[lost[0]].replace(os.sep, '/'))
         if found is None: continue
         base, cut = found
-        moved = {row: os.path.join(base, *rule[row].replace(os.sep, '/').split('/')[cut:]) for row in lost}
+        def get_tail(name): return name.replace(os.sep, '/').split('/')[cut:]
+        moved = {row: os.path.join(base, *get_tail(rule[row])) for row in lost}
         moved = {row: path for row, path in moved.items() if os.path.isfile(path)}
         checks.add('places', 'note', f'{len(moved)} of {len(paths)} files lie in {base}, and are read there')
         return [moved.get(row, path) for row, path in enumerate(paths)]

@@ -288,7 +288,8 @@ def test_a_pack_holds_the_pixels_of_the_files_wherever_it_was_made(case, tmp_pat
     direct = files.batch(range(N)).x
     (tmp_path/'root').rename(tmp_path/'moved')
     packed = opening.open_data(name, root=tmp_path/'moved', packed=tmp_path/'pack', options=chosen)
-    assert (packed.batch(range(N)).x - direct).abs().max() <= .51/255 and (packed.y == files.y).all()
+    assert (packed.batch(range(N)).x - direct).abs().max() <= .51/255
+    assert (packed.y == files.y).all()
     assert packed.reading == files.reading
 
 
@@ -330,8 +331,8 @@ def open_official(name, root, each_image=False, **options):
 
 
 @pytest.mark.parametrize('case, sizes, left_out', [
-    ('nih14', (12, 4), 0), ('chexpert', (12, 4), 0), ('chexpert_plus', (12, 4), 0), ('mimic_cxr', (8, 4), 4),
-    ('cxr_lt_2023', (10, 4), 2)])
+    ('nih14', (12, 4), 0), ('chexpert', (12, 4), 0), ('chexpert_plus', (12, 4), 0),
+    ('mimic_cxr', (8, 4), 4), ('cxr_lt_2023', (10, 4), 2)])
 def test_official_parts_share_no_patient(case, sizes, left_out, tmp_path):
     name, options, _ = build(case, tmp_path/'root')
     chosen = catalogue.parse_options(name, options[1::2])
