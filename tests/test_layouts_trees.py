@@ -463,3 +463,14 @@ def test_the_catalogue_says_what_the_readers_take(name):
         assert default in (*option.words, None) or not option.words, key
     further = {'root', 'labels', 'files', 'choice', 'tables', 'padchest'}
     assert {key for key, each in wanted.items() if key not in entry.options} <= further
+
+
+def test_a_collection_is_read_as_it_needs_whatever_the_run_was_trained_on(tmp_path):
+    "A model of files of 8 bits meets PadChest; what a user gives goes before both."
+    from cxr_workbench.learner import find_model, load
+    build('padchest', tmp_path/'root')
+    model, given = load(find_model('supervised')), dict(root=tmp_path/'root', options=dict(at_least=1))
+    def read(**how):
+        found, _ = opening.complete_description(model, None, 'padchest', {'Edema': 'nodule'}, how=how or None, **given)
+        return found['how']
+    assert read()['stretch'] is True and read(bits=12).get('stretch') in (None, False) and read(bits=12)['bits'] == 12
