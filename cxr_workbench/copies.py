@@ -149,9 +149,10 @@ def read_sample(
     paths,        # of files; None where there is none
     most=500,     # files at most, spread over the table
     size=64,      # side of the images
+    **how,        # further settings of files.Reading
 )->Sample:
     "Some files as small images; those that cannot be read with the reason."
-    reading, rows, images, unread = Reading(size), [], [], []
+    reading, rows, images, unread = Reading(size, **how), [], [], []
     for row in spread_rows((row for row, path in enumerate(paths) if path is not None), most):
         try: images.append(reading(paths[row]))
         except UnreadableImage as error: unread.append((row, error.reason))

@@ -7,15 +7,15 @@ __all__ = ['from_csv', 'from_dataframe', 'from_npz', 'CXRDataset', 'from_arrays'
            'patient_folds', 'check_split', 'hold_out', 'split_by_patient', 'get_patients', 'attach_patients',
            'check_train_valid', 'check_disjoint', 'check_no_synthetic', 'batch_sampler', 'Repeat', 'RowBatches',
            'make_loader', 'dataloaders', 'check_dataset', 'from_table', 'nih14', 'nih14_google', 'rsna', 'chexpert',
-           'chexpert_test', 'brax', 'mimic_cxr', 'cxr_lt', 'padchest', 'vindr', 'openi', 'open_collection',
-           'open_image_folder', 'open_coco', 'open_yolo']
+           'chexpert_test', 'chexpert_plus', 'brax', 'mimic_cxr', 'cxr_lt', 'padchest', 'vindr', 'openi',
+           'open_collection', 'open_named', 'open_image_folder', 'open_coco', 'open_yolo']
 
 # %% ../nbs/02_data.ipynb #7515e9a9
 import os, warnings, zipfile, zlib
 from pathlib import Path
 import numpy as np
-from .adapters import brax, chexpert, chexpert_test, cxr_lt, mimic_cxr, nih14, nih14_google
-from .adapters import open_collection, openi, padchest, rsna, vindr
+from .adapters import brax, chexpert, chexpert_plus, chexpert_test, cxr_lt, mimic_cxr, nih14, nih14_google
+from .adapters import open_collection, open_named, openi, padchest, rsna, vindr
 from .annotation_sets import open_coco, open_image_folder, open_yolo
 from .answers import translate_answers
 from .dataset import CXRDataset, from_arrays, from_phantom
@@ -35,8 +35,8 @@ _all_ = [
     'patient_split', 'patient_folds', 'check_split', 'hold_out', 'split_by_patient', 'get_patients', 'attach_patients',
     'check_train_valid', 'check_disjoint', 'check_no_synthetic',
     'batch_sampler', 'Repeat', 'RowBatches', 'make_loader', 'dataloaders', 'check_dataset', 'from_table',
-    'nih14', 'nih14_google', 'rsna', 'chexpert', 'chexpert_test', 'brax', 'mimic_cxr', 'cxr_lt',
-    'padchest', 'vindr', 'openi', 'open_collection', 'open_image_folder', 'open_coco', 'open_yolo']
+    'nih14', 'nih14_google', 'rsna', 'chexpert', 'chexpert_test', 'chexpert_plus', 'brax', 'mimic_cxr', 'cxr_lt',
+    'padchest', 'vindr', 'openi', 'open_collection', 'open_named', 'open_image_folder', 'open_coco', 'open_yolo']
 
 # %% ../nbs/02_data.ipynb #c91a6119
 def list_other_columns(

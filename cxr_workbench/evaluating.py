@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from . import opening, reports
+from .catalogue import spell_options
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00006
 def count_epochs(
@@ -207,9 +208,15 @@ def find_groups(
     scored,         # Scored
     by:str,         # as in find_values
     most=30,        # so many groups are allowed
+    images=None,    # Scored of the images, where studies are scored; for the message
 ):                  # what the groups are, and the group of each row, (n,) texts
     "Rows in groups, by view, sex, age and what the table has; ValueError where there are too many."
-    what, values = find_values(scored, by)
+    try: what, values = find_values(scored, by)
+    except ValueError:
+        if images is None or images is scored: raise
+        find_values(images, by)   # raises where the images do not tell it either
+        message = f'--by {by} with --by study: it differs between the images of a study. Ask for either'
+        raise ValueError(message) from None
     if what == 'age': values = np.array([group_age(text) for text in values], dtype=object)
     if what == 'sex':
         full = dict(m='male', f='female')
@@ -371,7 +378,9 @@ def describe_rows(
     import pandas as pd
     data, model, about = opened.data, opened.model, opened.description
     policy = f'-1 means {about.get("uncertain", "zeros")}, a blank {about.get("blank", "negative")}'
-    if str(about.get('source', 'phantom')) in ('phantom', 'nih14'): policy = 'all known'
+    kind = opening.detect_source(about.get('source', 'phantom'))
+    if 'uncertain' not in opening.list_used(kind): policy = 'all known'
+    chosen = '' if opened.train is not None else ', '.join(spell_options(about.get('options') or {}))
     absent = [name for name, known in zip(scored.label_names, scored.known.any(0)) if not known]
     rows = f'{images} images' if len(scored.names) == images else f'{len(scored.names)} studies of {images} images'
     people = '' if scored.patient is None else f' of {len(np.unique(scored.patient))} patients'
@@ -379,9 +388,9 @@ def describe_rows(
         'run': opened.run.name,
         'method': f'{model.config["method"]}, {len(scored.label_names)} labels, images of {data.size} px',
         'training': opened.stands,
-        'data': opened.source,
+        'data': opened.source + (f' ({chosen})' if chosen else ''),
         'scored': rows + people,
-        'images are read': str(data.reading or 'as the array holds them'),
+        'images are read': reports.describe_reading(data.reading),
         'labels': policy,
         'labels that these data do not have': ', '.join(absent) or 'none',
         'rows of the training part': seen,
@@ -400,7 +409,7 @@ def make_group_sections(
     sentence = ('Mean over the labels that all groups of one property can measure. Groups differ in more than '
                 f'what they are called by: a difference is a question, no finding.{left}')
     scored = means.drop(index=small)
-    if not len(scored): return [('Groups', sentence, means.round(3))]
+    if not len(scored): return [('Groups', sentence, means[['rows', 'patients']])]
     figure = views.report_bars(scored, reference=float(scored['auroc'].mean()))
     return [('AUROC by group', sentence, figure), ('Groups', '', means.round(3))]
 
@@ -511,7 +520,7 @@ def evaluate_run(
     study = [text for text in by if text.partition('=')[0] == 'study']
     scored = average_studies(images, find_studies(images, study[0])) if study else images
     result = reports.score_table(opened.model, scored.probs, scored.y, scored.known, scored.patient, n_boot)
-    groupings = [find_groups(scored, text) for text in by if text not in study]
+    groupings = [find_groups(scored, text, images=images) for text in by if text not in study]
     groups = pd.concat([measure_groups(scored, *made, n_boot) for made in groupings]) if groupings else None
     trained_on, caution = describe_seen(seen, len(images.names)), ''
     if seen is not None and len(seen): caution = f'{trained_on}: such scores tell how well the run remembers'

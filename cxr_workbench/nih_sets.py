@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from .filters import choose_rows, keep_part
 from .layouts import LAYOUTS, Collected, attach_files, compare_counts, find_table, name_columns
-from .layouts import read_layout
+from .layouts import move_files, read_layout
 from .states import NIH14
-from .tables import Checks, find_nih14_files, first_few, keep_files, nih14_table, read_table
+from .tables import Checks, find_nih14_files, first_few, join_paths, keep_files, nih14_table, read_table
 
 # %% ../nbs/01cc_nih_sets.ipynb #9c67affd
 def has_list(root, part): return any((Path(root)/f'{part}_list.txt{ending}').is_file() for ending in ('', '.gz'))
@@ -22,10 +22,14 @@ def has_list(root, part): return any((Path(root)/f'{part}_list.txt{ending}').is_
 def attach_nih_files(
     table, root,    # DataFrame with a column name, and the folder of the images
     checks:Checks,
+    files=True,     # look for them; False: name the first place only
 ):                  # the rows whose file is there, with its path
     "Put the path of its file beside each row."
+    names = ['images/' + table['name']]
+    if not files: return table.assign(path=join_paths(names[0], root)).reset_index(drop=True)
     found = find_nih14_files(Path(root), checks)
     paths = [found.get(name) or os.path.join(root, 'images', name) for name in table['name']]
+    paths = move_files(paths, root, names, checks)
     return keep_files(table.assign(path=paths), checks, f' under {root}/images or {root}/images_*/images')
 
 # %% ../nbs/01cc_nih_sets.ipynb #2a16332b
@@ -42,8 +46,7 @@ def collect_nih14(
     table = name_columns(table, LAYOUTS['nih14'], checks)
     compare_counts(table, LAYOUTS['nih14'], checks)
     table = choose_rows(keep_part(table, split, checks), checks, **choice)
-    if files: table = attach_nih_files(table, root, checks)
-    return Collected(table, NIH14, checks)
+    return Collected(attach_nih_files(table, root, checks, files), NIH14, checks)
 
 # %% ../nbs/01cc_nih_sets.ipynb #aea89103
 def nih14_boxes(
@@ -90,8 +93,7 @@ def collect_nih14_google(
     table = keep_part(table, split, checks)
     if split is not None: compare_counts(table, layout, checks, split)
     table = choose_rows(table, checks, **choice)
-    if files: table = attach_nih_files(table, root, checks)
-    return Collected(table, [*layout.labels], checks)
+    return Collected(attach_nih_files(table, root, checks, files), [*layout.labels], checks)
 
 # %% ../nbs/01cc_nih_sets.ipynb #fdc3c5f5
 def rsna_boxes(
@@ -124,7 +126,7 @@ def collect_rsna(
     checks, layout = Checks(), LAYOUTS['rsna']
     file, labels = find_table(root, layout.tables, checks), [*layout.labels]
     if file is None: return Collected(None, labels, checks)
-    table = read_table(file, ids=['patientId'])
+    table = read_table(file, files=['patientId'])
     checks.compare('boxes and rows without one', len(table), layout.official['all']['boxes and rows without one'])
     table = name_columns(join_boxes(table, checks), layout, checks).rename(columns={'Target': 'Pneumonia'})
     compare_counts(table, layout, checks)

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from .filters import choose_rows, keep_rows
-from .layouts import LAYOUTS, Collected, attach_files, compare_counts, find_table, read_layout
+from .layouts import LAYOUTS, Collected, attach_files, compare_counts, find_table, join_parts, read_layout
 from .states import CXR_LT_2026
 from .tables import Checks, find_labels, first_few, read_table
 
@@ -124,7 +124,6 @@ def collect_padchest(
     if by is not None: table = keep_rows(table, table.MethodLabel == by, checks, f'labels by {by}', f'are not by {by}')
     table = choose_rows(table, checks, **choice)
     table = table.join(spread_findings(table.findings, labels)).drop(columns='findings')
-    checks.add('bits', 'note', 'pixels of 10 and 12 bits stored as 16: give reading=Reading(size, stretch=True)')
     return Collected(attach_files(table, root, place_padchest(table), checks, files), labels, checks)
 
 # %% ../nbs/01cf_padchest_sets.ipynb #f534ad69
@@ -156,7 +155,7 @@ def read_part(
 # %% ../nbs/01cf_padchest_sets.ipynb #69de70e0
 def collect_cxr_lt_2026(
     root,             # folder with the tables of the challenge
-    split='train',    # 'train' | 'test'
+    split='train',    # 'train' | 'test' | None: both, with a column split
     padchest=None,    # folder of PadChest, with its table and images; None: root
     disjoint=False,   # leave training images of test patients out
     labels=None,      # some of the 30; None: all
@@ -165,6 +164,9 @@ def collect_cxr_lt_2026(
     **choice,         # views, one_per of filters.choose_rows
 )->Collected:
     "CXR-LT 2026, 30 labels over PadChest, with true patients."
+    if split is None:
+        how = dict(padchest=padchest, disjoint=disjoint, labels=labels, tables=tables, files=files, **choice)
+        return join_parts({part: collect_cxr_lt_2026(root, part, **how) for part in ('train', 'test')})
     checks, layout, padchest = Checks(), LAYOUTS['cxr_lt_2026'], padchest or root
     tables = {part: [(tables or {}).get(part, f'{part}.csv')] for part in ('train', 'test')}
     if split not in tables: raise ValueError(f"split={split!r}: give 'train' or 'test'")

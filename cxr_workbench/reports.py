@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['group_labels', 'score_table', 'score_model', 'is_first_process', 'print_line', 'print_table', 'check_place',
-           'write_table', 'make_key', 'choose_place', 'shorten_source', 'write_html', 'write_report',
-           'make_demo_sections']
+           'write_table', 'make_key', 'choose_place', 'shorten_source', 'describe_reading', 'write_html',
+           'write_report', 'make_demo_sections', 'measure_step', 'plan_demo']
 
 # %% ../nbs/79b_reports.ipynb #cdde5ba4
-import json, os, re
+import json, os, re, time
 from pathlib import Path
 import typer
 
@@ -146,6 +146,17 @@ def shorten_source(
     name = re.sub(r'\.(csv(\.gz)?|npz)$', '', Path(str(source)).name)
     return re.sub(r'[^\w.-]+', '_', name) or 'data'
 
+# %% ../nbs/79b_reports.ipynb #d3a00007
+def describe_reading(
+    reading,   # files.Reading, or None
+)->str:
+    "How files became pixels, in words; settings that are as they always are stand aside."
+    if reading is None: return 'as the array holds them'
+    plain, own = type(reading)().to_dict(), reading.to_dict()
+    further = [name if value is True else f'{name} {value}' for name, value in own.items()
+               if name not in ('size', 'fit') and value != plain[name]]
+    return ', '.join([f'{reading.size} px', f'fit {reading.fit}', *further])
+
 # %% ../nbs/79b_reports.ipynb #a1f989aa
 def make_figure_html(
     figure,         # plotly figure
@@ -258,3 +269,36 @@ def make_demo_sections(
         ('Calibration', 'All labels pooled.', views.reliability(scores, data.y)),
         ('Where a pleural effusion is read', maps, draw_effusions(model, data, scores)),
     ]
+
+# %% ../nbs/79b_reports.ipynb #d3a00002
+def measure_step(
+    rows=64,    # of a batch
+    times=5,    # steps, of which the first two are left out
+)->float:       # seconds
+    "The median duration of a training step of the demonstration."
+    from statistics import median
+    from cxr_workbench.core import create_method
+    from cxr_workbench.data import from_phantom
+    from cxr_workbench.phantom import SyntheticCXR
+    data = from_phantom(SyntheticCXR(rows, size=64, seed=0))
+    model = create_method('supervised', labels=data.label_names, size=64, preset='maps').train()
+    batch, took = data.batch(range(rows)), []
+    for _ in range(times):
+        start = time.perf_counter()
+        model.step(batch).loss.backward()
+        took.append(time.perf_counter() - start)
+    return median(took[2:])
+
+# %% ../nbs/79b_reports.ipynb #d3a00004
+def plan_demo(
+    step:float,         # seconds of a training step
+    rows:int,           # images in all, of which a fifth is held out
+    epochs=None,        # that are wanted; None: 8, or fewer where they would take too long
+    limit=110.,         # seconds for all
+    spent=0.,           # seconds that are over: imports, and the steps that were measured
+)->tuple[int, float]:   # epochs, and the seconds that all takes
+    "How long the demonstration takes here; scoring an image takes a third of training on it, the report ten steps."
+    epoch = step*(.8 + .2/3)*rows/64
+    rest = spent + 2 + 10*step
+    if epochs is None: epochs = min(8, max(1, int((limit - rest)/epoch)))
+    return epochs, epochs*epoch + rest

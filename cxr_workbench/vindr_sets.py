@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 from .filters import choose_rows, keep_rows
-from .layouts import LAYOUTS, VINDR, Collected, attach_files, find_table
+from .layouts import LAYOUTS, VINDR, Collected, attach_files, find_table, join_parts
 from .tables import Checks, find_labels, first_few, read_table
 
 # %% ../nbs/01cg_vindr_sets.ipynb #a18c9f17
@@ -47,7 +47,7 @@ def read_wide(
     file,            # image_labels_train.csv or image_labels_test.csv
 ):                   # readers who say so, (n, C) by image_id, and who read it, (n,)
     "Labels of the release for research, one row a reader; or of its test part, one row an image."
-    table = read_table(file, ids=['image_id', 'rad_id'])
+    table = read_table(file, ids=['rad_id'], files=['image_id'])
     table = table.rename(columns={'Other diseases': 'Other disease', 'Other lesions': 'Other lesion'})
     labels = [name for name in table if name not in ('image_id', 'rad_id')]
     find_labels(table, labels)
@@ -66,7 +66,7 @@ def read_votes(
     if file is None: return None
     if file.name.startswith('image_labels'): counts, read = read_wide(file)
     else:
-        table = read_table(file, ids=['image_id'])
+        table = read_table(file, files=['image_id'])
         counts, read = count_readers(table, VINDR)
         checks.compare('readers of train', table.rad_id.nunique(), LAYOUTS['vindr'].official['train']['readers'])
     checks.add('table', 'ok', f'{file.name}, up to {read.max()} readers an image', len(read))
@@ -75,13 +75,16 @@ def read_votes(
 # %% ../nbs/01cg_vindr_sets.ipynb #34d4a28f
 def collect_vindr(
     root,                # folder with train/ and test/, and the tables beside them or in annotations/
-    split='train',       # 'train' | 'test'
+    split='train',       # 'train' | 'test' | None: both, with a column split
     readers='majority',  # 'any' | 'majority' | 'all' | 'share'
     labels=None,         # some of its labels; None: all of the table
     files=True,          # look for the image files
     **choice,            # filters.choose_rows; this collection names neither patients nor views
 )->Collected:
     "VinDr-CXR, or VinBigData; Nguyen et al., Scientific Data 2022."
+    if split is None:
+        how = dict(readers=readers, labels=labels, files=files, **choice)
+        return join_parts({part: collect_vindr(root, part, **how) for part in ('train', 'test')})
     if split not in ('train', 'test'): raise ValueError(f"split={split!r}: give 'train' or 'test'")
     checks = Checks()
     votes = read_votes(root, split, checks)

@@ -171,7 +171,45 @@ FIRST_HOUR = [   # arguments behind `fit`, and the line that they end with
     ('supervised --from nowhere', '--from nowhere: there is no such folder'),
     ('supervised --config wrong.toml', "wrong.toml: no option 'epoch'; did you mean epochs?"),
     ('supervised --config cut.yaml', 'cut.yaml cannot be read: '),
+    ('supervised --data chexprt', '--data chexprt: there is no such source; did you mean chexpert'),
+    ('supervised --data brax', '--data brax needs --root, the folder that it was unpacked to: master_spreadsheet'),
+    ('supervised --data brax --root empty',
+     '--root empty: no table of brax there, in the folders in it or in the two above it; looked for master_spread'),
+    ('supervised --data brax --root nowhere', '--root nowhere: there is no such folder'),
+    ('supervised --data mimic_cxr --option splt=train',
+     "--option splt=train: mimic_cxr has no option 'splt'; did you mean split? it takes split, labeler"),
+    ('supervised --data mimic_cxr --option split=trian',
+     '--option split=trian: give train, validate, test or all; did you mean train?'),
+    ('supervised --data mimic_cxr --option ages=18-', "mimic_cxr has no option 'ages'"),
+    ('supervised --data nih14 --option ages=adults', '--option ages=adults: give years as 18-90, 18- or -90'),
+    ('supervised --data table.csv --option split=train', '--option is for '),
+    ('supervised --data nih14 --root empty --uncertain ones', '--data nih14 does not use what is given (--uncertain '),
+    ('supervised --data padchest --root empty --path file', '--path is for csv'),
+    ('supervised --fold official', '--fold official is for collections: phantom has folds by number'),
+    ('supervised --device cudda', '--device cudda: give auto, cpu, cuda or mps; did you mean cuda?'),
 ]
+ELSEWHERE = [   # other commands
+    ('evaluate nowhere', 'nowhere holds no run: there is no such folder'),
+    ('evaluate empty', 'empty holds no run: there is no model.json in it'),
+    ('evaluate run --rows 5', '--rows: say with --data which data that is about'),
+    ('evaluate run --data chexprt', '--data chexprt: there is no such source; did you mean chexpert'),
+    ('evaluate run --data brax', '--data brax needs --root'),
+    ('evaluate run --data brax --root empty', '--root empty: no table of brax there'),
+    ('evaluate run --data phantom --uncertain one', '--uncertain one: give zeros, ones or ignore; did you mean ones?'),
+    ('evaluate run --device cudda', '--device cudda: give auto, cpu, cuda or mps'),
+    ('compare run nowhere', 'nowhere holds no run'),
+    ('predict nowhere a.png', 'nowhere holds no run'),
+    ('predict run c.png', 'no such file or folder: c.png'),
+    ('predict run a.png --fit squeeze', '--fit squeeze: give pad, stretch or crop'),
+    ('pack brax out', '--data brax needs --root'),
+    ('pack brax empty out', '--root empty: no table of brax there'),
+    ('pack table.csv a b c', 'give a table or a folder and the folder of the pack'),
+    ('pack table.csv out --option split=train', '--option and --missing are for collections'),
+    ('doctor nih15 empty', "no collection 'nih15': did you mean nih14"),
+    ('doctor nih14 nowhere', 'no folder nowhere'),
+    ('data padchst', "no collection 'padchst': did you mean padchest?"),
+]
+QUICK = ('--help', 'methods', 'methods acaa', 'fit --help', 'data', 'data cxr_lt')
 ASK = """
 import json, sys, time
 from typer.testing import CliRunner
@@ -197,7 +235,9 @@ def answers(tmp_path_factory):
     frame.assign(Mass=['0', 'perhaps']).to_csv(folder/'strange.csv', index=False)
     (folder/'wrong.toml').write_text('epoch = 3\n')
     (folder/'cut.yaml').write_text('set: {lr: ')
-    lines = ['--help', 'methods', 'methods acaa', 'fit --help', *(f'fit {text}' for text, _ in FIRST_HOUR)]
+    for name in ('empty', 'run'): (folder/name).mkdir()
+    (folder/'run'/'model.json').write_text('{}')
+    lines = [*QUICK, *(f'fit {text}' for text, _ in FIRST_HOUR), *(text for text, _ in ELSEWHERE)]
     command = [sys.executable, '-c', ASK]
     done = subprocess.run(command, input=json.dumps(lines), cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -207,7 +247,15 @@ def answers(tmp_path_factory):
 
 @pytest.mark.parametrize('text, line', FIRST_HOUR)
 def test_a_typical_mistake_ends_in_one_line(answers, text, line):
-    status, printed, seconds = answers[0][f'fit {text}']
+    check_refusal(*answers[0][f'fit {text}'], line)
+
+
+@pytest.mark.parametrize('text, line', ELSEWHERE)
+def test_a_typical_mistake_elsewhere_ends_in_one_line(answers, text, line): check_refusal(*answers[0][text], line)
+
+
+def check_refusal(status, printed, seconds, line):
+    "One line that begins with `error:`, in less than two seconds of processor time."
     last = printed.strip().splitlines()
     assert status == 1 and len(last) == 1 and last[0].startswith('error: ') and line in last[0], printed
     assert seconds < 2 and 'Traceback' not in printed
@@ -216,8 +264,20 @@ def test_a_typical_mistake_ends_in_one_line(answers, text, line):
 def test_mistakes_and_help_need_no_torch(answers):
     "Processor time, because the machine may have other work."
     said, torch_came = answers
-    assert not torch_came and all(said[line][0] == 0 for line in ('--help', 'methods', 'methods acaa', 'fit --help'))
-    assert max(said[line][2] for line in ('--help', 'methods', 'methods acaa', 'fit --help')) < 1
+    assert not torch_came and all(said[line][0] == 0 for line in QUICK)
+    assert max(said[line][2] for line in QUICK) < 1
+
+
+def test_an_option_that_there_is_not_is_named():
+    assert 'No such option: --accelerator' in shell('fit', 'supervised', '--accelerator', 'gpu', status=2)
+
+
+def test_data_lists_every_collection_and_all_about_one(answers):
+    from cxr_workbench.catalogue import CATALOGUE
+    listed, one = (answers[0][line][1] for line in ('data', 'data cxr_lt'))
+    assert [line.split()[0] for line in listed.splitlines() if line[:1].strip()] == [*CATALOGUE, 'cxr-workbench']
+    for text in ('142,928 images', 'Rib Fracture', '--fold official, 2023: trains on train, holds out development',
+                 'disjoint=False', 'Holste et al.', 'cxr-workbench pack cxr_lt ROOT PACK'): assert text in one
 
 
 def test_methods_lists_what_set_accepts(answers):
@@ -535,22 +595,22 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
     'fit': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --fit --bits
         --stretch --invert --window --frame --rows --fold --fold-column --each-image-a-patient --regime --fraction
         --preset --backbone --pretrained --weights --from
-        --set --epochs --batch-size --seed --workers --labelled --out --device
+        --option --set --epochs --batch-size --seed --workers --labelled --out --device
         --best --patience --tune --config
         --devices --precision --progress --no-progress --no-stretch --no-invert --no-window --no-pretrained''',
     'evaluate': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --fit
         --bits --stretch --invert --window --frame --rows --data-seed --by --n-boot --out --unfinished --name-rows
-        --show-images --device''',
+        --show-images --device --option''',
     'compare': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --rows
-        --data-seed --by --n-boot --out --unfinished --device''',
+        --data-seed --by --n-boot --out --unfinished --device --option''',
     'predict': '''--out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window
         --calibrated --decide''',
     'export': '--to --out',
     'pack': '''--size --root --path --fit --bits --stretch --invert --window --frame --workers --no-stretch --no-invert
-        --no-window''',
-    'methods': '', 'version': '',
+        --no-window --option --missing''',
+    'methods': '', 'data': '', 'version': '',
     'doctor': '''--root --path --patient --labels --each-image-a-patient --leave-out --ids --look --write --card
-        --json''',
+        --json --option''',
     'lab': '--start --no-start --browser --no-browser --port',
     'demo': '--out --epochs --rows',
 }

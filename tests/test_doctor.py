@@ -352,7 +352,7 @@ def test_a_card_names_nobody(phantom, tmp_path):
 
 @pytest.mark.parametrize('arguments, words', [
     (('nowhere',), 'no such file or folder'), (('a', 'b', 'c'), 'overlap A B'),
-    (('overlap', 'nowhere', 'x'), 'nowhere'), (('cifar', '.'), "no layout 'cifar'")])
+    (('overlap', 'nowhere', 'x'), 'nowhere'), (('cifar', '.'), "no collection 'cifar'")])
 def test_wrong_arguments_are_one_line(arguments, words): assert words in shell('doctor', *arguments, status=1)
 
 

@@ -56,6 +56,8 @@ GROUND = {
     'padchest_sets': {'states', 'tables', 'layouts', 'filters'},
     'vindr_sets': {'tables', 'layouts', 'filters'},
     'vocabulary': {'states', 'layouts'},
+    'catalogue': {'networks', 'layouts', 'filters', 'nih_sets', 'chexpert_sets', 'mimic_sets', 'padchest_sets',
+                  'vindr_sets'},
     'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
     'roles': {'states', 'csv_tables', 'answers', 'tables', 'splits', 'reading'},
@@ -219,7 +221,7 @@ def test_import_is_light(path):
 
 
 WITHOUT_TORCH = ['renamed', 'networks', 'signatures', 'states', 'labels', 'tables', 'scores', 'pointing', 'intervals',
-                 'metrics', 'views', 'files', 'phantom', 'evidence', 'roles', 'places', 'copies']
+                 'metrics', 'views', 'files', 'phantom', 'evidence', 'roles', 'places', 'copies', 'catalogue']
 
 
 @pytest.mark.parametrize('name', WITHOUT_TORCH)
