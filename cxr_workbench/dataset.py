@@ -211,7 +211,10 @@ def from_arrays(
 
 # %% ../nbs/01f_dataset.ipynb #4def0e25
 def from_phantom(
-    phantom,  # phantom.SyntheticCXR
+    phantom,      # phantom.SyntheticCXR
+    policy=None,  # a LabelPolicy for what the phantom's table says; None: the truth, all of it known
 )->CXRDataset:
-    "The phantom as a data set; every label is known."
-    return from_arrays(phantom.images, phantom.labels, patient_id=phantom.patient_id, label_names=phantom.label_names)
+    "The phantom as a data set: with its truth, or with its states as a policy reads them."
+    who = dict(patient_id=phantom.patient_id, label_names=phantom.label_names)
+    if policy is None: return from_arrays(phantom.images, phantom.labels, **who)
+    return from_arrays(phantom.images, phantom.states, policy=policy, **who)
