@@ -16,6 +16,7 @@ from .labels import as_labels, as_truth, check_patients
 from .sources import ArrayImages, as_images, check_pixels
 from .splits import warn_of_ids
 from .tables import Checks, first_few
+from .text_rows import TextRows
 
 # %% ../nbs/01f_dataset.ipynb #2ac945bd
 def as_rows(
@@ -102,8 +103,8 @@ class CXRDataset(Dataset):
         self.label_names = [str(name) for name in label_names]
         self.patient_id = None if patient_id is None else check_patients(patient_id)
         if patient_id is not None: warn_of_ids(self.patient_id)
-        if paths is None and isinstance(self.images, FileImages): paths = [self.images.paths[row] for row in self.rows]
-        self.paths = None if paths is None else [str(path) for path in paths]
+        if paths is None and isinstance(self.images, FileImages): paths = self.images.paths[self.rows]
+        self.paths = None if paths is None else TextRows(map(str, paths))   # one block, whatever n is
         self.synthetic = None if synthetic is None else torch.from_numpy(as_truth(synthetic, 'synthetic'))
         self.meta = None if meta is None else meta.reset_index(drop=True)
         self.record = Checks() if record is None else record
@@ -158,6 +159,7 @@ class CXRDataset(Dataset):
         "The same with some attributes replaced; images in any form of as_images, with size, fit or reading."
         asked = {name: parts.pop(name) for name in ('size', 'fit', 'reading') if name in parts}
         parts['images'] = as_images(parts.get('images', self.images), **asked)
+        if isinstance(parts.get('paths'), (list, tuple)): parts['paths'] = TextRows(map(str, parts['paths']))
         other = object.__new__(type(self))
         other.__dict__ = {**self.__dict__, **parts}
         other.check_lengths()
@@ -173,7 +175,7 @@ class CXRDataset(Dataset):
         rows = as_rows(rows, len(self))
         parts = {name: getattr(self, name) for name in ('rows', 'y', 'known', 'patient_id', 'synthetic')}
         taken = {name: None if part is None else part[rows] for name, part in parts.items()}
-        taken['paths'] = None if self.paths is None else [self.paths[row] for row in rows]
+        taken['paths'] = None if self.paths is None else self.paths[rows]
         taken['meta'] = None if self.meta is None else self.meta.iloc[rows].reset_index(drop=True)
         return self.copy_with(**taken)
 
