@@ -152,7 +152,8 @@ def write_shard(
     offset = np.where(is_read, is_read.cumsum() - 1, -1)
     own = dict(row=rows, path=np.array(names, object), shard=k, offset=offset)
     table = pd.DataFrame(own, dtype=object)   # pyarrow's texts hold no name that is not UTF-8
-    for name in ('height', 'width', 'reason'): table[name] = np.array([getattr(result, name) for result in results], object)
+    for name in ('height', 'width', 'reason'):
+        table[name] = np.array([getattr(result, name) for result in results], object)
     write_list(out/f'shard_{k:05d}.csv', table)
 
 # %% ../nbs/01a4_packing.ipynb #f209a0de

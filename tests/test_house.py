@@ -28,6 +28,7 @@ GROUND = {
     'signatures': {'renamed', 'networks'},
     'core': {'renamed'},
     'states': set(),
+    'hierarchy': {'states'},
     'label_statistics': {'states'},
     'labels': {'states'},
     'chest': set(),
