@@ -9,8 +9,8 @@ here = Path(__file__).parent.resolve()
 ini = ConfigParser(delimiters=['='])
 ini.read(here / 'settings.ini', encoding='utf-8')
 facts = ini['DEFAULT']
-extras = {name: facts[f'{name}_requirements'].split() for name in ('dicom', 'diffusion', 'export', 'dev')}
-extras['all'] = extras['dicom'] + extras['diffusion'] + extras['export']
+extras = {name: facts[f'{name}_requirements'].split() for name in ('dicom', 'diffusion', 'export', 'stream', 'dev')}
+extras['all'] = extras['dicom'] + extras['diffusion'] + extras['export'] + extras['stream']
 
 
 class build_with_pages(build_py):

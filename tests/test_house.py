@@ -72,6 +72,7 @@ DATA = {
     'adapters': {*GROUND, 'dataset', 'table_images'},
     'data': {*GROUND, 'dataset', 'holdout', 'samplers', 'table_images', 'adapters'},
     'packs': {*GROUND, 'dataset', 'data'},
+    'streams': {*GROUND, 'dataset', 'data'},
 }
 BETWEEN = {
     'weights': set(),

@@ -16,9 +16,9 @@ CYCLE = [1, 0, -1, np.nan]
 
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
-    "48 images; each label goes through the four states at its own pace, so that all combinations occur."
+    "64 images; each label goes through the four states at its own pace, so that all combinations occur."
     folder = tmp_path_factory.mktemp('states')
-    rows = np.arange(48)
+    rows = np.arange(64)
     states = np.array([[CYCLE[row % 4], CYCLE[row//4 % 4], CYCLE[row//16 % 4]] for row in rows])
     frame = pd.DataFrame(states, columns=LABELS)
     frame.insert(0, 'path', [f'{row:02d}.png' for row in rows])
@@ -42,10 +42,10 @@ MEANING = {   # policy -> label -> (label, mask) of uncertain and of blank
 def test_each_state_keeps_its_meaning_to_the_end(table, name):
     frame, policy = pd.read_csv(table), POLICIES[name]
     data = from_csv(table, labels=LABELS, policy=policy, size=8)
-    batch = data.batch(range(48))
-    logits = torch.zeros(48, 3, requires_grad=True)
+    batch = data.batch(range(64))
+    logits = torch.zeros(64, 3, requires_grad=True)
     masked_bce(logits, batch.y, batch.known).backward()
-    scored = report(np.full((48, 3), .4), data, n_boot=0)
+    scored = report(np.full((64, 3), .4), data, n_boot=0)
     for c, label in enumerate(LABELS):
         state = frame[label].to_numpy()
         expected = {1: (1, 1), 0: (0, 1), -1: MEANING[name][label][0], None: MEANING[name][label][1]}
@@ -54,10 +54,11 @@ def test_each_state_keeps_its_meaning_to_the_end(table, name):
             assert (data.y[rows, c] == y).all() and (data.known[rows, c] == bool(known)).all()       # data set
             sign = 0 if not known else -1 if y else 1
             assert (torch.sign(logits.grad[rows, c]) == sign).all()                                  # loss
-        assert scored.loc[label, 'positives'] == ((data.y[:, c] == 1) & data.known[:, c]).sum()       # metrics
+        present = (data.y[:, c] == 1) & data.known[:, c]
+        assert scored.loc[label, 'n_pos'] == present.sum()   # metrics
         assert scored.loc[label, 'n'] == data.known[:, c].sum()
-    counted = data.count_states()                                                                    # report on the data
-    assert counted.equals(count_states(frame[LABELS])) and (counted.sum(1) == 48).all()
+    counted = data.count_states()   # report on the data
+    assert counted.equals(count_states(frame[LABELS])) and (counted.sum(1) == 64).all()
     assert (counted.uncertain > 0).all() and (counted.blank > 0).all()
 
 
@@ -81,7 +82,7 @@ def test_soft_targets_reach_the_loss(table):
     assert np.array_equal(targets[~uncertain], y[~uncertain])
     zeros = soften_uncertain(*LabelPolicy('zeros')(frame), frame)
     assert ((zeros[uncertain] >= 0) & (zeros[uncertain] < .3)).all()
-    logits = torch.randn(48, 3, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
     many = [masked_bce(logits, torch.from_numpy(soften_uncertain(y, known, frame, seed=s))) for s in range(200)]
     mean = torch.from_numpy(np.where(uncertain, .7, y).astype(np.float32))
     assert torch.isclose(torch.stack(many).mean(), masked_bce(logits, mean), atol=3e-3)    # linear in the target
