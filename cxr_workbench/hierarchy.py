@@ -68,7 +68,9 @@ def check_hierarchy(
     present, absent, found = (y == 1) & known, (y == 0) & known, []
     def count(c, other, rule, wrong, could):
         rows = np.flatnonzero(wrong)
-        if len(rows): found.append((names[c], names[other], rule, len(rows), int(could.sum()), int(rows[0])))
+        if not len(rows): return
+        counts = len(rows), int(could.sum()), int(rows[0])
+        found.append((names[c], names[other], rule, *counts))
     for c, other in np.argwhere(list_above(link_parents(names, tree))):
         count(c, other, 'implies', present[:, c] & absent[:, other], present[:, c] & known[:, other])
     c, excluded = list_excluded(names, none, beside)
@@ -109,7 +111,9 @@ def check_coherence(
     import pandas as pd
     probs, parents = to_numpy(probs), link_parents(names, tree)
     gaps = {c: probs[:, c] - probs[:, parent] for c, parent in enumerate(parents) if parent >= 0}
-    found = [(names[c], names[parents[c]], (gap > 0).mean(), max(gap.max(initial=0), 0)) for c, gap in gaps.items()]
+    found = []
+    for c, gap in gaps.items():
+        found.append((names[c], names[parents[c]], (gap > 0).mean(), gap.max(initial=0)))
     return pd.DataFrame(found, columns=['child', 'parent', 'share', 'largest'])
 
 # %% ../nbs/00f_hierarchy.ipynb #78b20ba3

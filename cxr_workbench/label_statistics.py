@@ -53,12 +53,13 @@ def read_states(
 ):                 # prevalence (L,), NaN where nothing is decided; P(state | absent, present) (L, 2, 4)
     "What the shares of states mean under a policy."
     import pandas as pd
-    four = pd.DataFrame(np.repeat([[1.], [0.], [-1.], [np.nan]], len(names), 1), columns=list(names))
+    four = pd.DataFrame({name: [1, 0, -1, np.nan] for name in names})
     y, known = (part.T for part in policy(four))          # (L, 4) each
     present, decided = (shares*y).sum(1), (shares*known).sum(1)
     with np.errstate(invalid='ignore', divide='ignore'): prevalence = present/decided
     pi = np.nan_to_num(prevalence)[:, None]
-    joint = np.stack([np.where(known, 1 - y, 1 - pi), np.where(known, y, pi)], 1)*shares[:, None]
+    of_absent, of_present = np.where(known, 1 - y, 1 - pi), np.where(known, y, pi)
+    joint = np.stack([of_absent, of_present], 1)*shares[:, None]
     total = joint.sum(2, keepdims=True)
     certain = np.eye(4)[[1, 0]]                           # where a truth never occurs: said as it is
     return prevalence, np.where(total > 0, joint/np.where(total > 0, total, 1), certain)
@@ -100,7 +101,7 @@ def correlate_states(
 )->np.ndarray:     # (L, L) latent correlations, each by itself; NaN where a label is never decided both ways
     "Tetrachoric correlation of every pair of labels, from rounded counts."
     y, known = (a.astype(np.float32) for a in as_labels(y, known))
-    rows, first, both = (round_counts(a.T@b) for a, b in ((known, known), (y, known), (y, y)))
+    rows, first, both = (round_counts(counts) for counts in (known.T@known, y.T@known, y.T@y))
     first = np.minimum(first, rows)
     chance = first*first.T/rows
     both = np.where((both < 5) & (chance < 5), chance, np.minimum(both, np.minimum(first, first.T)))
@@ -155,7 +156,8 @@ def measure_persistence(
     np.add.at(a, patient, y)
     np.add.at(m, patient, known)
     a, m = a*(m > 1), m*(m > 1)
-    both, positives, rows = (round_counts(part.sum(0)) for part in (a*(a - 1)/np.maximum(m - 1, 1), a, m))
+    pairs = a*(a - 1)/np.maximum(m - 1, 1)
+    both, positives, rows = (round_counts(part.sum(0)) for part in (pairs, a, m))
     p = np.clip(positives/rows, 1e-7, 1 - 1e-7)
     told = (positives >= 25) & (positives < rows)
     return np.where(told, np.maximum(tetrachoric(p, p, np.minimum(both, positives)/rows), 0), np.nan)

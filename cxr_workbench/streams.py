@@ -24,6 +24,16 @@ def import_litdata():
         raise ImportError('streams need litdata: pip install "cxr-workbench[stream]"') from error
     return litdata
 
+# %% ../nbs/02c_streams.ipynb #5c38efe8
+def list_rows(
+    packed:PackedImages,
+):                   # DataFrame of text, (n, columns)
+    "The rows of a pack's table that have an image; only the paths where it has no table."
+    import pandas as pd
+    if packed.table_file is None: return pd.DataFrame({'path': packed.paths.tolist()})
+    from cxr_workbench.shards import read_as_text
+    return read_as_text(packed.table_file).iloc[packed.rows]
+
 # %% ../nbs/02c_streams.ipynb #d7b7fb7f
 def write_stream(
     packed,          # PackedImages, or the folder of a pack
@@ -44,16 +54,6 @@ def write_stream(
     list_rows(packed).to_csv(out/'table.csv', index=False)
     writer.merge()
     return out
-
-# %% ../nbs/02c_streams.ipynb #5c38efe8
-def list_rows(
-    packed:PackedImages,
-):                   # DataFrame of text, (n, columns)
-    "The rows of a pack's table that have an image; only the paths where it has no table."
-    import pandas as pd
-    if packed.table_file is None: return pd.DataFrame({'path': packed.paths.tolist()})
-    from cxr_workbench.shards import read_as_text
-    return read_as_text(packed.table_file).iloc[packed.rows]
 
 # %% ../nbs/02c_streams.ipynb #1582a132
 class StreamedImages:

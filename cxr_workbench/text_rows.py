@@ -18,7 +18,8 @@ def gather_bytes(
     "The texts of some rows, one behind the other."
     lengths = np.diff(offsets)[rows]
     ends = np.r_[0, np.cumsum(lengths)].astype(np.int64)
-    places = np.repeat(np.asarray(offsets)[:-1][rows] - ends[:-1], lengths) + np.arange(ends[-1])
+    starts = np.asarray(offsets)[:-1][rows]
+    places = np.repeat(starts - ends[:-1], lengths) + np.arange(ends[-1])
     return block[places], ends
 
 # %% ../nbs/01a22_text_rows.ipynb #8f2caeb0

@@ -39,7 +39,8 @@ def test_tetrachoric_undoes_the_cut(p, q, rho):
 def test_joint_excess_is_that_of_scipy():
     from scipy.stats import multivariate_normal, norm
     for p, q, rho in ((.4, .02, .5), (.1, .3, -.4), (.05, .05, .8)):
-        both = multivariate_normal([0, 0], [[1, rho], [rho, 1]]).cdf([norm.ppf(p), norm.ppf(q)])
+        R = [[1, rho], [rho, 1]]
+        both = multivariate_normal([0, 0], R).cdf([norm.ppf(p), norm.ppf(q)])
         assert np.isclose(joint_excess(p, q, rho), both - p*q, atol=1e-6)
 
 
@@ -181,13 +182,16 @@ def test_states_are_the_truth_where_a_table_is_complete(drawn, table):
 
 def test_states_come_at_the_rates_of_the_table():
     rng = np.random.default_rng(3)
-    table = pd.DataFrame({'Edema': rng.choice([1, 0, -1, np.nan], 5000, p=[.2, .1, .3, .4]),
-                          'No Finding': rng.choice([1, np.nan], 5000, p=[.05, .95])})
+    edema = rng.choice([1, 0, -1, np.nan], 5000, p=[.2, .1, .3, .4])
+    none = rng.choice([1, np.nan], 5000, p=[.05, .95])
+    table = pd.DataFrame({'Edema': edema, 'No Finding': none})
     for policy in (LabelPolicy('ignore'), LabelPolicy('zeros'), LabelPolicy('ones', 'unknown')):
         like = SyntheticCXR.like(table, n=6000, size=8, policy=policy)
         for name in table:
             column = like.states[:, LABELS.index(name)]
-            for state in (1, 0, -1): assert abs((column == state).mean() - (table[name] == state).mean()) < .03
+            for state in (1, 0, -1):
+                off = (column == state).mean() - (table[name] == state).mean()
+                assert abs(off) < .03
         truth = like.labels[:, LABELS.index('Edema')]
         y, known = policy(like.states[:, [LABELS.index('Edema')]])
         assert np.array_equal(y[known], truth[known[:, 0]])          # read by its own policy, it is the truth

@@ -32,10 +32,13 @@ POLICIES = {
     'all zeros': LabelPolicy(), 'all ones': LabelPolicy('ones'), 'apart': LabelPolicy('ignore', 'unknown'),
     'ignore': LabelPolicy('ignore'),
     'by label': LabelPolicy('Atelectasis=ones,Edema=ignore', 'Fracture=unknown')}
-MEANING = {   # policy -> label -> (label, mask) of uncertain and of blank
-    'all zeros': dict.fromkeys(LABELS, [(0, 1), (0, 1)]), 'all ones': dict.fromkeys(LABELS, [(1, 1), (0, 1)]),
-    'apart': dict.fromkeys(LABELS, [(0, 0), (0, 0)]), 'ignore': dict.fromkeys(LABELS, [(0, 0), (0, 1)]),
-    'by label': dict(Atelectasis=[(1, 1), (0, 1)], Edema=[(0, 0), (0, 1)], Fracture=[(0, 1), (0, 0)])}
+ABSENT, PRESENT, UNKNOWN = (0, 1), (1, 1), (0, 0)   # label and mask
+MEANING = {   # policy -> label -> what uncertain and blank are
+    'all zeros': dict.fromkeys(LABELS, [ABSENT, ABSENT]),
+    'all ones': dict.fromkeys(LABELS, [PRESENT, ABSENT]),
+    'apart': dict.fromkeys(LABELS, [UNKNOWN, UNKNOWN]),
+    'ignore': dict.fromkeys(LABELS, [UNKNOWN, ABSENT]),
+    'by label': {'Atelectasis': [PRESENT, ABSENT], 'Edema': [UNKNOWN, ABSENT], 'Fracture': [ABSENT, UNKNOWN]}}
 
 
 @pytest.mark.parametrize('name', POLICIES)
@@ -48,7 +51,8 @@ def test_each_state_keeps_its_meaning_to_the_end(table, name):
     scored = report(np.full((64, 3), .4), data, n_boot=0)
     for c, label in enumerate(LABELS):
         state = frame[label].to_numpy()
-        expected = {1: (1, 1), 0: (0, 1), -1: MEANING[name][label][0], None: MEANING[name][label][1]}
+        uncertain, blank = MEANING[name][label]
+        expected = {1: PRESENT, 0: ABSENT, -1: uncertain, None: blank}
         for value, (y, known) in expected.items():
             rows = np.isnan(state) if value is None else state == value
             assert (data.y[rows, c] == y).all() and (data.known[rows, c] == bool(known)).all()       # data set
