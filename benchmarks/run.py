@@ -7,7 +7,8 @@ import importlib, os, platform, sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ['importing', 'phantom', 'reading', 'training', 'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion']
+NAMES = ['importing', 'phantom', 'reading', 'memory', 'training', 'frozen', 'methods', 'attack', 'elastic', 'scan',
+         'diffusion']
 
 
 def describe_machine():

@@ -12,10 +12,12 @@ import torch
 from torch.utils.data import Dataset
 from .core import Batch
 from .files import FileImages, UnreadableImage
-from .labels import as_labels, as_truth, check_patients
+from .labels import as_labels, as_truth, check_patients, label_states
+from .states import count_states
 from .sources import ArrayImages, as_images, check_pixels
 from .splits import warn_of_ids
 from .tables import Checks, first_few
+from .text_rows import TextRows
 
 # %% ../nbs/01f_dataset.ipynb #2ac945bd
 def as_rows(
@@ -78,12 +80,34 @@ def find_unreadable(
         except UnreadableImage as error: bad.append((row, images.paths[place], str(error)))
     return pd.DataFrame(bad, columns=['row', 'path', 'reason'])
 
+# %% ../nbs/01f_dataset.ipynb #760bae75
+def hash_labels(
+    y, known,     # (n, C) each
+    names,        # (C,)
+    patient_id,   # (n,), or None
+)->str:
+    "sha256 of a table of labels, as 64 hexadecimal digits."
+    patients = None if patient_id is None else [str(patient) for patient in patient_id.tolist()]
+    head = json.dumps(dict(shape=list(y.shape), labels=names, patients=patients))
+    y, known = np.packbits(y > 0), np.packbits(known)
+    return hashlib.sha256(head.encode() + y.tobytes() + known.tobytes()).hexdigest()
+
+# %% ../nbs/01f_dataset.ipynb #047fcd3c
+def count_entries(
+    states,       # what the table said, (n, C): 1, 0, -1, NaN; None: not kept
+    y, known,     # what a policy made of it, (n, C)
+    names,        # (C,)
+):                # DataFrame: present, absent, uncertain, blank; without states present, absent, unknown
+    "How often each label is in each state."
+    if states is not None: return count_states(states, names)
+    counted = count_states(np.where(known, y, np.nan), names)
+    return counted.drop(columns='uncertain').rename(columns={'blank': 'unknown'})
+
 # %% ../nbs/01f_dataset.ipynb #40ed49b0
 class CXRDataset(Dataset):
     "Images beside a label table; rows of it become a `Batch`."
     def __init__(self,
-        images,           # what as_images takes
-        y, known=None,    # labels in {0, 1} and which of them are known, (n, C); None: all
+        images, y, known=None,   # what as_images takes; labels in {0, 1} and which are known, (n, C); None: all
         patient_id=None,  # who is on each image, (n,)
         label_names=None, # C names; None: 'label 0', 'label 1', ...
         paths=None,       # where each image came from, n strings
@@ -94,6 +118,7 @@ class CXRDataset(Dataset):
         fit=None,         # how files become square: 'pad' | 'stretch' | 'crop'; None: 'pad', or as the source says
         reading=None,     # a files.Reading, in place of size and fit
         record=None,      # the tables.Checks of who read its table; None: there are none
+        states=None,      # what its table said, (n, C) of 1, 0, -1 and NaN; None: not kept
     ):
         self.images = as_images(images, size, fit, reading)
         self.y, self.known = as_label_tensors(y, known)
@@ -102,16 +127,16 @@ class CXRDataset(Dataset):
         self.label_names = [str(name) for name in label_names]
         self.patient_id = None if patient_id is None else check_patients(patient_id)
         if patient_id is not None: warn_of_ids(self.patient_id)
-        if paths is None and isinstance(self.images, FileImages): paths = [self.images.paths[row] for row in self.rows]
-        self.paths = None if paths is None else [str(path) for path in paths]
+        if paths is None and isinstance(self.images, FileImages): paths = self.images.paths[self.rows]
+        self.paths = None if paths is None else TextRows(map(str, paths))   # one block, whatever n is
         self.synthetic = None if synthetic is None else torch.from_numpy(as_truth(synthetic, 'synthetic'))
-        self.meta = None if meta is None else meta.reset_index(drop=True)
-        self.record = Checks() if record is None else record
+        self.meta, self.record = None if meta is None else meta.reset_index(drop=True), record or Checks()
+        self.states = None if states is None else label_states(states).astype(np.float16)
         self.check_lengths()
 
     def check_lengths(self):
         "Refuse parts that do not fit together (ValueError)."
-        parts = {name: getattr(self, name) for name in ('y', 'patient_id', 'paths', 'synthetic', 'meta')}
+        parts = {name: getattr(self, name) for name in ('y', 'patient_id', 'paths', 'synthetic', 'meta', 'states')}
         lengths = {'images': len(self), **{name: len(part) for name, part in parts.items() if part is not None}}
         if len(set(lengths.values())) > 1:
             raise ValueError(f'one entry per image is needed, but the lengths are {lengths}')
@@ -158,6 +183,8 @@ class CXRDataset(Dataset):
         "The same with some attributes replaced; images in any form of as_images, with size, fit or reading."
         asked = {name: parts.pop(name) for name in ('size', 'fit', 'reading') if name in parts}
         parts['images'] = as_images(parts.get('images', self.images), **asked)
+        if isinstance(parts.get('paths'), (list, tuple)): parts['paths'] = TextRows(map(str, parts['paths']))
+        if parts.get('label_names', self.label_names) != self.label_names: parts.setdefault('states', None)
         other = object.__new__(type(self))
         other.__dict__ = {**self.__dict__, **parts}
         other.check_lengths()
@@ -171,18 +198,18 @@ class CXRDataset(Dataset):
     def subset(self, rows):
         "k rows as a data set over the same images; `idx` of its batches counts within them."
         rows = as_rows(rows, len(self))
-        parts = {name: getattr(self, name) for name in ('rows', 'y', 'known', 'patient_id', 'synthetic')}
+        parts = {name: getattr(self, name) for name in 'rows y known patient_id paths synthetic states'.split()}
         taken = {name: None if part is None else part[rows] for name, part in parts.items()}
-        taken['paths'] = None if self.paths is None else [self.paths[row] for row in rows]
         taken['meta'] = None if self.meta is None else self.meta.iloc[rows].reset_index(drop=True)
         return self.copy_with(**taken)
 
     def fingerprint(self)->str:
         "sha256 of y, known, label names and patients, as 64 hexadecimal digits."
-        patients = None if self.patient_id is None else [str(p) for p in self.patient_id.tolist()]
-        head = json.dumps(dict(shape=list(self.y.shape), labels=self.label_names, patients=patients))
-        y, known = np.packbits(self.y.numpy() > 0), np.packbits(self.known.numpy())
-        return hashlib.sha256(head.encode() + y.tobytes() + known.tobytes()).hexdigest()
+        return hash_labels(self.y.numpy(), self.known.numpy(), self.label_names, self.patient_id)
+
+    def count_states(self):
+        "How often each label is present, absent, uncertain and blank in the table; else present, absent and unknown."
+        return count_entries(self.states, self.y, self.known, self.label_names)
 
     def check_files(self):
         "The files that cannot be read: a DataFrame with row, path and reason; empty where there are no files."
@@ -206,12 +233,15 @@ def from_arrays(
                          'give the names in the order of its columns')
     if policy is not None and known is not None:
         raise ValueError('policy makes the mask from y: give policy or known, not both')
-    if policy is not None: y, known = policy(y)
-    return CXRDataset(images, y, known, patient_id, label_names, **kw)
+    if policy is None: return CXRDataset(images, y, known, patient_id, label_names, **kw)
+    return CXRDataset(images, *policy(y, given or None), patient_id, label_names, states=y, **kw)
 
 # %% ../nbs/01f_dataset.ipynb #4def0e25
 def from_phantom(
-    phantom,  # phantom.SyntheticCXR
+    phantom,      # phantom.SyntheticCXR
+    policy=None,  # a LabelPolicy for what the phantom's table says; None: the truth, all of it known
 )->CXRDataset:
-    "The phantom as a data set; every label is known."
-    return from_arrays(phantom.images, phantom.labels, patient_id=phantom.patient_id, label_names=phantom.label_names)
+    "The phantom as a data set: with its truth, or with its states as a policy reads them."
+    who = dict(patient_id=phantom.patient_id, label_names=phantom.label_names)
+    if policy is None: return from_arrays(phantom.images, phantom.labels, **who)
+    return from_arrays(phantom.images, phantom.states, policy=policy, **who)

@@ -6,13 +6,16 @@
 __all__ = ['PackedImages', 'pack']
 
 # %% ../nbs/01a4_packing.ipynb #209796a4
-import errno, hashlib, io, itertools, json, multiprocessing, os, shutil, threading, warnings
+import errno, hashlib, itertools, json, multiprocessing, os, shutil, threading, warnings
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from .reading import Reading, UnreadableImage, fit_image
+from .shards import find_fault, hash_file, read_as_text, read_checksums, read_list
+from .shards import write_block, write_list
+from .text_rows import TextRows
 from .writing import write_atomic
 
 # %% ../nbs/01a4_packing.ipynb #c0ba6557
@@ -134,36 +137,39 @@ def parallel_map(
                            'What was packed stays') from error
     finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/01a4_packing.ipynb #346fba3c
-def write_list(path, table):
-    "A DataFrame as CSV, whole or not at all."
-    write_atomic(path, table.to_csv(index=False).encode(errors='surrogateescape'))
-
-# %% ../nbs/01a4_packing.ipynb #aefe23af
-def read_list(path):
-    "What write_list wrote, a DataFrame."
-    import pandas as pd
-    as_text = {'path': str, 'reason': str}
-    return pd.read_csv(path, keep_default_na=False, dtype=as_text, encoding_errors='surrogateescape')
-
 # %% ../nbs/01a4_packing.ipynb #240aa0ff
 def write_shard(
     out:Path, k:int,   # the k-th shard of a folder
     rows, names,       # its rows in the table, and the paths written there
     results:list[PackedFile],
 ):
-    "The pixels of a shard, then its list."
+    "The pixels of a shard, then their checksum, then its list."
     import pandas as pd
     pixels = [result.pixels for result in results if result.pixels is not None]
     if pixels:
-        block, header = np.stack(pixels), io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(block))
-        write_atomic(out/f'shard_{k:05d}.npy', header.getvalue(), block.data)
+        write_block(out/f'shard_{k:05d}.npy', np.stack(pixels))
     is_read = np.array([result.pixels is not None for result in results])
     offset = np.where(is_read, is_read.cumsum() - 1, -1)
-    table = pd.DataFrame(dict(row=rows, path=names, shard=k, offset=offset))
-    for name in ('height', 'width', 'reason'): table[name] = [getattr(result, name) for result in results]
+    own = dict(row=rows, path=np.array(names, object), shard=k, offset=offset)
+    table = pd.DataFrame(own, dtype=object)   # pyarrow's texts hold no name that is not UTF-8
+    for name in ('height', 'width', 'reason'):
+        table[name] = np.array([getattr(result, name) for result in results], object)
     write_list(out/f'shard_{k:05d}.csv', table)
+
+# %% ../nbs/01a4_packing.ipynb #f209a0de
+def find_faults(
+    folder:Path, plan:dict,
+    counts:dict,        # shard -> its images
+    thorough=False,     # compare checksums too
+)->dict:                # shard -> what is wrong with it, for those that are not whole
+    "The damaged shards of a pack."
+    digests = read_checksums(folder) if thorough else {}
+    found = {}
+    for k, count in counts.items():
+        name = f'shard_{k:05d}.npy'
+        fault = find_fault(folder/name, (int(count), plan['size'], plan['size']), digests.get(name))
+        if fault: found[int(k)] = fault
+    return found
 
 # %% ../nbs/01a4_packing.ipynb #2a8749d4
 def read_plan(folder:Path)->dict:
@@ -220,12 +226,48 @@ def join_shards(
     whole = pd.concat([read_list(out/f'shard_{k:05d}.csv') for k in range(shards)], ignore_index=True)
     is_read = whole.offset >= 0
     if not is_read.any():
-        for file in [out/'pack.json', *out.glob('shard_*.csv')]: file.unlink()
+        for file in [out/'pack.json', *out.glob('shard_*.csv'), *out.glob('table.csv')]: file.unlink()
         raise ValueError(f'none of {len(whole)} files could be read. The first: {whole.path[0]}: {whole.reason[0]}')
     write_list(out/'index.csv', whole[is_read].drop(columns='reason'))
     write_list(out/'failed.csv', whole.loc[~is_read, ['row', 'path', 'reason']])
+    known, names = read_checksums(out), [f'shard_{k:05d}.npy' for k in sorted(set(whole.shard[is_read]))]
+    lines = [f'{known.get(name) or hash_file(out/name)}  {name}\n' for name in names]
+    write_atomic(out/'checksums.sha256', ''.join(lines).encode())
     counts = dict(packed=int(is_read.sum()), failed=int((~is_read).sum()))
     write_atomic(out/'pack.json', json.dumps({**plan, 'complete': True, **counts}, indent=1).encode())
+
+# %% ../nbs/01a4_packing.ipynb #f5c24675
+def split_index(
+    out:Path, plan:dict,
+    damaged,       # numbers of shards
+)->dict:           # the plan, incomplete
+    "Undo join_shards but for some shards, which are then missing."
+    import pandas as pd
+    index, failed = (read_list(out/name) for name in ('index.csv', 'failed.csv'))
+    failed = failed.assign(shard=failed.row//plan['shard'], offset=-1, height=0, width=0)
+    whole = pd.concat([index.assign(reason=''), failed])[[*index.columns, 'reason']].sort_values('row')
+    for k, part in whole.groupby(whole.row//plan['shard']):
+        if k not in damaged: write_list(out/f'shard_{k:05d}.csv', part)
+    plan = {**plan, 'complete': False}
+    write_atomic(out/'pack.json', json.dumps(plan, indent=1).encode())
+    return plan
+
+# %% ../nbs/01a4_packing.ipynb #fc7fc675
+def drop_damaged(
+    out:Path, plan:dict,
+    thorough:bool,   # compare checksums of a complete pack; those of an unfinished one always are
+)->dict:             # the plan; incomplete where something has to be made
+    "Forget the shards of a pack that are damaged, with a warning that names them."
+    lists = {int(file.stem[6:]): file for file in out.glob('shard_*.csv')}
+    complete = plan['complete']
+    if complete: counts = dict(read_list(out/'index.csv').shard.value_counts())
+    else: counts = {k: int((read_list(file).offset >= 0).sum()) for k, file in lists.items()}
+    counts = {k: count for k, count in counts.items() if count}
+    damaged = find_faults(out, plan, counts, thorough or not complete)
+    for k, fault in damaged.items(): warnings.warn(f'{out}/shard_{k:05d}.npy {fault}: it is made again')
+    if complete: return split_index(out, plan, damaged) if damaged else plan
+    for k in damaged: lists[k].unlink()
+    return plan
 
 # %% ../nbs/01a4_packing.ipynb #cd790e00
 def check_complete(folder:Path, plan:dict):
@@ -235,6 +277,19 @@ def check_complete(folder:Path, plan:dict):
     raise ValueError(f'{folder} is incomplete, {done} of {shards} shards are there: '
                      'run pack with the same arguments again, it continues')
 
+# %% ../nbs/01a4_packing.ipynb #1c4b4bff
+def refuse_faults(
+    folder:Path,
+    faults:dict,   # shard -> what is wrong with it
+):
+    "Raise ValueError where shards are damaged."
+    if not faults: return
+    first = min(faults)
+    more = f' (and {len(faults) - 1} more shards are damaged)' if len(faults) > 1 else ''
+    raise ValueError(f'{folder}/shard_{first:05d}.npy {faults[first]}{more}. Pack the same table into {folder} again, '
+                     'with the same options and --verify (verify=True): the damaged shards are made again, no others. '
+                     'Or copy the folder again')
+
 # %% ../nbs/01a4_packing.ipynb #280b6712
 def open_pack(folder:Path):  # -> config, index, failed
     "The tables of a complete pack; raises FileNotFoundError or ValueError where it is none, incomplete or damaged."
@@ -243,10 +298,7 @@ def open_pack(folder:Path):  # -> config, index, failed
     config = read_plan(folder)
     check_complete(folder, config)
     index, failed = (read_list(folder/name) for name in ('index.csv', 'failed.csv'))
-    for k, count in index.shard.value_counts().items():
-        file = folder/f'shard_{k:05d}.npy'
-        if file.exists() and file.stat().st_size >= count*config['size']**2: continue
-        raise ValueError(f'{file} is missing or cut off: copy the folder again, or pack again')
+    refuse_faults(folder, find_faults(folder, config, dict(index.shard.value_counts())))
     return config, index, failed
 
 # %% ../nbs/01a4_packing.ipynb #4dc2d0ab
@@ -254,15 +306,28 @@ class PackedImages:
     "The images of a pack: `[i]` is (size, size) uint8, `[rows]` is (k, size, size)."
     def __init__(self, folder):  # as given to `pack`
         self.folder = Path(folder)
-        self.config, self.index, self.failed = open_pack(self.folder)
+        self.config, index, self.failed = open_pack(self.folder)
         self.reading, self.fingerprint = parse_reading(self.config), self.config['fingerprint']
         self.size = self.reading.size
-        self.rows, self.paths = self.index['row'].to_numpy(), self.index['path'].tolist()
-        self._shard, self._offset = self.index['shard'].to_numpy(), self.index['offset'].to_numpy()
+        self.rows, self.paths = index['row'].to_numpy(), TextRows(index['path'])
+        self._shard, self._offset = index['shard'].to_numpy(), index['offset'].to_numpy()
         self._maps = {}
 
+    @cached_property
+    def index(self): return read_list(self.folder/'index.csv')   # read when asked for: its texts are many objects
+
+    @property
+    def table_file(self):   # the table beside the images; None where the pack has none
+        return self.folder/'table.csv' if (self.folder/'table.csv').exists() else None
+
+    def verify(self):
+        "Read every shard and compare its checksum; ValueError names a damaged one. True where there were checksums."
+        counts = dict(zip(*np.unique(self._shard, return_counts=True)))
+        refuse_faults(self.folder, find_faults(self.folder, self.config, counts, thorough=True))
+        return bool(read_checksums(self.folder))
+
     def __len__(self): return len(self._shard)
-    def __getstate__(self): return {**self.__dict__, '_maps': {}}
+    def __getstate__(self): return {k: v for k, v in self.__dict__.items() if k != 'index'} | {'_maps': {}}
     def __repr__(self):
         what = f'{len(self)} images of {self.size} px in {self.folder.name}'
         return f'PackedImages({what}, {len(self.failed)} could not be read)'
@@ -299,12 +364,31 @@ def make_plan(
     names:list[str],  # paths as the table has them
     reading:Reading,
     shard=None,       # rows per shard; None: about 32 MB
+    path_column='path',   # where a table has the paths
 )->dict:
     "What pack.json says of a table and a reading, before it is complete."
     shard = shard or int(np.clip(2**25//reading.size**2, 256, 8192))
     fingerprint = hashlib.sha256(json.dumps(names).encode()).hexdigest()
     return dict(format=1, size=reading.size, fit=reading.fit, reading=reading.to_dict(), shard=shard,
-                rows=len(names), fingerprint=fingerprint)
+                rows=len(names), fingerprint=fingerprint, path_column=path_column)
+
+# %% ../nbs/01a4_packing.ipynb #51c9aff4
+def write_table(
+    out:Path,
+    table,             # as given to pack
+    path_column:str,   # always kept
+    keep=None,         # names of columns; None: all; an empty list: no table
+):
+    "Keep all rows of a table beside the images, in their order; ValueError for a column that is not there."
+    if keep is not None and not len(keep): return
+    if isinstance(table, (str, os.PathLike)): table = read_as_text(table)
+    if not hasattr(table, 'columns'): return
+    missing = [name for name in keep or () if name not in table.columns]
+    if missing: raise ValueError(f'keep= names columns that the table has not: {missing}; it has {list(table.columns)}')
+    columns = list(table.columns) if keep is None else list(dict.fromkeys([path_column, *keep]))
+    content = table[columns].to_csv(index=False).encode(errors='surrogateescape')
+    file = out/'table.csv'
+    if not file.exists() or file.read_bytes() != content: write_atomic(file, content)
 
 # %% ../nbs/01a4_packing.ipynb #2ffd3c91
 def write_missing_shards(
@@ -337,15 +421,19 @@ def pack(
     root=None,           # what they are relative to; None: a CSV file's own folder, otherwise the working directory
     workers=None,        # processes; None: one per core, none for fewer than 200 files
     shard=None,          # table rows per shard; None: about 32 MB
+    keep=None,           # columns of the table to keep beside the images; None: all; []: none
+    verify=False,        # of a complete pack: compare checksums, and make damaged shards again
     **reading,           # arguments of read_image, the same for all files
 ):                       # PackedImages; unreadable files are in its .failed
     "Resize every image of a table once into memory-mapped uint8 shards; after a kill, run it again."
     names, files = resolve_paths(table, path_column, root)
-    plan = make_plan(names, Reading(size, fit, **reading), shard)
+    plan = make_plan(names, Reading(size, fit, **reading), shard, path_column)
     check_paths(files)
     out = Path(out)
-    if not claim_folder(out, plan)['complete']:
-        write_missing_shards(out, plan, names, files, workers)
-        join_shards(out, plan, -(-plan['rows']//plan['shard']))
-    for leftover in [*out.glob('shard_*.csv'), *out.glob('*.part')]: leftover.unlink()
+    own = drop_damaged(out, claim_folder(out, plan), verify)
+    write_table(out, table, path_column, keep)
+    if not own['complete']:
+        write_missing_shards(out, own, names, files, workers)
+        join_shards(out, own, -(-plan['rows']//plan['shard']))
+    for leftover in [*out.glob('shard_*.csv'), *out.glob('shard_*.sha256'), *out.glob('*.part')]: leftover.unlink()
     return PackedImages(out)

@@ -12,6 +12,8 @@ from functools import cached_property
 import numpy as np
 
 # %% ../nbs/01_phantom.ipynb #34a84d10
+from .label_statistics import LabelStatistics, joint_excess, match_names, measure_labels
+from .label_statistics import nearest_correlation
 from .thorax import FINDINGS, LABELS, draw, draw_anatomy, stream
 
 # %% ../nbs/01_phantom.ipynb #9bc9e25e
@@ -56,13 +58,20 @@ def check_copula(
 # %% ../nbs/01_phantom.ipynb #5fca036b
 def draw_patients(
     n:int, seed:int,
-    images_per_patient,  # (fewest, most), uniformly between
+    images_per_patient,  # (fewest, most), uniformly between; or {images: share of the patients}
 )->np.ndarray:           # patient of each row, (n,) int64, consecutive
     "Which patient each image belongs to."
+    drawn = stream(seed, 0).random(n)
+    if isinstance(images_per_patient, dict):
+        images, shares = (np.array(list(part)) for part in (images_per_patient, images_per_patient.values()))
+        if not len(images) or images.min() < 1 or shares.min() < 0 or not shares.sum() > 0:
+            raise ValueError(f'images_per_patient={images_per_patient}: give {{images from 1: share of the patients}}')
+        counts = images[np.searchsorted(shares.cumsum()/shares.sum(), drawn, side='right').clip(max=len(images) - 1)]
+        return np.repeat(np.arange(n), counts)[:n]
     low, high = images_per_patient
     if not 1 <= low <= high:
         raise ValueError(f'images_per_patient={images_per_patient}: give (fewest, most) with 1 <= fewest <= most')
-    counts = low + (stream(seed, 0).random(n)*(high - low + 1)).astype(int)
+    counts = low + (drawn*(high - low + 1)).astype(int)
     return np.repeat(np.arange(n), counts)[:n]
 
 # %% ../nbs/01_phantom.ipynb #ba97ccd3
@@ -84,17 +93,9 @@ def binary_correlation(
     nodes=64,     # of the quadrature
 )->np.ndarray:    # (F, F), ones on the diagonal
     "Correlation of thresholded Gaussians, by quadrature."
-    from scipy.special import ndtri
     p, rho = np.asarray(prevalence, float), np.asarray(latent_corr, float)*(1 - np.eye(len(prevalence)))
-    h = -ndtri(p)
-    t, w = np.polynomial.legendre.leggauss(nodes)
-    angle = np.arcsin(rho)[..., None]/2
-    theta = angle*(t + 1)
-    hk, hh = np.outer(h, h)[..., None], np.add.outer(h*h, h*h)[..., None]
-    exponent = -(hh - 2*hk*np.sin(theta))/(2*np.cos(theta)**2)
-    excess = (np.exp(exponent)*w*angle).sum(-1)/(2*np.pi)
     sd = np.sqrt(p*(1 - p))
-    return excess/np.outer(sd, sd) + np.eye(len(p))
+    return joint_excess(p[:, None], p[None], rho, nodes)/np.outer(sd, sd) + np.eye(len(p))
 
 # %% ../nbs/01_phantom.ipynb #7752c94c
 def probability_of_none(
@@ -126,6 +127,83 @@ def draw_severity(
     beyond = (ndtr(latent) - (1 - prevalence))/prevalence
     return np.where(beyond > 0, mildest + (1 - mildest)*beyond, 0).astype(np.float32)
 
+# %% ../nbs/01_phantom.ipynb #d602e7af
+def fit_findings(
+    statistics:LabelStatistics,
+    matched:dict,   # label of the phantom -> label of the statistics
+)->dict:            # arguments of SyntheticCXR
+    "What is measured on a table, as the declared numbers of a phantom."
+    place = {name: statistics.names.index(label) for name, label in matched.items() if name in FINDINGS}
+    measured = np.array(statistics.prevalence, float)
+    own = [(FINDINGS.index(name), at) for name, at in place.items() if not np.isnan(measured[at])]
+    here, there = (list(part) for part in zip(*own)) if own else ([], [])
+    prevalence, corr = PREVALENCE.copy(), LATENT_CORR.copy()
+    prevalence[here] = measured[there].clip(1e-6, 1 - 1e-6)
+    block = np.array(statistics.latent_corr, float)[np.ix_(there, there)]
+    corr[np.ix_(here, here)] = np.where(np.isnan(block), corr[np.ix_(here, here)], block)
+    arguments = dict(prevalence=prevalence, latent_corr=nearest_correlation(corr))
+    stays, weight = np.array(statistics.persistence, float)[there], prevalence[here]*(1 - prevalence[here])
+    told = ~np.isnan(stays)
+    if told.any(): arguments['persistence'] = float(np.average(stays[told], weights=weight[told]))
+    if statistics.images_per_patient: arguments['images_per_patient'] = statistics.images_per_patient
+    return arguments
+
+# %% ../nbs/01_phantom.ipynb #39555207
+def draw_states(
+    labels,         # the truth, (n, C) in {0, 1}
+    reports,        # P(state | absent, present), (C, 2, 4): present, absent, uncertain, blank
+    seed:int,
+)->np.ndarray:      # (n, C) float32 of 1, 0, -1 and NaN
+    "What a table says of the truth."
+    bounds = np.cumsum(reports, 2)/np.sum(reports, 2, keepdims=True)
+    own = bounds[np.arange(labels.shape[1]), labels.astype(int)]   # (n, C, 4)
+    drawn = stream(seed, 7).random((*labels.shape, 1))
+    which = (drawn >= own[..., :3]).sum(2)
+    return np.array([1, 0, -1, np.nan], np.float32)[which]
+
+# %% ../nbs/01_phantom.ipynb #cd6fa121
+def split_no_finding(
+    shares,         # of its states in the table, (4,)
+    none:float,     # how often the phantom has no finding
+)->np.ndarray:      # P(state | a finding, none), (2, 4)
+    "How often a row without a finding is called No Finding; one with a finding never is."
+    others = np.array([0, *shares[1:]])
+    others = others/others.sum() if others.any() else np.eye(4)[1]
+    said = min(1, shares[0]/none)
+    return np.stack([others, said*np.eye(4)[0] + (1 - said)*others])
+
+# %% ../nbs/01_phantom.ipynb #9be602f0
+def fit_reports(
+    statistics:LabelStatistics,
+    matched:dict,   # label of the phantom -> label of the statistics
+    none:float,     # how often the phantom has no finding
+)->np.ndarray:      # P(state | absent, present), (14, 2, 4)
+    "With which probabilities the truth is written as each state."
+    reports = np.tile(np.eye(4)[[1, 0]], (len(LABELS), 1, 1))
+    for name, label in matched.items():
+        at = statistics.names.index(label)
+        own = name == 'No Finding'
+        reports[LABELS.index(name)] = split_no_finding(statistics.shares[at], none) if own else statistics.reports[at]
+    return reports
+
+# %% ../nbs/01_phantom.ipynb #2fb65dbf
+def as_statistics(
+    source,            # LabelStatistics, the JSON file of one, or a DataFrame
+    patient_id=None,   # of a table: (n,), or the name of its column
+    policy=None,       # of a table: what its states mean, as in measure_labels
+):                     # LabelStatistics; dict label of the phantom -> label there; names without a counterpart
+    "Statistics of labels that the phantom has; ValueError where there are none."
+    if isinstance(source, (str, os.PathLike)): source = LabelStatistics.load(source)
+    names = list(source.columns) if hasattr(source, 'columns') else source.names
+    matched, unmatched = match_names(names, LABELS)
+    if not matched:
+        raise ValueError(f'none of the labels of the phantom is in {list(names)[:20]}: rename the columns, '
+                         "or let vocabulary.relabel(table, source, 'chexpert') do it")
+    if hasattr(source, 'columns'):
+        if isinstance(patient_id, str): patient_id = source[patient_id]
+        source = measure_labels(source[list(matched.values())], patient_id, policy)
+    return source, matched, unmatched
+
 # %% ../nbs/01_phantom.ipynb #1605b69b
 class SyntheticCXR:
     "A phantom for understanding mechanisms; its numbers say nothing about patients."
@@ -139,15 +217,13 @@ class SyntheticCXR:
         prevalence=None,            # (13,) in (0, 1); None: PREVALENCE
         latent_corr=None,           # (13, 13) positive definite; None: LATENT_CORR
         persistence=.6,             # share of the latent variance that belongs to the patient
-        images_per_patient=(1, 5),  # fewest and most
+        images_per_patient=(1, 5),  # fewest and most, or {images: share of the patients}
         mildest=.2,                 # severity of a finding that is just present, in (0, 1]
     ):
         if n < 1: raise ValueError(f'n={n}: give at least one image')
-        if not 0 < mildest <= 1:
-            raise ValueError(f'mildest={mildest}: give a severity in (0, 1]; '
-                             'at 0 a finding would be labelled and not drawn')
+        if not 0 < mildest <= 1: raise ValueError(f'mildest={mildest}: give a severity in (0, 1]')   # 0 is not drawn
         if size < 8: raise ValueError(f'size={size}: give at least 8 pixels')
-        self.n, self.size, self.seed, self.chunk = n, size, seed, chunk
+        self.n, self.size, self.seed, self.chunk, self.persistence = n, size, seed, chunk, persistence
         prevalence = PREVALENCE if prevalence is None else prevalence
         latent_corr = LATENT_CORR if latent_corr is None else latent_corr
         self._p, self.latent_corr = check_copula(prevalence, latent_corr, persistence)
@@ -158,12 +234,32 @@ class SyntheticCXR:
         self._keys = stream(seed, 6).integers(2**32, size=n, dtype=np.uint32)   # of the noise
         patients = self.patient_id[-1] + 1
         self._sites = stream(seed, 5).random((patients, len(FINDINGS), 8), np.float32)
+        self._reports = None   # P(state | truth); None: what is written is the truth
+
+    @classmethod
+    def like(cls,
+        source,            # a table of labels, its label_statistics.LabelStatistics, or the JSON file of them
+        n=2000, size=64, seed=0,
+        patient_id=None,   # of a table: (n,), or the name of its column
+        policy=None,       # of a table: what its states mean; None: LabelPolicy('ignore'), blank is absent
+        **settings,        # arguments of the constructor, in the place of what was measured
+    ):
+        "A phantom as rare, correlated, blank and uncertain as a table; ValueError where no label is the phantom's."
+        statistics, matched, unmatched = as_statistics(source, patient_id, policy)
+        made = cls(n, size, seed, **{**fit_findings(statistics, matched), **settings})
+        made.statistics, made.matched, made.unmatched = statistics, matched, unmatched
+        made._reports = fit_reports(statistics, matched, made.prevalence[0])
+        return made
 
     def _set_labels(self, severity):   # of the findings, (n, 13): the first label, No Finding, follows from them
         present = severity > 0
         healthy = ~present[:, :-1].any(1)   # devices are no finding
         self.severity = np.column_stack([np.zeros(self.n, np.float32), severity])      # (n, 14)
         self.labels = np.column_stack([healthy, present]).astype(np.float32)           # (n, 14)
+
+    @cached_property
+    def states(self):   # what a table says, (n, 14) of 1, 0, -1 and NaN
+        return self.labels if self._reports is None else draw_states(self.labels, self._reports, self.seed)
 
     @cached_property
     def prevalence(self):   # (14,)

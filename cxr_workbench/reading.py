@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from .dicom import read_dicom
 from .pictures import LARGEST, Refusal, read_picture, to_unit
+from .text_rows import TextRows
 
 # %% ../nbs/01a3_reading.ipynb #25f29481
 class UnreadableImage(ValueError):
@@ -350,7 +351,7 @@ class FileImages:
     def __init__(self,
         paths,            # of image files, n
         reading:Reading,  # how they become pixels
-    ): self.paths, self.reading = [str(path) for path in paths], reading
+    ): self.paths, self.reading = TextRows(map(str, paths)), reading   # one block: no copies in workers
 
     @property
     def size(self): return self.reading.size

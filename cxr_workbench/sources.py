@@ -12,6 +12,7 @@ import numpy as np
 from .reading import FileImages, Reading
 from .labels import to_numpy
 from .tables import first_few
+from .text_rows import TextRows
 
 # %% ../nbs/01e_sources.ipynb #712c0bbd
 def check_pixels(
@@ -136,7 +137,7 @@ def as_images(
     size=None, fit=None, reading=None,  # as in resolve_reading
 ):              # FileImages, PackedImages, ArrayImages, or another source as it is
     "A source of images; ValueError where no batch can be made of it, or it is not what is asked for."
-    if isinstance(images, (list, tuple)):
+    if isinstance(images, (list, tuple, TextRows)):
         wrong = [i for i, path in enumerate(images) if not isinstance(path, (str, os.PathLike))]
         if wrong:
             raise ValueError(f'a list of images must hold paths, but rows {first_few(wrong)} do not; '

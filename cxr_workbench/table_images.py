@@ -86,4 +86,4 @@ def from_table(
     y, known = (policy or LabelPolicy())(translate_answers(table, labels)[labels])
     who = None if patient is None else table[patient]
     return CXRDataset(images, y, known, who, labels, table['path'], read_synthetic(table), size,
-                      table.drop(columns=labels), rows, fit, reading, record)
+                      table.drop(columns=labels), rows, fit, reading, record, table[labels])

@@ -46,7 +46,8 @@ def test_ten_bad_files_among_hundreds(table, tmp_path):
     assert sorted([*packed.rows, *packed.failed.row]) == list(range(330))
     assert frame.path[packed.rows].tolist() == packed.paths
     shards = [f'shard_{k:05d}.npy' for k in range(4)]
-    assert set(contents(tmp_path/'p')) == {'pack.json', 'index.csv', 'failed.csv', *shards}
+    beside = {'pack.json', 'index.csv', 'failed.csv', 'table.csv', 'checksums.sha256'}
+    assert set(contents(tmp_path/'p')) == {*beside, *shards}
     for i in (0, 150, 318):
         image = np.asarray(Image.open(table.parent/packed.paths[i]))
         assert np.array_equal(packed[i], to_bytes(fit_image(image/np.float32(255), 16)))
@@ -58,7 +59,9 @@ def test_every_way_in_gives_the_same_bytes(table, tmp_path):
     frame.index = frame.index + 1000                        # row numbers are positions, not labels of the index
     of_csv = pack(table, tmp_path/'csv', 16, workers=0)
     of_frame = pack(frame, tmp_path/'frame', 16, root=table.parent, workers=2)
-    assert contents(of_csv.folder) == contents(of_frame.folder)
+    of_csv_files, of_frame_files = (contents(packed.folder) for packed in (of_csv, of_frame))
+    for held in (of_csv_files, of_frame_files): del held['table.csv']       # the frame's paths were read already
+    assert of_csv_files == of_frame_files
     paths = [str(table.parent/p) for p in frame.path if isinstance(p, str)]
     of_list = pack(paths, tmp_path/'list', 16, workers=0)
     assert np.array_equal(of_list[:], of_csv[:]) and of_list.fingerprint != of_csv.fingerprint
@@ -193,12 +196,12 @@ def test_killed_and_resumed(table, write_script, tmp_path, workers):
 
 def test_full_disk(table, write_script, tmp_path):
     pytest.importorskip('resource')
-    limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))'
+    limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4500, 4500))'
     script = write_script(before=limit, sleep=0, workers=0)
     result = subprocess.run([sys.executable, script, tmp_path/'p'], env=QUIET, capture_output=True, text=True)
     assert result.returncode == 1
     assert 'shard_00000.npy could not be written' in result.stderr and 'make room' in result.stderr
-    assert set(contents(tmp_path/'p')) == {'pack.json'}     # no half file
+    assert set(contents(tmp_path/'p')) <= {'pack.json', 'table.csv'}     # no half file
     pack(table, tmp_path/'p', 16, shard=20, workers=0)
     assert contents(tmp_path/'p') == contents(pack(table, tmp_path/'whole', 16, shard=20, workers=0).folder)
 
@@ -273,6 +276,107 @@ def test_damaged_packs_are_refused(table, tmp_path):
     with pytest.raises(FileNotFoundError, match='no pack'): PackedImages(tmp_path)
     with open(out/'shard_00000.npy', 'r+b') as file: file.truncate(5000)
     with pytest.raises(ValueError, match='cut off'): PackedImages(out)
+
+
+def flip(file, at=-5):
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+def test_checksums_are_those_of_sha256sum(table, tmp_path):
+    import hashlib
+    out = pack(table, tmp_path/'p', 16, shard=100, workers=0).folder
+    lines = (out/'checksums.sha256').read_text().splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        digest, name = line.split('  ')
+        assert hashlib.sha256((out/name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize('change, words', [
+    (lambda file: flip(file), 'checksum differs'),
+    (lambda file: file.unlink(), 'is missing'),
+    (lambda file: file.write_bytes(file.read_bytes()[:-1]), 'is cut off'),
+    (lambda file: file.write_bytes(file.read_bytes() + b'x'), 'longer'),
+    (lambda file: file.write_bytes(b'<html>'), 'no header'),
+    (lambda file: np.save(file, np.zeros((9, 16, 16), np.uint8)), 'shape')])
+def test_a_damaged_shard_is_named_and_made_again(table, tmp_path, change, words):
+    out = pack(table, tmp_path/'p', 16, shard=100, workers=0).folder
+    before = contents(out)
+    assert PackedImages(out).verify()
+    at = {name: (out/name).stat().st_mtime_ns for name in before}
+    change(out/'shard_00001.npy')
+    with pytest.raises(ValueError, match=f'shard_00001.npy .*{words}.*verify'): PackedImages(out).verify()
+    with pytest.warns(UserWarning, match='shard_00001.npy .* made again'):
+        pack(table, out, 16, shard=100, workers=0, verify=True)
+    assert contents(out) == before
+    kept = [name for name in before if name.endswith('.npy') and (out/name).stat().st_mtime_ns == at[name]]
+    assert len(kept) == 3
+    assert PackedImages(out).verify()
+
+
+def test_what_the_quick_check_sees_is_refused_at_opening(table, tmp_path):
+    out = pack(table, tmp_path/'p', 16, shard=100, workers=0).folder
+    flip(out/'shard_00002.npy')
+    assert len(PackedImages(out)) == 319                        # a single bit needs the thorough check
+    np.save(out/'shard_00002.npy', np.zeros((3, 16, 16), np.uint8))
+    np.save(out/'shard_00000.npy', np.zeros((3, 16, 16), np.float32))
+    with pytest.raises(ValueError, match='shard_00000.npy holds float32.*1 more'): PackedImages(out)
+    with pytest.warns(UserWarning, match='made again'): pack(table, out, 16, shard=100, workers=0)   # and repaired
+    assert PackedImages(out).verify()
+
+
+def test_a_damaged_shard_of_an_unfinished_pack_is_made_again(table, write_script, tmp_path):
+    out = tmp_path/'killed'
+    pack_until_killed(write_script(before='pass', sleep=.02, workers=0), out, shards=3)
+    flip(out/'shard_00001.npy')
+    with pytest.warns(UserWarning, match='shard_00001.npy is not what was written'):
+        pack(table, out, 16, shard=20, workers=0)
+    assert contents(out) == contents(pack(table, tmp_path/'whole', 16, shard=20, workers=0).folder)
+
+
+def test_a_repair_that_is_killed_goes_on(table, tmp_path, monkeypatch):
+    out = pack(table, tmp_path/'p', 16, shard=100, workers=0).folder
+    before = contents(out)
+    flip(out/'shard_00001.npy')
+    monkeypatch.setattr(packing, 'pack_file', lambda *a, **k: 1/0)
+    with pytest.warns(UserWarning), pytest.raises(ZeroDivisionError):
+        pack(table, out, 16, shard=100, workers=0, verify=True)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match='incomplete, 3 of 4'): PackedImages(out)
+    pack(table, out, 16, shard=100, workers=0)
+    assert contents(out) == before
+
+
+def test_a_pack_without_checksums_opens_and_says_so(table, tmp_path):
+    out = pack(table, tmp_path/'p', 16, shard=100, workers=0).folder
+    (out/'checksums.sha256').unlink()
+    (out/'table.csv').unlink()
+    plan = json.loads((out/'pack.json').read_text())
+    del plan['path_column']
+    (out/'pack.json').write_text(json.dumps(plan))
+    old = PackedImages(out)
+    assert len(old) == 319 and old.verify() is False and old.table_file is None
+    assert len(pack(table, out, 16, shard=100, workers=0)) == 319
+    (out/'shard_00003.npy').unlink()
+    with pytest.warns(UserWarning, match='is missing'): pack(table, out, 16, shard=100, workers=0)
+    assert PackedImages(out).verify() is True                   # all shards have a checksum now
+
+
+def test_the_table_stays_beside_the_images(tmp_path):
+    Image.fromarray(picture()).save(tmp_path/'a.png')
+    text = 'patient,path,Edema,note\n00000000000000000000000000000000000012,a.png,1.0,"a, b"\n7,gone.png,-1.0,\n'
+    (tmp_path/'t.csv').write_text(text)
+    packed = pack(tmp_path/'t.csv', tmp_path/'p', 16)
+    assert packed.table_file.read_text() == text                # as written: ids are text, blanks stay blank
+    (tmp_path/'t.csv').write_text(text.replace('1.0,"', '0.0,"'))
+    assert 'a.png,0.0' in pack(tmp_path/'t.csv', tmp_path/'p', 16).table_file.read_text()    # corrected labels
+    some = pack(tmp_path/'t.csv', tmp_path/'some', 16, keep=['Edema'])
+    assert some.table_file.read_text().splitlines()[0] == 'path,Edema'
+    assert pack(tmp_path/'t.csv', tmp_path/'none', 16, keep=[]).table_file is None
+    assert pack([tmp_path/'a.png'], tmp_path/'list', 16).table_file is None
+    with pytest.raises(ValueError, match='not: .*Age'): pack(tmp_path/'t.csv', tmp_path/'q', 16, keep=['Age'])
 
 
 def test_packs_of_an_earlier_and_of_a_later_version(tmp_path):
