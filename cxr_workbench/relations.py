@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .arrays import as_array
-from .charts import cross_undefined, make_matrix_trace, matrix_limit, order_by_similarity
+from .charts import cross_undefined, make_matrix_trace, matrix_limit, order_by_similarity, wrap_names
 from .style import COLOURS, apply_style
 
 # %% ../nbs/06h_relations.ipynb #06h00007
@@ -89,12 +89,12 @@ def place_names(
     angles:np.ndarray,    # of each name on the circle, radians
 ):
     "Names around a circle of radius 1."
-    for name, angle in zip(names, angles):
+    for name, angle in zip(wrap_names(names, 20), angles):
         across, up = np.cos(angle), np.sin(angle)
         side = 'center' if abs(across) < .2 else 'left' if across > 0 else 'right'
         level = 'middle' if side != 'center' else 'bottom' if up > 0 else 'top'
-        fig.add_annotation(x=1.07*across, y=1.07*up, text=html.escape(name), showarrow=False, font_size=12,
-                           xanchor=side, yanchor=level)
+        fig.add_annotation(x=1.07*across, y=1.07*up, text=name, showarrow=False, font_size=12,
+                           xanchor=side, yanchor=level, align=side)
 
 # %% ../nbs/06h_relations.ipynb #06h00014
 def show_label_graph(

@@ -186,14 +186,14 @@ QUICK = .1   # seconds: a picture that takes less follows a slider while it is d
 
 class Pace:
     "Whether sliders answer while they are dragged."
-    def __init__(self, sliders):
-        self.sliders, self.took = list(sliders), []
+    def __init__(self, sliders, clock=time.perf_counter):
+        self.sliders, self.clock, self.took = list(sliders), clock, []
 
     @contextlib.contextmanager
     def measure(self):   # around the making of one picture
-        start = time.perf_counter()
+        start = self.clock()
         yield
-        self.took = [*self.took[-2:], time.perf_counter() - start]
+        self.took = [*self.took[-2:], self.clock() - start]
         for slider in self.sliders: slider.continuous_update = min(self.took) < QUICK
 
 # %% ../nbs/06c_widget.ipynb #ccd794f7
