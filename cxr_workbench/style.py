@@ -118,7 +118,8 @@ def darken(
     fig:go.Figure,   # in the style of all views
 )->go.Figure:        # a copy
     "The same figure for a dark ground: inks are replaced, data and colours with a meaning stay."
-    return go.Figure(replace_inks(fig.to_plotly_json()))
+    traces = [replace_inks(trace.to_plotly_json()) for trace in fig.data]
+    return go.Figure(traces, replace_inks(fig.layout.to_plotly_json()))
 
 # %% ../nbs/06a_style.ipynb #06a00008
 def read_text(
