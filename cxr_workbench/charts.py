@@ -392,7 +392,7 @@ def show_differences(
     fig = make_subplots(
         len(rows), 1, row_heights=[n + .4 for n in rows], subplot_titles=captions,
         vertical_spacing=gap/height if len(rows) > 1 else 0)
-    fig.update_annotations(x=0, xanchor='left', font_size=12)
+    fig.update_annotations(x=0, xanchor='left', align='left', font_size=12)
     for panel, part in enumerate(blocks.values(), 1):
         fig.add_trace(make_difference_trace(part), panel, 1)
         fig.add_vline(x=0, line=dict(color='#222', width=1), row=panel, col=1)

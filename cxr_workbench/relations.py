@@ -111,8 +111,10 @@ def show_label_graph(
     angles = np.empty(len(names))
     angles[order_by_similarity(weights)] = np.pi/2 - 2*np.pi*np.arange(len(names))/len(names)
     x, y, fig = np.cos(angles), np.sin(angles), go.Figure()
+    sizes = [abs(weight) for _, _, weight in picked]
     for i, j, weight in reversed(picked):
-        line = dict(width=.5 + 6*abs(weight/picked[0][2]), color=COLOURS[1 if weight > 0 else 0])
+        share = (abs(weight) - sizes[-1])/((sizes[0] - sizes[-1]) or 1) if abs(weight) < sizes[0] else 1
+        line = dict(width=1 + 5.5*share, color=COLOURS[1 if weight > 0 else 0])
         if weight < 0: line['dash'] = 'dash'
         name = f'{names[i]}, {names[j]}'
         hover = f'{html.escape(name)}<br>{html.escape(of)} {weight:.3g}<extra></extra>'
@@ -122,6 +124,6 @@ def show_label_graph(
                     hovertemplate='%{text}<extra></extra>')
     place_names(fig, names, angles)
     fig.update_xaxes(visible=False, range=[-1.9, 1.9]).update_yaxes(visible=False, range=[-1.25, 1.25], scaleanchor='x')
-    least = f', {of} from {abs(picked[-1][2]):.2g}' if picked else ''
+    least = f', {of} from {sizes[-1]:.2g}' if picked else ''
     title = title or f'the {len(picked)} strongest of {len(every)} pairs{least}'
     return apply_style(fig, title, width=SIDE, height=500, showlegend=False, margin=dict(l=10, r=10, b=10))
