@@ -132,7 +132,8 @@ def label_table(
         z=states, x=names, y=rows, zmin=-1.5, zmax=1.5, colorscale=scale, xgap=1, ygap=1,
         text=texts, texttemplate='%{text}' if states.size <= 400 else None, textfont_size=11,
         customdata=words, hovertemplate='image %{y}, %{x}<br>%{customdata}<extra></extra>',
-        colorbar=dict(tickvals=[-1, 0, 1], ticktext=list(STATES), ticks='', len=100, lenmode='pixels', y=1, yanchor='top')))
+        colorbar=dict(tickvals=[-1, 0, 1], ticktext=list(STATES), ticks='')))
+    fig.update_traces(colorbar=dict(len=100, lenmode='pixels', y=1, yanchor='top'))
     axis = dict(title_text='image', type='category')
     return apply_style(format_matrix_axes(fig), title, width=700, height=24*len(rows) + 170, yaxis=axis)
 

@@ -79,8 +79,9 @@ def pick_edges(
     "The strongest pairs of labels."
     weights = np.nan_to_num(weights)
     both = np.where(np.abs(weights) >= np.abs(weights.T), weights, weights.T)
-    pairs = [(int(i), int(j), float(both[i, j])) for i, j in zip(*np.triu_indices(len(both), 1))]
-    return sorted((pair for pair in pairs if pair[2]), key=lambda pair: -abs(pair[2]))[:edges]
+    upper = np.argwhere(np.triu(both, 1) != 0)
+    pairs = [(int(i), int(j), float(both[i, j])) for i, j in upper]
+    return sorted(pairs, key=lambda pair: -abs(pair[2]))[:edges]
 
 # %% ../nbs/06h_relations.ipynb #06h00013
 def place_names(
@@ -113,13 +114,13 @@ def show_label_graph(
     x, y, fig = np.cos(angles), np.sin(angles), go.Figure()
     sizes = [abs(weight) for _, _, weight in picked]
     for i, j, weight in reversed(picked):
-        share = (abs(weight) - sizes[-1])/((sizes[0] - sizes[-1]) or 1) if abs(weight) < sizes[0] else 1
+        share = 1 if abs(weight) == sizes[0] else (abs(weight) - sizes[-1])/(sizes[0] - sizes[-1])
         line = dict(width=1 + 5.5*share, color=COLOURS[1 if weight > 0 else 0])
         if weight < 0: line['dash'] = 'dash'
         name = f'{names[i]}, {names[j]}'
         hover = f'{html.escape(name)}<br>{html.escape(of)} {weight:.3g}<extra></extra>'
-        fig.add_scatter(x=[x[i], (x[i] + x[j])/2, x[j]], y=[y[i], (y[i] + y[j])/2, y[j]], mode='lines', line=line,
-                        name=name, hovertemplate=hover)
+        across, up = ([at[i], (at[i] + at[j])/2, at[j]] for at in (x, y))
+        fig.add_scatter(x=across, y=up, mode='lines', line=line, name=name, hovertemplate=hover)
     fig.add_scatter(x=x, y=y, mode='markers', marker=dict(size=9, color='#222'), name='labels', text=names,
                     hovertemplate='%{text}<extra></extra>')
     place_names(fig, names, angles)

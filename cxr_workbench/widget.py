@@ -103,7 +103,7 @@ def describe_frame(
     return ' '.join([*traces, *parts, f'{fig.layout.width} {fig.layout.height}'])
 
 # %% ../nbs/06c_widget.ipynb #725b2c24
-_JAVASCRIPT = '''
+_HELPERS = '''
     function load(code) {
       const module = {exports: {}};
       new Function('module', code)(module);
@@ -126,6 +126,10 @@ _JAVASCRIPT = '''
         else sign.textContent = '';
       };
     }
+'''
+
+# %% ../nbs/06c_widget.ipynb #06c0000d
+_JAVASCRIPT = _HELPERS + '''
     export default {
       async render({model, el}) {
         const shared = model.get('library').slice('IPY_MODEL_'.length);
@@ -196,6 +200,29 @@ class Pace:
         self.took = [*self.took[-2:], self.clock() - start]
         for slider in self.sliders: slider.continuous_update = min(self.took) < QUICK
 
+# %% ../nbs/06c_widget.ipynb #06c0000b
+def make_redraw(
+    draw,            # function without arguments -> plotly figure
+    figure,          # the one that stands; changed in place
+    picture,         # the widget that shows it
+    message,         # the widget for an error
+    pace:Pace,
+):                   # a function of a change, as ipywidgets call it
+    "What a moved control does."
+    def redraw(change):
+        picture.working = True
+        try:
+            with pace.measure():
+                new = draw()
+                figure.update(dict(data=new.data, layout=new.layout), overwrite=True)
+                picture.show(figure)
+            message.value = ''
+        except Exception as error:
+            text = html.escape(str(error))
+            message.value = f'<b style="color:#B00020">{type(error).__name__}: {text}</b>'
+        finally: picture.working = False
+    return redraw
+
 # %% ../nbs/06c_widget.ipynb #ccd794f7
 def explore(
     fn,           # control values, by keyword -> plotly figure; comments beside its arguments become hints
@@ -214,22 +241,11 @@ def explore(
     with pace.measure():
         figure = draw()
         picture.show(figure)
-    def redraw(change):
-        picture.working = True
-        try:
-            with pace.measure():
-                new = draw()
-                figure.update(dict(data=new.data, layout=new.layout), overwrite=True)
-                picture.show(figure)
-            message.value = ''
-        except Exception as error:
-            text = html.escape(str(error))
-            message.value = f'<b style="color:#B00020">{type(error).__name__}: {text}</b>'
-        finally: picture.working = False
     def listen(*heard):
         for widget in own: widget.disabled = False
         for widget in widgets.values(): widget.send_state()
     for widget in own: widget.disabled = True
+    redraw = make_redraw(draw, figure, picture, message, pace)
     for widget in widgets.values(): widget.observe(redraw, 'value')
     picture.on_msg(listen)
     row = w.Box(list(widgets.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 24px'})

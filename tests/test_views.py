@@ -487,7 +487,8 @@ def test_stored_figures_tell_more_than_six_curves_apart_without_colours():
 def test_a_dark_figure_has_other_inks_and_the_same_data():
     light = views.show_matrix(np.eye(3) - .2, names, title='a title')
     dark = views.darken(light)
-    assert np.array_equal(dark.data[0].z, light.data[0].z) and dark.data[0].colorscale == light.data[0].colorscale
+    (one,), (other,) = light.data, dark.data
+    assert np.array_equal(one.z, other.z) and one.colorscale == other.colorscale
     text = dark.to_json()
     assert not any(f'"{ink}"' in text for ink in views.INKS)
     assert '"#FFF"' in light.to_json()                        # the figure itself stays what it was
@@ -552,7 +553,8 @@ def test_tables_side_by_side_share_scale_and_order():
 
 def test_a_graph_draws_the_strongest_pairs():
     weights = np.array([[1, .5, -.9], [.2, 1, np.nan], [-.3, .4, 1]])
-    for edges, drawn in ((1, [-.9]), (2, [.5, -.9]), (9, [.4, .5, -.9])):
+    strongest = [.4, .5, -.9]    # the last one is on top
+    for edges, drawn in ((1, strongest[2:]), (2, strongest[1:]), (9, strongest)):
         lines = [t for t in views.show_label_graph(weights, names, edges).data if t.mode == 'lines']
         assert [float(t.hovertemplate.split()[-1].split('<')[0]) for t in lines] == drawn
         assert [t.line.dash for t in lines] == ['dash' if w < 0 else None for w in drawn]

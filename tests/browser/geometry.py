@@ -145,7 +145,8 @@ def main(words):
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=harness.chromium(), args=harness.FLAGS)
         with open_board(browser) as page: found = find_all_faults(page, list_figures(words=words))
-    for (name, cell, window), faults in found.items(): print(f'{name}, cell {cell}, {window} px:', *faults, sep='\n    ')
+    for (name, cell, window), faults in found.items():
+        print(f'{name}, cell {cell}, {window} px:', *faults, sep='\n    ')
     return len(found)
 
 

@@ -24,7 +24,8 @@ LONG = 'a name that is far too long for the room beside a plot'
 CASES = {
     'a label that is cut': (go.Figure(go.Bar(x=[1], y=[LONG], orientation='h')), dict(margin_l=40), 'cut by'),
     'a text that its plot cuts': (
-        go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode='text', text=[LONG, LONG])), {}, 'by its plot'),
+        go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode='text', text=[LONG]*2)),
+        {}, 'by its plot'),
     'captions on one another': (
         go.Figure(layout_annotations=[
             dict(x=x, y=.5, text='a caption', xref='paper', yref='paper', showarrow=False) for x in (.5, .52)]),
