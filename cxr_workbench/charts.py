@@ -69,10 +69,11 @@ def order_by_similarity(
     "An order in which labels that relate alike are neighbours."
     if len(m) < 3: return np.arange(len(m))
     from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import pdist
     m = np.nan_to_num(np.asarray(m, float))
     profiles = (m + m.T)/2
     np.fill_diagonal(profiles, np.abs(profiles - np.diag(profiles.diagonal())).max())
-    return leaves_list(linkage(profiles, 'average', optimal_ordering=True))
+    return leaves_list(linkage(pdist(profiles), 'average', optimal_ordering=True))
 
 # %% ../nbs/06e_charts.ipynb #c0ce790f
 def show_matrix(
@@ -131,7 +132,8 @@ def label_table(
         z=states, x=names, y=rows, zmin=-1.5, zmax=1.5, colorscale=scale, xgap=1, ygap=1,
         text=texts, texttemplate='%{text}' if states.size <= 400 else None, textfont_size=11,
         customdata=words, hovertemplate='image %{y}, %{x}<br>%{customdata}<extra></extra>',
-        colorbar=dict(tickvals=[-1, 0, 1], ticktext=list(STATES), ticks='', len=.6)))
+        colorbar=dict(tickvals=[-1, 0, 1], ticktext=list(STATES), ticks='')))
+    fig.update_traces(colorbar=dict(len=100, lenmode='pixels', y=1, yanchor='top'))
     axis = dict(title_text='image', type='category')
     return apply_style(format_matrix_axes(fig), title, width=700, height=24*len(rows) + 170, yaxis=axis)
 
@@ -391,7 +393,7 @@ def show_differences(
     fig = make_subplots(
         len(rows), 1, row_heights=[n + .4 for n in rows], subplot_titles=captions,
         vertical_spacing=gap/height if len(rows) > 1 else 0)
-    fig.update_annotations(x=0, xanchor='left', font_size=12)
+    fig.update_annotations(x=0, xanchor='left', align='left', font_size=12)
     for panel, part in enumerate(blocks.values(), 1):
         fig.add_trace(make_difference_trace(part), panel, 1)
         fig.add_vline(x=0, line=dict(color='#222', width=1), row=panel, col=1)

@@ -323,6 +323,7 @@ def fit(
     uncertain: Annotated[str, Option(help='what -1 means: zeros, ones or ignore')] = 'zeros',
     blank: Annotated[str, Option(help='what a blank means: negative or unknown')] = 'negative',
     packed: Packed = None,
+    like: Annotated[Optional[Path], Option(help='of the phantom: statistics of a label table, JSON')] = None,
     size: Annotated[
         Optional[int], Option(help='side of the images, pixels; without it 64, or that of the pack')] = None,
     missing: Annotated[str, Option(help='error, or skip: leave rows without a file out')] = 'error',
@@ -369,7 +370,7 @@ def fit(
     chosen = catalogue.parse_options(data, option) if data in catalogue.CATALOGUE else option
     source = opening.to_json_values(dict(
         source=data, table=table, sheet=sheet, root=root, labels=names, path=path, patient=patient, uncertain=uncertain,
-        blank=blank, packed=packed, size=size, missing=missing, rows=rows, how=how, options=chosen or None))
+        blank=blank, like=like, packed=packed, size=size, missing=missing, rows=rows, how=how, options=chosen or None))
     changed = dict(uncertain=uncertain != 'zeros', blank=blank != 'negative', rows=rows != 2000)
     opening.check_used(data, {**source, **changed})
     if fraction is not None and regime != 'fraction':
@@ -615,6 +616,7 @@ def pack(
     window: Window = None,
     frame: Frame = None,
     workers: Annotated[Optional[int], Option(help='processes that read')] = None,
+    verify: Annotated[bool, Option(help='compare checksums, and make damaged shards again')] = False,
 ):
     "Decode and resize every image once; killed at any moment, the same command goes on."
     settings.check_words({'--fit': fit, '--missing': missing})
@@ -638,7 +640,7 @@ def pack(
         files, column = opening.list_packable(table, path, sheet)
         where = root or (None if table.is_dir() else table.parent)
     from cxr_workbench.files import pack as pack_files
-    packed = pack_files(files, out, size, path_column=column, root=where, workers=workers, **how)
+    packed = pack_files(files, out, size, path_column=column, root=where, workers=workers, verify=verify, **how)
     failed = f' (listed in {out}/failed.csv)' if len(packed.failed) else ''
     print_line(f'{len(packed)} images in {out}, {len(packed.failed)} files could not be read{failed}')
 

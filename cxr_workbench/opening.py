@@ -27,6 +27,7 @@ def detect_source(
     from cxr_workbench.csv_tables import is_table_file
     text = str(source)
     if text.endswith('.npz'): return 'npz'
+    if (Path(text)/'pack.json').is_file(): return 'pack'
     if is_table_file(text): return 'csv'
     return text if text in ('phantom', *ANNOTATED) or text in CATALOGUE else None
 
@@ -96,6 +97,7 @@ def open_data(
     missing='error',     # 'error' | 'skip': rows whose file is not there
     rows=2000,           # images of the phantom
     data_seed=0,         # of the phantom
+    like=None,           # of the phantom: JSON of label_statistics, from SyntheticCXR.like(table).statistics.save
     how=None,            # how files are read: settings of files.Reading by name, without the size
     options=None,        # of a collection, name -> value, as catalogue.parse_options gives them
     parts=False,         # of a collection: all official parts, with a column split in meta
@@ -108,7 +110,12 @@ def open_data(
     policy = label_page.LabelPolicy(uncertain, blank)
     if kind == 'phantom':
         from cxr_workbench.phantom import SyntheticCXR
-        return data.from_phantom(SyntheticCXR(rows, size=size or 64, seed=data_seed))
+        if like is None: return data.from_phantom(SyntheticCXR(rows, size=size or 64, seed=data_seed))
+        return data.from_phantom(SyntheticCXR.like(like, rows, size or 64, data_seed), policy)
+    if kind == 'pack':
+        build_reading(source, size, how)   # refuses what contradicts the pack
+        from cxr_workbench.packs import from_pack
+        return from_pack(source, labels, patient, policy, path)
     if kind == 'npz':
         found = data.from_npz(source, table, labels=labels, patient=patient, policy=policy, sheet=sheet)
         if size not in (None, found.size):
@@ -127,12 +134,13 @@ USED_BY = {  # option of the data -> the kinds of source that use it, without co
     'table': ['npz'],
     'sheet': ['csv', 'npz'],
     'root': ['csv', *ANNOTATED],
-    'labels': ['npz', 'csv', *ANNOTATED],
-    'path': ['csv'],
-    'patient': ['npz', 'csv', *ANNOTATED],
-    'uncertain': ['npz', 'csv'],
-    'blank': ['npz', 'csv', 'yolo'],
+    'labels': ['npz', 'csv', 'pack', *ANNOTATED],
+    'path': ['csv', 'pack'],
+    'patient': ['npz', 'csv', 'pack', *ANNOTATED],
+    'uncertain': ['npz', 'csv', 'pack'],
+    'blank': ['npz', 'csv', 'pack', 'yolo'],
     'packed': ['csv', *ANNOTATED],
+    'like': ['phantom'],
     'rows': ['phantom'],
     'data_seed': ['phantom'],
     'how': ['csv', *ANNOTATED],
@@ -300,7 +308,7 @@ def get_training_reading(
     packed,   # as in open_data
 )->dict:      # arguments of open_data
     "The reading that a model was trained on, for files."
-    if packed is not None or detect_source(source) == 'npz': return {}
+    if packed is not None or detect_source(source) in ('npz', 'pack'): return {}
     if model.reading is None: return dict(size=model.config['size'])
     how = model.reading.to_dict()
     return dict(size=how.pop('size'), how=how)
@@ -330,6 +338,7 @@ def list_columns(
         with np.load(source) as held:
             return [str(name) for name in held['label_names']] if 'label_names' in held else None
     if kind in ANNOTATED: return None
+    if kind == 'pack': return list(tables.read_table(Path(source)/'table.csv').columns)
     if kind in ('csv', 'npz'): return list(tables.read_table(source if kind == 'csv' else table, sheet=sheet).columns)
     return catalogue.list_labels(kind, options, root) if kind in CATALOGUE else list(tables.CHEXPERT)
 

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .arrays import as_array
-from .charts import cross_undefined, make_matrix_trace, matrix_limit, order_by_similarity
+from .charts import cross_undefined, make_matrix_trace, matrix_limit, order_by_similarity, wrap_names
 from .style import COLOURS, apply_style
 
 # %% ../nbs/06h_relations.ipynb #06h00007
@@ -79,8 +79,9 @@ def pick_edges(
     "The strongest pairs of labels."
     weights = np.nan_to_num(weights)
     both = np.where(np.abs(weights) >= np.abs(weights.T), weights, weights.T)
-    pairs = [(int(i), int(j), float(both[i, j])) for i, j in zip(*np.triu_indices(len(both), 1))]
-    return sorted((pair for pair in pairs if pair[2]), key=lambda pair: -abs(pair[2]))[:edges]
+    upper = np.argwhere(np.triu(both, 1) != 0)
+    pairs = [(int(i), int(j), float(both[i, j])) for i, j in upper]
+    return sorted(pairs, key=lambda pair: -abs(pair[2]))[:edges]
 
 # %% ../nbs/06h_relations.ipynb #06h00013
 def place_names(
@@ -89,12 +90,12 @@ def place_names(
     angles:np.ndarray,    # of each name on the circle, radians
 ):
     "Names around a circle of radius 1."
-    for name, angle in zip(names, angles):
+    for name, angle in zip(wrap_names(names, 20), angles):
         across, up = np.cos(angle), np.sin(angle)
         side = 'center' if abs(across) < .2 else 'left' if across > 0 else 'right'
         level = 'middle' if side != 'center' else 'bottom' if up > 0 else 'top'
-        fig.add_annotation(x=1.07*across, y=1.07*up, text=html.escape(name), showarrow=False, font_size=12,
-                           xanchor=side, yanchor=level)
+        fig.add_annotation(x=1.07*across, y=1.07*up, text=name, showarrow=False, font_size=12,
+                           xanchor=side, yanchor=level, align=side)
 
 # %% ../nbs/06h_relations.ipynb #06h00014
 def show_label_graph(
@@ -111,17 +112,19 @@ def show_label_graph(
     angles = np.empty(len(names))
     angles[order_by_similarity(weights)] = np.pi/2 - 2*np.pi*np.arange(len(names))/len(names)
     x, y, fig = np.cos(angles), np.sin(angles), go.Figure()
+    sizes = [abs(weight) for _, _, weight in picked]
     for i, j, weight in reversed(picked):
-        line = dict(width=.5 + 6*abs(weight/picked[0][2]), color=COLOURS[1 if weight > 0 else 0])
+        share = 1 if abs(weight) == sizes[0] else (abs(weight) - sizes[-1])/(sizes[0] - sizes[-1])
+        line = dict(width=1 + 5.5*share, color=COLOURS[1 if weight > 0 else 0])
         if weight < 0: line['dash'] = 'dash'
         name = f'{names[i]}, {names[j]}'
         hover = f'{html.escape(name)}<br>{html.escape(of)} {weight:.3g}<extra></extra>'
-        fig.add_scatter(x=[x[i], (x[i] + x[j])/2, x[j]], y=[y[i], (y[i] + y[j])/2, y[j]], mode='lines', line=line,
-                        name=name, hovertemplate=hover)
+        across, up = ([at[i], (at[i] + at[j])/2, at[j]] for at in (x, y))
+        fig.add_scatter(x=across, y=up, mode='lines', line=line, name=name, hovertemplate=hover)
     fig.add_scatter(x=x, y=y, mode='markers', marker=dict(size=9, color='#222'), name='labels', text=names,
                     hovertemplate='%{text}<extra></extra>')
     place_names(fig, names, angles)
     fig.update_xaxes(visible=False, range=[-1.9, 1.9]).update_yaxes(visible=False, range=[-1.25, 1.25], scaleanchor='x')
-    least = f', {of} from {abs(picked[-1][2]):.2g}' if picked else ''
+    least = f', {of} from {sizes[-1]:.2g}' if picked else ''
     title = title or f'the {len(picked)} strongest of {len(every)} pairs{least}'
     return apply_style(fig, title, width=SIDE, height=500, showlegend=False, margin=dict(l=10, r=10, b=10))

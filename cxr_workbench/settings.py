@@ -151,6 +151,7 @@ def check_words(
     for option, value in given.items():
         words = WORDS.get(option, ())
         if value is None or not words or value in words: continue
+        if option in ('--uncertain', '--blank') and '=' in value: continue   # label by label: LabelPolicy checks it
         close = find_close(value, words, 1)
         offer = f'; did you mean {close[0]}?' if close else ''
         raise ValueError(f'{option} {value}: give {", ".join(words[:-1])} or {words[-1]}{offer}')

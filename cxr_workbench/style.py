@@ -7,7 +7,7 @@ __all__ = ['COLOURS', 'DASHES', 'SYMBOLS', 'STATES', 'DIVERGING', 'SEQUENTIAL', 
            'line_style', 'curve_style', 'keep_private', 'apply_style', 'darken', 'describe_figure', 'write_figure']
 
 # %% ../nbs/06a_style.ipynb #6704ce3b
-import html, json, re
+import html, re
 import plotly.graph_objects as go
 
 # %% ../nbs/06a_style.ipynb #fbe634d6
@@ -105,13 +105,21 @@ INKS = {   # on a light ground -> on a dark one
     '#222': '#E6E6E6', '#444': '#BDBDBD', '#4D4D4D': '#B3B3B3', '#666': '#A6A6A6', '#888': '#9A9A9A'}
 
 # %% ../nbs/06a_style.ipynb #06a00005
+def replace_inks(
+    part,   # of a figure, as plotly's own lists, dicts, strings and arrays
+):          # the same for a dark ground
+    "Every ink of a figure's description replaced, at any depth."
+    if isinstance(part, dict): return {name: replace_inks(inner) for name, inner in part.items()}
+    if isinstance(part, (list, tuple)): return [replace_inks(inner) for inner in part]
+    return INKS.get(part, part) if isinstance(part, str) else part
+
+# %% ../nbs/06a_style.ipynb #06a0000e
 def darken(
     fig:go.Figure,   # in the style of all views
 )->go.Figure:        # a copy
     "The same figure for a dark ground: inks are replaced, data and colours with a meaning stay."
-    text = fig.to_json()
-    for light, dark in INKS.items(): text = text.replace(f'"{light}"', f'"{dark}"')
-    return go.Figure(json.loads(text))
+    traces = [replace_inks(trace.to_plotly_json()) for trace in fig.data]
+    return go.Figure(traces, replace_inks(fig.layout.to_plotly_json()))
 
 # %% ../nbs/06a_style.ipynb #06a00008
 def read_text(

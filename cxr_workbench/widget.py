@@ -103,7 +103,7 @@ def describe_frame(
     return ' '.join([*traces, *parts, f'{fig.layout.width} {fig.layout.height}'])
 
 # %% ../nbs/06c_widget.ipynb #725b2c24
-_JAVASCRIPT = '''
+_HELPERS = '''
     function load(code) {
       const module = {exports: {}};
       new Function('module', code)(module);
@@ -126,6 +126,10 @@ _JAVASCRIPT = '''
         else sign.textContent = '';
       };
     }
+'''
+
+# %% ../nbs/06c_widget.ipynb #06c0000d
+_JAVASCRIPT = _HELPERS + '''
     export default {
       async render({model, el}) {
         const shared = model.get('library').slice('IPY_MODEL_'.length);
@@ -186,15 +190,38 @@ QUICK = .1   # seconds: a picture that takes less follows a slider while it is d
 
 class Pace:
     "Whether sliders answer while they are dragged."
-    def __init__(self, sliders):
-        self.sliders, self.took = list(sliders), []
+    def __init__(self, sliders, clock=time.perf_counter):
+        self.sliders, self.clock, self.took = list(sliders), clock, []
 
     @contextlib.contextmanager
     def measure(self):   # around the making of one picture
-        start = time.perf_counter()
+        start = self.clock()
         yield
-        self.took = [*self.took[-2:], time.perf_counter() - start]
+        self.took = [*self.took[-2:], self.clock() - start]
         for slider in self.sliders: slider.continuous_update = min(self.took) < QUICK
+
+# %% ../nbs/06c_widget.ipynb #06c0000b
+def make_redraw(
+    draw,            # function without arguments -> plotly figure
+    figure,          # the one that stands; changed in place
+    picture,         # the widget that shows it
+    message,         # the widget for an error
+    pace:Pace,
+):                   # a function of a change, as ipywidgets call it
+    "What a moved control does."
+    def redraw(change):
+        picture.working = True
+        try:
+            with pace.measure():
+                new = draw()
+                figure.update(dict(data=new.data, layout=new.layout), overwrite=True)
+                picture.show(figure)
+            message.value = ''
+        except Exception as error:
+            text = html.escape(str(error))
+            message.value = f'<b style="color:#B00020">{type(error).__name__}: {text}</b>'
+        finally: picture.working = False
+    return redraw
 
 # %% ../nbs/06c_widget.ipynb #ccd794f7
 def explore(
@@ -214,22 +241,11 @@ def explore(
     with pace.measure():
         figure = draw()
         picture.show(figure)
-    def redraw(change):
-        picture.working = True
-        try:
-            with pace.measure():
-                new = draw()
-                figure.update(dict(data=new.data, layout=new.layout), overwrite=True)
-                picture.show(figure)
-            message.value = ''
-        except Exception as error:
-            text = html.escape(str(error))
-            message.value = f'<b style="color:#B00020">{type(error).__name__}: {text}</b>'
-        finally: picture.working = False
     def listen(*heard):
         for widget in own: widget.disabled = False
         for widget in widgets.values(): widget.send_state()
     for widget in own: widget.disabled = True
+    redraw = make_redraw(draw, figure, picture, message, pace)
     for widget in widgets.values(): widget.observe(redraw, 'value')
     picture.on_msg(listen)
     row = w.Box(list(widgets.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 24px'})

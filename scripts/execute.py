@@ -3,13 +3,15 @@
     python scripts/execute.py                   # every page under nbs/
     python scripts/execute.py nbs/00_core.ipynb # one page
 
-A plotly figure is kept as its JSON and as a palette PNG (700 px wide), so a reader without a kernel sees it.
+A plotly figure is kept as its JSON and as a palette PNG (700 px wide), so a reader without a kernel sees it; what it
+shows stands in words beside the PNG, where nbconvert takes the alternative text from.
 Widget state and widget views are dropped: a saved FigureWidget adds about 5 MB.
 """
 import argparse, base64, io, os, shutil, sys, time
 from pathlib import Path
 
 WIDGET = 'application/vnd.jupyter.widget-view+json'
+FIGURE = 'application/vnd.plotly.v1+json'
 PNG_WIDTH = 700
 root = Path(__file__).resolve().parent.parent
 
@@ -37,12 +39,22 @@ def shrink_png(data):
     return base64.b64encode(out.getvalue()).decode()
 
 
+def describe_picture(output):
+    "What the figure of an output shows, in words."
+    import plotly.graph_objects as go
+    from cxr_workbench.style import describe_figure
+    figure = output['data'][FIGURE]
+    return describe_figure(go.Figure(figure['data'], figure['layout']))
+
+
 def clean_output(output):
     "The output as it is committed, or None where it is a widget or noise of a stream."
     data = output.get('data', {})
     if WIDGET in data: return None
     if output.get('output_type') == 'stream' and output.get('name') == 'stderr': return None
-    if 'image/png' in data: data['image/png'] = shrink_png(data['image/png'])
+    if 'image/png' in data:
+        data['image/png'] = shrink_png(data['image/png'])
+        if FIGURE in data: output.setdefault('metadata', {})['image/png'] = {'alt': describe_picture(output)}
     if 'execution_count' in output: output['execution_count'] = None
     return output
 

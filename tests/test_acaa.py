@@ -258,9 +258,9 @@ def test_the_memory_fills_in_training_only():
     method = make(trust=FEW)
     unknown = int((~table().known.any(1)).sum())
     method.step(table(), progress=.5)
-    assert method.priors.seen == unknown
+    assert method.trust.thresholds.seen == unknown
     method.eval().look(table().x)
-    assert method.priors.seen == unknown
+    assert method.trust.thresholds.seen == unknown
 
 
 thin = {
@@ -487,7 +487,8 @@ def state_of(method):
     attack = method.feature_attack
     features = attack.direction, attack.radius, attack.steps, attack.level
     weak = method.weak.flip, method.weak.shift
-    priors = method.priors and (method.priors.kappa, len(method.priors.queue))
+    thresholds = method.trust.thresholds
+    priors = (thresholds.kappa, len(thresholds.queue)) if hasattr(thresholds, 'queue') else None
     terms = method.weights, method.agreement, method.relation, method.ramp, method.reject
     return terms, method.attack, method.adv_on, features, weak, priors, method.taus, method.unknown, method.recipe()
 

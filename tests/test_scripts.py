@@ -40,6 +40,19 @@ def test_tags_and_folded_sources_stay_and_timings_go(execute, before, after):
     nbformat.validate(cleaned)
 
 
+def test_a_picture_has_the_words_of_its_figure_beside_it(execute):
+    import base64, io
+    import plotly.graph_objects as go
+    from PIL import Image
+    png, figure = io.BytesIO(), go.Figure(go.Bar(y=[1], name='cases'), dict(title_text='a title'))
+    Image.new('RGB', (9, 9)).save(png, 'PNG')
+    data = {execute.FIGURE: figure.to_plotly_json(), 'image/png': base64.b64encode(png.getvalue()).decode()}
+    kept = execute.clean_output(nbformat.v4.new_output('display_data', data))
+    assert kept.metadata == {'image/png': {'alt': 'a title. 1 set of bars: cases'}}
+    bare = execute.clean_output(nbformat.v4.new_output('display_data', {'image/png': data['image/png']}))
+    assert bare.metadata == {}
+
+
 def test_widgets_noise_and_counts_go(execute):
     widget = nbformat.v4.new_output('display_data', {execute.WIDGET: {}, 'text/plain': 'VBox()'})
     noise = nbformat.v4.new_output('stream', name='stderr', text='a warning')

@@ -429,7 +429,8 @@ def test_a_model_with_prior_thresholds_of_before_still_loads(tmp_path):
     assert 'priors.queue' in state
     save_file(state, file, about)
     again = load(tmp_path)
-    assert torch.equal(again.priors.queue, method.priors.queue) and torch.equal(again(batch.x), method(batch.x))
+    memories = [each.trust.thresholds.queue for each in (again, method)]
+    assert torch.equal(*memories) and torch.equal(again(batch.x), method(batch.x))
 
 
 @pytest.mark.parametrize('name', ['mpc', 'acaa'])

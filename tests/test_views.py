@@ -1,6 +1,7 @@
 "Views: figures are checked by their traces, controls without a browser."
 import base64, io, json, subprocess, sys
-from collections import Counter
+from collections import Counter, defaultdict
+from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 import plotly.graph_objects as go
 from hypothesis import example, given, settings, strategies as st
@@ -381,7 +382,8 @@ def test_controls_by_their_specification():
     for name, (_, kind, value) in cases.items():
         assert type(box.controls[name]) is kind and box.controls[name].value == value
     assert box.controls['g'] is own and box.controls['a_b'].description == 'a b'
-    assert 'cxr-explorer' in box._dom_classes and not box.controls['b'].continuous_update
+    assert 'cxr-explorer' in box._dom_classes
+    assert all(box.controls[name].tooltip for name in 'bcdef')
 
 
 @pytest.mark.parametrize('spec, error', [
@@ -389,6 +391,174 @@ def test_controls_by_their_specification():
     ((1, 0, .1), ValueError), ((0, 1, 0), ValueError)])
 def test_a_bad_specification_is_named(spec, error):
     with pytest.raises(error, match="'n'"): views.explore(draw_bars, n=spec)
+
+
+def told_bars(
+    n=2,         # in bars: how many there are
+    height=.5,   # of the first
+    kind='bar',
+):
+    return draw_bars(n, height, kind)
+
+
+def test_comments_become_hints_and_units():
+    box = views.explore(told_bars, n=(1, 5, 1), height=(0., 1., .25), kind=['bar', 'line'])
+    said = {name: (control.description, control.tooltip) for name, control in box.controls.items()}
+    assert said['n'] == ('n, in bars', 'in bars: how many there are')
+    assert said['height'] == ('height', 'of the first') and said['kind'] == ('kind', 'one of 2')
+    bare = views.explore(lambda n: go.Figure(), n=(1, 5, 1)).controls['n']
+    assert (bare.description, bare.tooltip) == ('n', 'from 1 to 5, in steps of 1')
+
+
+def test_a_slider_follows_the_hand_only_while_pictures_are_quick(monkeypatch):
+    from cxr_workbench import widget
+    now, cost = [0.], [.01]
+    def draw(n=2):
+        now[0] += cost[0]
+        return draw_bars(n)
+    monkeypatch.setattr(widget.Pace.__init__, '__defaults__', (lambda: now[0],))
+    slider = views.explore(draw, n=(1, 5, 1)).controls['n']
+    answers = [slider.continuous_update]
+    for n, seconds in ((3, .2), (5, .2), (1, .2), (2, .2), (3, .01)):
+        cost[0], slider.value = seconds, n
+        answers.append(slider.continuous_update)
+    assert answers == [True, True, True, False, False, True]     # the quickest of the last three decides
+
+
+def test_controls_wait_until_the_picture_stands():
+    import ipywidgets as w
+    own = w.IntText(2)
+    box = views.explore(told_bars, n=own, height=(0., 1., .25))
+    height, sent = box.controls['height'], []
+    height.send_state = lambda *_, **__: sent.append(height.value)
+    assert height.disabled and not own.disabled
+    box.controls['height'].value = .25
+    box.picture._handle_custom_msg({'stands': True}, [])
+    assert not height.disabled and sent[-1] == .25
+
+
+def test_a_sign_of_work_goes_on_and_off_also_where_the_picture_fails():
+    box, signs = views.explore(draw_bars, n=(1, 5, 1)), []
+    box.picture.observe(lambda change: signs.append((change.new, len(box.figure.data))), 'working')
+    box.controls['n'].value = 5
+    box.controls['n'].value = 4      # fails
+    assert signs == [(True, 2), (False, 5), (True, 5), (False, 5)]
+
+
+def test_the_words_of_a_picture_move_with_it():
+    box = views.explore(draw_bars, n=(1, 5, 1))
+    before = box.picture.words
+    box.controls['n'].value = 5
+    assert before == '2 sets of bars: 0, 1' and box.picture.words == '5 sets of bars: 0, 1, 2, 3, 4'
+
+
+# ---- looks ----
+
+def test_styles_of_lines_differ_without_colours():
+    for n in (7, 14, 42):
+        styles = [views.curve_style(i, n) for i in range(n)]
+        assert len({(style['line']['dash'], style['marker']['symbol']) for style in styles}) == n
+    for n in range(1, 7):
+        styles = [views.curve_style(i, n) for i in range(n)]
+        assert len({style['line']['dash'] for style in styles}) == n and not any('marker' in s for s in styles)
+
+
+def list_stored_curves():
+    "Lines with a legend of every plot of every stored figure: (page, cell, axes) -> looks without colours."
+    plots = defaultdict(list)
+    for path in sorted((Path(__file__).parent.parent/'nbs').glob('*.ipynb')):
+        for cell in json.loads(path.read_text())['cells']:
+            for output in cell.get('outputs', []):
+                stored = output.get('data', {}).get('application/vnd.plotly.v1+json', {})
+                for t in stored.get('data', []):
+                    is_line = t['type'] == 'scatter' and 'lines' in t.get('mode', 'lines') and 'stackgroup' not in t
+                    if not is_line or t.get('showlegend', stored['layout'].get('showlegend', True)) is False: continue
+                    look = t.get('line', {}).get('dash', 'solid'), t.get('marker', {}).get('symbol')
+                    plots[path.stem, cell['id'], t.get('xaxis', 'x')].append(look)
+    return plots
+
+
+def test_stored_figures_tell_more_than_six_curves_apart_without_colours():
+    many = {where: looks for where, looks in list_stored_curves().items() if len(looks) > 6}
+    assert many                                                # there are such figures
+    assert not [where for where, looks in many.items() if len(set(looks)) < len(looks)]
+
+
+def test_a_dark_figure_has_other_inks_and_the_same_data():
+    light = views.show_matrix(np.eye(3) - .2, names, title='a title')
+    dark = views.darken(light)
+    (one,), (other,) = light.data, dark.data
+    assert np.array_equal(one.z, other.z) and one.colorscale == other.colorscale
+    text = dark.to_json()
+    assert not any(f'"{ink}"' in text for ink in views.INKS)
+    assert '"#FFF"' in light.to_json()                        # the figure itself stays what it was
+    assert not set(views.INKS.values()) & set(views.INKS)     # so darkening twice is darkening once
+
+
+def test_no_meaning_is_an_ink():
+    meanings = {*views.COLOURS[:6], *views.STATES.values()}
+    scales = {colour for scale in (views.DIVERGING, views.SEQUENTIAL) for _, colour in scale}
+    assert not set(views.INKS) & (meanings | scales)
+
+
+def test_an_authors_words_come_first_and_html_is_plain():
+    figure = views.apply_style(go.Figure(go.Bar(y=[1], name='<b>a</b> &lt; b')), 'one<br>two')
+    assert views.describe_figure(figure) == 'one two. 1 set of bars: a  &lt; b'.replace('&lt;', '<')
+    own = views.apply_style(go.Figure(), alt='what "I" see')
+    assert views.describe_figure(own) == 'what "I" see'
+    assert 'aria-label="what &quot;I&quot; see"' in views.write_figure(own)
+
+
+def measure_title(figure):
+    "Pixels from the top: the lower edge of the title, and the upper one of the plots."
+    return 28 + 18*(figure.layout.title.text.count('<br>') + 1), figure.layout.margin.t
+
+
+@pytest.mark.parametrize('layout', [{}, dict(margin_t=10), dict(margin=dict(t=45, b=9))])
+def test_a_title_has_its_room_below_the_toolbar(layout):
+    for title in ('one line', 'two<br>lines'):
+        lower, plots = measure_title(views.apply_style(go.Figure(), title, **layout))
+        assert plots >= lower
+    assert views.apply_style(go.Figure(), 'a title', margin_t=90).layout.margin.t == 90
+    assert views.apply_style(go.Figure(), margin_t=10).layout.margin.t == 10
+
+
+# ---- relations ----
+
+@few
+@given(st.permutations(range(6)), st.integers(0, 99))
+def test_an_order_by_similarity_does_not_depend_on_the_order_before(shuffle, seed):
+    m = np.random.default_rng(seed).normal(size=(6, 6))
+    m, shuffle = m + m.T, np.array(shuffle)
+    before, after = views.order_by_similarity(m), shuffle[views.order_by_similarity(m[np.ix_(shuffle, shuffle)])]
+    assert list(after) in (list(before), list(before[::-1]))
+
+
+def test_a_matrix_in_another_order_keeps_its_entries():
+    m = np.arange(9.).reshape(3, 3)
+    shown = views.show_matrix(m, names, similar=True).data[0]
+    where = [names.index(name) for name in shown.y]
+    assert list(shown.x) == list(shown.y) and np.array_equal(shown.z, m[np.ix_(where, where)])
+
+
+def test_tables_side_by_side_share_scale_and_order():
+    a, b = np.diag([9., 9, 9]) + .1, np.full((3, 3), -.4)
+    figure = views.show_matrices({'a': a, 'b': b}, names, difference=True)
+    first, second, third = figure.data
+    assert {(t.zmin, t.zmax) for t in figure.data} == {(-.5, .5)}          # off the diagonals, over all tables
+    assert np.allclose(third.z, a - b) and [t.showscale for t in figure.data] == [False, False, True]
+    similar = views.show_matrices({'a': a, 'b': b}, names, similar=True).data
+    assert list(similar[0].x) == list(similar[1].x)
+
+
+def test_a_graph_draws_the_strongest_pairs():
+    weights = np.array([[1, .5, -.9], [.2, 1, np.nan], [-.3, .4, 1]])
+    strongest = [.4, .5, -.9]    # the last one is on top
+    for edges, drawn in ((1, strongest[2:]), (2, strongest[1:]), (9, strongest)):
+        lines = [t for t in views.show_label_graph(weights, names, edges).data if t.mode == 'lines']
+        assert [float(t.hovertemplate.split()[-1].split('<')[0]) for t in lines] == drawn
+        assert [t.line.dash for t in lines] == ['dash' if w < 0 else None for w in drawn]
+    assert len(views.show_label_graph(np.eye(3), names).data) == 1         # no pair, no line
 
 
 # ---- nothing is sent away ----
@@ -406,7 +576,9 @@ VIEWS = {
     'pr_curve': lambda: views.pr_curve([.1, .9], [0, 1]),
     'reliability': lambda: views.reliability([.1, .9], [0, 1]),
     'report_bars': lambda: views.report_bars(pd.DataFrame({'auroc': [.6, .7, .8]}, index=names)),
-    'histogram': lambda: views.histogram([1., 2.])}
+    'histogram': lambda: views.histogram([1., 2.]),
+    'show_matrices': lambda: views.show_matrices({'a': np.eye(3)}, names),
+    'show_label_graph': lambda: views.show_label_graph(np.ones((3, 3)), names)}
 view = pytest.mark.parametrize('make', VIEWS.values(), ids=VIEWS)
 
 
@@ -419,6 +591,14 @@ def test_no_view_has_the_button_that_uploads(make):
     assert is_private(figure) and is_private(go.FigureWidget(figure))
     for theme in ('plotly', 'plotly_dark', 'none'):
         assert is_private(make().update_layout(template=theme))
+
+
+@view
+def test_every_view_has_words(make):
+    figure = make()
+    words = views.describe_figure(figure)
+    titles = [axis.title.text for axis in figure.select_xaxes() if axis.title.text]
+    assert words[:1].strip() and '<' not in words and all(title in words for title in titles)
 
 
 @view

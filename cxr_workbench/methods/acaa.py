@@ -199,11 +199,6 @@ class ACAA(Classifier):
         super().attach(width)
         self.mixer = BatchMamba(width, **self.mixer_settings)
 
-    @property
-    def priors(self):
-        "The thresholds from class priors, if there are any."
-        return self.trust.thresholds if isinstance(self.trust.thresholds, PriorThresholds) else None
-
     def prepare(self, y, known):
         "Count the labels, for the prior of the pseudo-labels too."
         super().prepare(y, known)

@@ -1,18 +1,18 @@
 """Is every word of a figure there to be read? Measured by the boxes of its texts in a browser, without Jupyter.
 
-    python tests/browser/geometry.py                        # every figure that the executed pages hold
-    python tests/browser/geometry.py 60_trcgl --shots /tmp  # of one page, each with a finding as a picture
+    python tests/browser/geometry.py             # every figure that the executed pages hold
+    python tests/browser/geometry.py 60_trcgl    # those of one page
 """
-import argparse, contextlib, json
+import contextlib, json, sys
 from pathlib import Path
 from typing import NamedTuple
 
 import lab as harness
 
 MIME = 'application/vnd.plotly.v1+json'
-ROOM = {1200: 820, 1440: 1060}   # width of a window -> width of an output in JupyterLab, its sidebar open, pixels
+ROOM = {1200: 768, 1440: 955}    # width of a window -> width of an output in JupyterLab, its list of files open, pixels
 SLACK = 1.5                      # pixels by which boxes may reach over an edge: rounding, not reading
-SHORE = 3                        # pixels by which boxes of two texts may share ground: the rooms above and below letters
+SHORE = 3                        # pixels by which boxes of two texts may overlap: the room above and below letters
 
 
 class Stored(NamedTuple):
@@ -71,10 +71,14 @@ MEASURE = '''async ([figure, room, slack, shore]) => {
         }
         return text.textContent.trim() && text.getBBox().width > 0;
     };
-    const clip = text => {
+    const clip = text => {   // the rectangle that a text is cut by, on the screen
         for (let node = text; node && node !== plot; node = node.parentNode) {
             const path = node.getAttribute && node.getAttribute('clip-path');
-            if (path) return document.getElementById(path.split('#')[1].split(/['")]/)[0]);
+            if (!path) continue;
+            const shape = document.getElementById(path.split('#')[1].split(/['")]/)[0]).querySelector('rect, path');
+            const box = shape.getBBox(), matrix = node.getScreenCTM();
+            const left = matrix.a*box.x + matrix.e, top = matrix.d*box.y + matrix.f;
+            return {left, top, right: left + matrix.a*box.width, bottom: top + matrix.d*box.height};
         }
         return null;
     };
@@ -84,12 +88,9 @@ MEASURE = '''async ([figure, room, slack, shore]) => {
     texts.forEach((text, i) => {
         const far = outside(boxes[i], whole);
         if (far > slack) findings.push(`cut by ${far.toFixed(0)} px: ${said(text)}`);
-        const ground = clip(text) && text.closest('.subplot, .cartesianlayer')?.querySelector('.gridlayer, .bg');
-        if (text.closest('.textpoint, .trace') && clip(text)) {
-            const area = text.closest('.subplot')?.querySelector('.plot')?.getBoundingClientRect();
-            const over = area && area.width ? outside(boxes[i], whole) : 0;
-            if (over > slack) findings.push(`cut by its plot: ${said(text)}`);
-        }
+        const edge = clip(text);
+        const over = edge ? outside(boxes[i], edge) : 0;
+        if (over > slack) findings.push(`cut by ${over.toFixed(0)} px by its plot: ${said(text)}`);
     });
     for (let i = 0; i < texts.length; i++) for (let j = i + 1; j < texts.length; j++) {
         const deep = shared(boxes[i], boxes[j]);
@@ -136,3 +137,17 @@ def find_all_faults(page, figures):
             faults = find_faults(page, figure, window)
             if faults: found[page_name, cell, window] = faults
     return found
+
+
+def main(words):
+    "Print what cannot be read, page by page; the number of figures with a fault is the exit status."
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=harness.chromium(), args=harness.FLAGS)
+        with open_board(browser) as page: found = find_all_faults(page, list_figures(words=words))
+    for (name, cell, window), faults in found.items():
+        print(f'{name}, cell {cell}, {window} px:', *faults, sep='\n    ')
+    return len(found)
+
+
+if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
