@@ -140,7 +140,8 @@ def name_mimic_images(
         'dicom_id': names, 'subject_id': 10_000_000 + patient, 'study_id': 50_000_000 + np.arange(len(phantom)),
         'split': np.array(['train', 'validate', 'test'])[part]})
     people, studies = table.subject_id.astype(str), table.study_id.astype(str)
-    return table.assign(path='files/p' + people.str[:2] + '/p' + people + '/s' + studies + '/' + table.dicom_id + '.jpg')
+    homes = 'files/p' + people.str[:2] + '/p' + people + '/s' + studies
+    return table.assign(path=homes + '/' + table.dicom_id + '.jpg')
 
 # %% ../nbs/77_trees.ipynb #7a7e0028
 def write_mimic_cxr(
@@ -209,7 +210,8 @@ def write_cxr_lt_2026(
     challenge[test].to_csv(root/'test.csv', index=False)
 
 # %% ../nbs/77_trees.ipynb #7a7e0037
-TREES = {'nih14': write_nih14, 'chexpert': write_chexpert, 'mimic_cxr': write_mimic_cxr, 'cxr_lt_2026': write_cxr_lt_2026}
+TREES = {   # layout -> what writes it
+    'nih14': write_nih14, 'chexpert': write_chexpert, 'mimic_cxr': write_mimic_cxr, 'cxr_lt_2026': write_cxr_lt_2026}
 NOTE = 'A made copy around painted thoraxes. Numbers measured on it say nothing about patients.\n'
 
 # %% ../nbs/77_trees.ipynb #7a7e0039
