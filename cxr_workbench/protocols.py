@@ -55,10 +55,10 @@ class Protocol:
     recipe: Fact     # the same, of the optimiser
     batch_size: Fact
     epochs: Fact
-    best: Fact       # score that chooses the epoch, None: the last one; and the patience, or None
+    choice: Fact     # of the epoch: best and patience of learner.fit; best=None: the last one
     metrics: Fact    # names of METRICS
-    counting: Fact   # threshold of F1, and what becomes of absent labels, see metrics.report
-    runs: Fact       # repetitions, and the folds of each, 0: none
+    counting: Fact   # threshold and convention of metrics.report; least patients that a label of a mean needs
+    runs: Fact       # repeats, and the folds of each, 0: none
     published: tuple = ()   # of Published
     differs: tuple = ()     # (what, why) of what is known to be otherwise here
     passes: int = 1         # images through a network, for each image of a batch
@@ -93,11 +93,12 @@ MPC = Protocol(
     settings=Fact({}, 'ours', 'the defaults of the page MPC'),
     recipe=Fact(dict(lr=1e-3, backbone_lr=1e-4, weight_decay=1e-5, optimizer='Adam', schedule='cosine'), 'ours',
                 'the abstract gives no schedule'),
-    batch_size=Fact(32, 'ours', ''), epochs=Fact(20, 'ours', ''),
-    best=Fact(('valid/ap', None), 'related', 'Cole et al. choose the epoch by mAP'),
+    batch_size=Fact(32, 'ours', 'usual'), epochs=Fact(20, 'ours', 'usual'),
+    choice=Fact(dict(best='valid/ap', patience=None), 'related', 'Cole et al. choose the epoch by mAP'),
     metrics=Fact(('mAP', 'mAUC'), 'related', 'mAP is the measure of single positive labels since Cole et al.'),
-    counting=Fact((.5, 'skip'), 'ours', 'labels that the test part lacks are left out, and counted'),
-    runs=Fact((1, 0), 'ours', 'one draw of the labels; another one by --seed'), passes=2,
+    counting=Fact(dict(threshold=.5, convention='skip', least=5), 'ours',
+                  'labels that fewer than 5 patients of the test part have are in no mean'),
+    runs=Fact(dict(repeats=1, folds=0), 'ours', 'one draw of the labels; another one by --seed'), passes=2,
     differs=(('values of RED, thresholds, weights of the terms', 'the abstract names the parts and no value'),),
     rivals=tuple((name, dict(_ALONE, loss=loss)) for name, loss in _RIVALS))
 
@@ -118,8 +119,9 @@ ACAA = replace(
     recipe=Fact(dict(lr=1e-4, weight_decay=1e-5, optimizer='Adam', schedule='cosine', ema=.999), 'ours',
                 'the abstract gives no schedule'),
     batch_size=Fact(64, 'ours', '16 rows with labels and 48 without'), epochs=Fact(30, 'ours', 'over the unlabelled'),
-    best=Fact((None, None), 'ours', ''), metrics=Fact(('mAUC', 'mAP'), 'ours', 'usual for these data'),
-    runs=Fact((3, 0), 'ours', 'three draws of the patients that keep their labels'),
+    choice=Fact(dict(best=None, patience=None), 'ours', 'the averaged weights of the last one'),
+    metrics=Fact(('mAUC', 'mAP'), 'ours', 'usual for these data'),
+    runs=Fact(dict(repeats=3, folds=0), 'ours', 'three draws of the patients that keep their labels'),
     differs=(('equations and budget of GNI-FGSM, radius, Mamba, weights', 'the abstract names the parts only'),))
 
 # %% ../nbs/77a_protocols.ipynb #78e00018
@@ -141,9 +143,10 @@ LCC = replace(
     recipe=Fact(dict(lr=1e-4, backbone_lr=1e-5, weight_decay=1e-5, optimizer='Adam', schedule='cosine'), 'ours',
                 'GL-MLL: Adam with this decay and 5e-4 or 1e-4; a tenth of it for the backbone'),
     batch_size=Fact(64, 'related', 'GL-MLL'), epochs=Fact(5, 'related', 'GL-MLL'),
+    choice=Fact(dict(best=None, patience=None), 'ours', 'the last one'),
     metrics=Fact(('macro-F1', 'mAUC'), 'paper', 'abstract: F1 and AUC; which mean is not said'),
-    counting=Fact((.5, 'skip'), 'ours', 'the usual threshold'),
-    runs=Fact((3, 5), 'paper', 'abstract: three times 5-fold'),
+    counting=Fact(dict(threshold=.5, convention='skip', least=1), 'ours', 'the usual threshold'),
+    runs=Fact(dict(repeats=3, folds=5), 'paper', 'abstract: three times 5-fold'),
     published=(Published('macro-F1', .446, 'abstract'), Published('mAUC', .765, 'abstract')),
     differs=(('what guides the contrast, and by how much', 'the abstract names the parts only'),
              ('contrast against images without the label', 'among present labels alone a constant is optimal')))
@@ -169,10 +172,12 @@ TRCGL = replace(
     recipe=Fact(dict(epochs=(10, 50), lr=(1e-3, 1.5e-4), backbone_lr=1.5e-5, weight_decay=(.01, .05), warmup=.1,
                      ema=.9999, clip=1.), 'paper', f'{_CODE}: head alone, then everything'),
     batch_size=Fact(32, 'paper', _CODE), epochs=Fact(60, 'paper', f'{_CODE}: 10 and at most 50'),
-    best=Fact(('valid/ap', 10), 'paper', f'{_CODE}: best mAP, ends after 10 epochs without a better one'),
+    choice=Fact(dict(best='valid/ap', patience=10), 'paper', f'{_CODE}: best mAP'),
     metrics=Fact(('mAP', 'mAUC', 'macro-F1', 'tail mAP', 'tail mAUC'), 'paper', 'abstract'),
-    counting=Fact((.2, 'trcgl'), 'paper', f'{_CODE}: F1 at .2; an absent label counts AP 0 and AUC .5'),
-    runs=Fact((1, 0), 'paper', _CODE),
+    counting=Fact(dict(threshold=.2, convention='trcgl', least=0), 'paper',
+                  f'{_CODE}: F1 at .2; an absent label counts AP 0 and AUC .5'),
+    runs=Fact(dict(repeats=1, folds=0), 'paper', _CODE),
+    regime=Fact(dict(regime='full'), 'paper', _CODE),
     published=(Published('mAP', .4408, 'abstract'), Published('mAUC', .8989, 'abstract'),
                Published('macro-F1', .4369, 'abstract'), Published('tail mAP', .4904, 'abstract'),
                Published('tail mAUC', .9229, 'abstract')),
@@ -196,8 +201,11 @@ CAN = replace(
     weights=Fact('imagenet', 'ours', 'each branch from another file, as equal branches stay equal'),
     settings=Fact({}, 'ours', 'the defaults of the page CAN'),
     recipe=Fact(dict(lr=1e-4, optimizer='Adam', schedule='cosine'), 'ours', 'the public text gives none'),
-    epochs=Fact(20, 'ours', ''), best=Fact(('valid/auroc', None), 'ours', 'the published measure'),
+    epochs=Fact(20, 'ours', 'usual'),
+    choice=Fact(dict(best='valid/auroc', patience=None), 'ours', 'the published measure'),
     metrics=Fact(('mAUC', 'mAP'), 'related', 'mean AUROC; mAP beside it'),
+    runs=Fact(dict(repeats=1, folds=0), 'related', 'one split, the official one'),
+    counting=Fact(dict(threshold=.5, convention='skip', least=1), 'ours', 'every label'),
     published=(Published('mAUC', .817, "a third party's table of results on the official split"),),
     differs=(('forms of both losses', 'the introduction gives their purpose'),
              ('maps are compared without their mean over the batch', 'as they are, uniform maps are optimal')))
@@ -264,13 +272,22 @@ def format_value(value):
     if isinstance(value, (tuple, list)): return ', '.join(map(format_value, value)) or 'none'
     return 'none' if value is None else f'{value:g}' if isinstance(value, float) else str(value)
 
+# %% ../nbs/77a_protocols.ipynb #78e00085
+NOTHING = {'labels': 'all of the collection', 'policy': 'none is needed', 'backbone': 'that of the tiny preset',
+           'settings': 'the defaults', 'recipe': 'that of the tiny preset'}
+
+# %% ../nbs/77a_protocols.ipynb #78e00087
+def spell_fact(name:str, fact:Fact)->str:
+    "The value of a fact in words."
+    return NOTHING.get(name, 'none') if fact.value in (None, {}) else format_value(fact.value)
+
 # %% ../nbs/77a_protocols.ipynb #78e00033
 def describe_protocol(
     protocol:Protocol,
 ):                      # DataFrame: item, value, who says it, where or why
     "A protocol as a table."
     import pandas as pd
-    rows = [(name.replace('_', ' '), format_value(fact.value), fact.tag, fact.why)
+    rows = [(name.replace('_', ' '), spell_fact(name, fact), fact.tag, fact.why)
             for name, fact in list_facts(protocol).items()]
     return pd.DataFrame(rows, columns=['item', 'value', 'who says it', 'where, or why']).set_index('item')
 
@@ -291,9 +308,8 @@ def list_differences(
 ):                      # DataFrame: what differs, why
     "What is otherwise than in the paper, as far as it is known."
     import pandas as pd
-    given = [(f'{name.replace("_", " ")}: {format_value(fact.value)}', fact.why)
+    given = [(f'{name.replace("_", " ")}: {spell_fact(name, fact)}', fact.why)
              for name, fact in list_facts(protocol).items() if fact.tag == 'yours']
-    repeats, folds = protocol.runs.value
-    whole = repeats*max(1, folds)
+    whole = protocol.runs.value['repeats']*max(1, protocol.runs.value['folds'])
     if runs is not None and runs < whole: given.append((f'{runs} of {whole} runs', 'fewer were asked for'))
     return pd.DataFrame([*given, *protocol.differs], columns=['what differs', 'why']).set_index('what differs')

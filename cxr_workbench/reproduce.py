@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLLECTORS', 'collect_parts', 'Run', 'list_runs', 'describe_cost', 'open_collected', 'split_parts', 'list_variants',
-           'choose_variants', 'make_model', 'Scored', 'score_run', 'run_variant', 'bootstrap_f1', 'measure_scores',
-           'pool_runs', 'compare_published', 'compare_variants', 'shrink_protocol', 'Plan', 'make_plan', 'Outcome',
-           'name_folder', 'open_variant', 'format_markdown', 'write_outcome', 'reproduce']
+           'choose_variants', 'make_model', 'score_run', 'run_variant', 'shrink_protocol', 'Plan', 'make_plan',
+           'Outcome', 'name_folder', 'open_variant', 'write_outcome', 'reproduce', 'format_plan', 'format_outcome']
 
 # %% ../nbs/78_reproduce.ipynb #78f00003
 import json, re, time
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from . import chexpert_sets, mimic_sets, nih_sets, padchest_sets, reports
 from .labels import LabelPolicy, label_states
-from .protocols import METRICS, Fact, Protocol, change_protocol, choose_name
+from .obtained import Scored, compare_published, compare_variants, format_markdown, measure_scores
+from .protocols import SETTINGS, Fact, Protocol, change_protocol, choose_name
 from .protocols import choose_protocol, describe_protocol, list_differences
 from .trees import make_tree
 
@@ -62,7 +62,7 @@ def list_runs(
 )->list[Run]:
     "The runs of a protocol."
     if most is not None and most < 1: raise ValueError(f'--runs {most}: give at least one run')
-    repeats, folds = protocol.runs.value
+    repeats, folds = protocol.runs.value['repeats'], protocol.runs.value['folds']
     runs = [Run(repeat, fold) for repeat in range(repeats) for fold in (range(folds) if folds else (-1,))]
     return runs[:most]
 
@@ -73,11 +73,17 @@ def count_drawn(
 )->int:                 # images in an epoch of a run, about
     "How many images an epoch draws; a sampler that repeats rare labels draws more."
     table, labels, _ = collected['train']
-    folds, regime = protocol.runs.value[1], protocol.regime.value
+    folds, regime = protocol.runs.value['folds'], protocol.regime.value
     n = len(table)*(1 - 1/folds if folds else 1 if protocol.split.value == 'official' else .9)
     if regime['regime'] == 'fraction': return round(n*(1 - regime['fraction'])*4/3)   # three in four are unlabelled
     if regime['regime'] == 'full': return round(n)
     return round(n*(label_states(table[labels]) == 1).any(1).mean())
+
+# %% ../nbs/78_reproduce.ipynb #78f00005
+def format_minutes(minutes:float)->str:
+    "A duration in words."
+    if minutes < 1.5: return 'about a minute' if minutes > .5 else 'less than a minute'
+    return f'about {minutes:,.0f} minutes' if minutes < 120 else f'about {minutes/60:,.0f} hours'
 
 # %% ../nbs/78_reproduce.ipynb #78e00047
 def describe_cost(
@@ -92,13 +98,12 @@ def describe_cost(
     images = steps*batch*epochs*runs*variants
     hours = images*protocol.passes/rate/3600
     parts = ', '.join(f'{len(each.table):,} rows of {part}' for part, each in collected.items())
-    times = f'{hours:,.0f} hours' if hours >= 2 else f'{hours*60:,.0f} minutes'
     return [
         f'{protocol.title} on {protocol.data.value}: {parts}',
-        f'{variants} variants x {runs} runs x {epochs} epochs of about {steps:,} steps with {batch} images: '
-        f'{images:,} images, each about {protocol.passes} times through a network',
-        f'at {rate} a second that is {times}, without reading the files; to shorten it: --runs 1, --epochs, --size, '
-        '--backbone resnet18, and images that are packed once (cxr-workbench pack, then --packed)']
+        f'variants: {variants}, runs: {runs}, epochs: {epochs} of about {steps:,} steps with {batch} images; '
+        f'{images:,} images in all, through {protocol.passes} network passes each',
+        f'at {rate} passes a second that is {format_minutes(hours*60)}, without reading the files. Shorter: --runs 1, '
+        '--epochs, --size, --backbone resnet18, and images that are packed once (cxr-workbench pack, then --packed)']
 
 # %% ../nbs/78_reproduce.ipynb #78e00050
 def open_collected(
@@ -131,7 +136,7 @@ def split_parts(
     from cxr_workbench.splits import patient_folds
     data, kind, seed = opened['train'], protocol.split.value, seed + run.repeat
     if kind == 'folds':
-        held = patient_folds(data.patient_id, data.y, protocol.runs.value[1], seed) == run.fold
+        held = patient_folds(data.patient_id, data.y, protocol.runs.value['folds'], seed) == run.fold
         train, valid, test = data.subset(~held), None, data.subset(held)
     elif kind == 'official': train, valid, test = (opened[part] for part in ('train', 'valid', 'test'))
     else:
@@ -156,13 +161,11 @@ def list_variants(
 # %% ../nbs/78_reproduce.ipynb #78e00055
 def choose_variants(
     protocol:Protocol,
-    names=None,         # 'MPC, WAN', or a list; None: the method and its baseline
+    names=None,         # a list; None: the method and its baseline
 )->dict:                # name -> arguments of the method
     "Some variants; ValueError for one that there is not."
     there = list_variants(protocol)
-    if names is None: names = [protocol.title, protocol.baseline]
-    if isinstance(names, str):   # a name may hold a comma
-        names = [name for name in there if re.search(rf'(^|,)\s*{re.escape(name)}\s*(,|$)', names)] or [names]
+    names = names or [protocol.title, protocol.baseline]
     return {choose_name(name, there, 'variant'): there[name] for name in names}
 
 # %% ../nbs/78_reproduce.ipynb #78e00056
@@ -178,15 +181,6 @@ def make_model(
     backbone = protocol.backbone.value
     how = dict(preset='tiny') if backbone is None else dict(backbone=backbone)
     return create_method(protocol.method, labels=list(label_names), size=size, pretrained=start, **how, **given)
-
-# %% ../nbs/78_reproduce.ipynb #78e00058
-class Scored(NamedTuple):
-    "The scores of one run on its test part."
-    probs: np.ndarray     # (n, C)
-    y: np.ndarray         # (n, C)
-    known: np.ndarray     # (n, C)
-    patient: np.ndarray   # numbers from 0, (n,)
-    groups: np.ndarray    # 'head' | 'medium' | 'tail' of each label, by the training part, (C,)
 
 # %% ../nbs/78_reproduce.ipynb #78e00059
 def read_scored(
@@ -233,100 +227,12 @@ def run_variant(
     if kept is not None: return kept
     seed_all(seed + run.repeat)
     model = make_model(protocol, own, train.label_names, train.size)
-    best, patience = protocol.best.value
-    learner.fit(model, train, valid, out=folder, epochs=protocol.epochs.value, batch_size=protocol.batch_size.value,
-                seed=seed + run.repeat, best=best, patience=patience, **how)
+    given = dict(epochs=protocol.epochs.value, batch_size=protocol.batch_size.value, **protocol.choice.value)
+    learner.fit(model, train, valid, out=folder, seed=seed + run.repeat, **given, **how)
     scored = score_run(model, train, test)
     with atomic_path(folder/'scored.npz') as part:
         with open(part, 'wb') as file: np.savez(file, key=key, **scored._asdict())
     return scored
-
-# %% ../nbs/78_reproduce.ipynb #78e00063
-def bootstrap_f1(
-    scored:Scored,
-    threshold=.5,
-    n_boot=1000, seed=0,   # resamples, those of metrics.bootstrap
-    chunk=250,             # at a time, for memory
-    absent=np.nan,         # of a label without a positive in the resample
-)->np.ndarray:             # (n_boot, C)
-    "F1 of resampled patients."
-    from cxr_workbench.intervals import draw_weights
-    P, C = scored.patient.max(initial=-1) + 1, scored.y.shape[1]
-    said, true = (scored.probs >= threshold) & scored.known, (scored.y > 0) & scored.known
-    totals = np.zeros((3, P, C))
-    for total, entries in zip(totals, (said & true, said, true)): np.add.at(total, scored.patient, entries)
-    rng, draws = np.random.default_rng(seed), []
-    for start in range(0, n_boot, chunk):
-        weights = draw_weights(rng, P, min(chunk, n_boot - start))
-        hit, said, true = (total.T @ weights for total in totals)
-        draws.append(np.where(true > 0, 2*hit/np.maximum(said + true, 1), absent).T)
-    return np.concatenate(draws) if draws else np.full((0, C), np.nan)
-
-# %% ../nbs/78_reproduce.ipynb #78e00064
-def measure_scores(
-    scored:Scored, label_names,
-    protocol:Protocol, n_boot=1000,
-):                                   # DataFrame by label, and metric -> (value, (n_boot,) of resamples)
-    "The measures of a protocol for one run."
-    from cxr_workbench.metrics import bootstrap, macro, report
-    threshold, convention = protocol.counting.value
-    data, how = scored[:4], dict(convention=convention)
-    table = report(*data, label_names=list(label_names), threshold=threshold, n_boot=0, **how).drop('macro')
-    draws = bootstrap(*data, n_boot, **how)
-    draws['f1'] = bootstrap_f1(scored, threshold, n_boot, absent=np.nan if convention == 'skip' else 0.)
-    measured, out = table.skipped.to_numpy() == 0, {}
-    for metric in protocol.metrics.value:
-        column, group = METRICS[metric]
-        of = np.flatnonzero(measured & (scored.groups == group if group else True))
-        value = float(macro(table[column].to_numpy(), of)) if len(of) else np.nan
-        out[metric] = value, macro(draws[column], of) if len(of) else np.full(n_boot, np.nan)
-    return table, out
-
-# %% ../nbs/78_reproduce.ipynb #78e00066
-def pool_runs(
-    values, draws,   # of a measure: one number a run, (k,); resamples, (k, R)
-    folds=0,         # of the protocol
-):                   # mean, low, high
-    "The mean over runs and its interval."
-    from cxr_workbench.metrics import corrected_interval, percentile_interval
-    values = np.asarray(values, float)
-    if folds and len(values) > 1 and np.isfinite(values).all(): return tuple(corrected_interval(values, 1/(folds - 1)))
-    if folds and len(values) > 1: return float(values.mean()), np.nan, np.nan
-    low, high = percentile_interval(np.mean(draws, axis=0)) if np.size(draws) else (np.nan, np.nan)
-    return float(values.mean()), float(low), float(high)
-
-# %% ../nbs/78_reproduce.ipynb #78e00067
-def compare_published(
-    protocol:Protocol,
-    measured:dict,      # variant -> list of metric -> (value, resamples), one a run
-):                      # DataFrame: variant, metric, published, obtained, low, high, difference, where
-    "The published numbers beside the obtained ones."
-    import pandas as pd
-    known, rows = {each.metric: each for each in protocol.published}, []
-    for variant, runs in measured.items():
-        for metric in protocol.metrics.value:
-            mean, low, high = pool_runs(*zip(*(run[metric] for run in runs)), protocol.runs.value[1])
-            said = known.get(metric) if variant == protocol.title else None
-            value, where = (np.nan, 'none is public') if said is None else (said.value, said.where)
-            if variant != protocol.title: where = ''
-            rows.append((variant, metric, value, mean, low, high, mean - value, where))
-    names = ['variant', 'metric', 'published', 'obtained', 'low', 'high', 'obtained - published', 'published where']
-    return pd.DataFrame(rows, columns=names)
-
-# %% ../nbs/78_reproduce.ipynb #78e00068
-def compare_variants(
-    protocol:Protocol,
-    measured:dict,      # as in compare_published
-):                      # DataFrame: first, second, metric, difference, low, high
-    "The first variant minus every other one, on the same rows and resamples."
-    import pandas as pd
-    (first, mine), *others = measured.items()
-    rows = []
-    for name, theirs in others:
-        for metric in protocol.metrics.value:
-            pairs = [(a[metric][0] - b[metric][0], a[metric][1] - b[metric][1]) for a, b in zip(mine, theirs)]
-            rows.append((first, name, metric, *pool_runs(*zip(*pairs), protocol.runs.value[1])))
-    return pd.DataFrame(rows, columns=['first', 'second', 'metric', 'difference', 'low', 'high'])
 
 # %% ../nbs/78_reproduce.ipynb #78f00071
 def shrink_protocol(
@@ -334,6 +240,7 @@ def shrink_protocol(
 )->Protocol:
     "The same experiment in a few seconds."
     small = dict(size=32, batch_size=16, epochs=2, weights='none', backbone=None, recipe={})
+    if protocol.counting.value['least']: small['counting'] = {**protocol.counting.value, 'least': 5}
     return replace(protocol, **{name: Fact(value, 'yours', 'a dry run') for name, value in small.items()})
 
 # %% ../nbs/78_reproduce.ipynb #78f00073
@@ -349,6 +256,7 @@ class Plan(NamedTuple):
 def make_plan(
     paper:str, root=None,         # a key of PAPERS; the folder of its collection
     setting=None, dry=False,      # of the paper; a short run on a made copy, without root
+    rows=200,                     # images of the made copy
     out=None,                     # folder of the outcome; None: runs/reproduce_PAPER_SETTING
     runs=None,                    # the first ones only
     changes=None,                 # field of the protocol -> another value
@@ -363,7 +271,7 @@ def make_plan(
     protocol = change_protocol(protocol, **(changes or {}))
     name = '_'.join(['reproduce', paper, *([setting] if setting else []), *(['dry'] if dry else [])])
     folder = Path(out) if out is not None else Path('runs')/name
-    if dry: root = make_tree(protocol.data.value, folder/'tree', n=200, size=40)
+    if dry: root = make_tree(protocol.data.value, folder/'tree', n=rows, size=40)
     collected = collect_parts(protocol, root, images, packed is None, missing)
     return Plan(protocol, collected, list_runs(protocol, runs), folder, dry)
 
@@ -396,22 +304,12 @@ def open_variant(
     folder = name_folder(outcome.plan, variant or outcome.plan.protocol.title, run)
     return load(folder), pd.read_csv(folder/'history.csv')
 
-# %% ../nbs/78_reproduce.ipynb #78f00081
-def format_markdown(
-    table,      # DataFrame
-)->str:
-    "A table as Markdown."
-    def spell(value):
-        if isinstance(value, float): return '' if np.isnan(value) else f'{value:.3f}'
-        return str(value).replace('|', '\\|').replace('\n', ' ')
-    table = table if table.index.name is None else table.reset_index()
-    rows = [[*table.columns], ['---']*len(table.columns), *table.to_numpy(object).tolist()]
-    return '\n'.join(f'| {" | ".join(map(spell, row))} |' for row in rows)
-
 # %% ../nbs/78_reproduce.ipynb #78f00082
 MADE = 'Made on painted images: these numbers say nothing about patients, and nothing about the paper.'
-HOW = ('Intervals of 95 %: patients of the test part are resampled; over folds, the spread of the runs, widened for '
-       'training sets that overlap. A difference is obtained minus published, and of two variants on the same rows.')
+HOW = ('Intervals of 95 %: patients of the test part are resampled; over three folds or more, the spread of the runs, '
+       'widened for training sets that overlap. A difference is obtained minus published, and of two variants it is '
+       'on the same rows. A mean is over the labels that enough patients have; it has no interval where most '
+       'resamples lack one of them.')
 
 # %% ../nbs/78_reproduce.ipynb #78f00083
 def write_outcome(
@@ -420,12 +318,14 @@ def write_outcome(
 )->list:                        # of Path
     "Write report.csv, .html, .json and .md beside the runs."
     from cxr_workbench.files import write_atomic
+    from cxr_workbench.obtained import draw_obtained
     from cxr_workbench.views import training_curves
     plan, table = outcome.plan, outcome.table.set_index('variant')
     protocol, title = plan.protocol, f'{plan.protocol.title}: the published number beside the obtained one'
     note = MADE if plan.dry else ''
     about = {'paper': protocol.paper, 'claim': protocol.claim}
     sections = [
+        ('Obtained and published', '', draw_obtained(outcome.table)),
         ('The table', HOW, table.round(3)),
         ('Variants on the same rows', 'The first minus the second.', outcome.paired.set_index('first').round(3)),
         ('What differs from the paper', 'As far as it is known.', outcome.differs),
@@ -463,21 +363,22 @@ def run_all(
             labels.setdefault(name, table)
             done += 1
             minutes = (time.monotonic() - start)/60
-            left = f', about {minutes/done*(total - done):.0f} minutes for the rest' if done < total else ''
-            say(f'{name}, {run.name}: {done} of {total} after {minutes:.1f} minutes{left}')
+            left = f', {format_minutes(minutes/done*(total - done))} for the rest' if done < total else ''
+            say(f'{name}, {run.name}: {done} of {total} done{left}')
     return measured, labels, first
 
 # %% ../nbs/78_reproduce.ipynb #78f00086
 def reproduce(
     paper:str, root=None, setting=None, dry=False, out=None, runs=None, changes=None,   # as in make_plan
     variants=None,                               # as in choose_variants
+    rows=200,                                    # images of a made copy
     seed=0, n_boot=1000,                         # of splits, draws and training; resamples of the patients
     images=None, packed=None, missing='error',   # as in collect_parts and open_collected
     say=reports.print_line,                      # is given a line now and then
     **how,                                       # workers, device, precision, progress of learner.fit
 )->Outcome:
     "Run the protocol of a paper; killed at any moment, the same call goes on."
-    plan = make_plan(paper, root, setting, dry, out, runs, changes, images, packed, missing)
+    plan = make_plan(paper, root, setting, dry, rows, out, runs, changes, images, packed, missing)
     variants = choose_variants(plan.protocol, variants)
     for line in describe_cost(plan.protocol, plan.collected, len(plan.runs), len(variants)): say(line)
     opened = open_collected(plan.protocol, plan.collected, packed, missing)
@@ -486,3 +387,31 @@ def reproduce(
     outcome = Outcome(plan, table, paired, labels, list_differences(plan.protocol, len(plan.runs)), test, [])
     _, history = open_variant(outcome, next(iter(variants)))
     return outcome._replace(files=write_outcome(outcome, history, n_boot))
+
+# %% ../nbs/78_reproduce.ipynb #78f00101
+def format_plan(
+    paper:str, root=None, setting=None, dry=False, variants=2, **where,   # how many; the rest as in make_plan
+)->list[str]:                                                            # lines
+    "What would be run, by whose word, and what it takes where the data are named."
+    if root is not None or dry:
+        plan = make_plan(paper, root, setting, dry, **where)
+        protocol, cost = plan.protocol, describe_cost(plan.protocol, plan.collected, len(plan.runs), variants)
+    else: protocol, cost = change_protocol(choose_protocol(paper, setting), **(where.get('changes') or {})), []
+    rows = describe_protocol(protocol).itertuples()
+    items = [f'{item}: {value} [{tag}] {why}' for item, value, tag, why in rows]
+    said = [f'published: {each.metric} {each.value:g}, {each.where}' for each in protocol.published]
+    differs = [f'differs: {what} ({row.why})' for what, row in list_differences(protocol).iterrows()]
+    return [protocol.paper, protocol.claim, f'settings: {", ".join(SETTINGS[paper])}', *items,
+            *(said or ['published: no number is public']), *differs, *cost]
+
+# %% ../nbs/78_reproduce.ipynb #78f00104
+def format_outcome(
+    outcome:Outcome,
+)->str:
+    "The tables of an outcome, and where its report is."
+    def spell(table, index): return table.set_index(index).round(3).to_string(na_rep='-')
+    parts = [spell(outcome.table, 'variant')]
+    if len(outcome.paired): parts.append(spell(outcome.paired, 'first'))
+    parts += [f'differs: {what} ({row.why})' for what, row in outcome.differs.iterrows()]
+    if outcome.plan.dry: parts.append(MADE)
+    return '\n'.join([*parts, f'written to {", ".join(map(str, outcome.files))}'])
