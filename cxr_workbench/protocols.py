@@ -17,7 +17,7 @@ from .states import CHEXPERT
 class Fact:
     "One item of a protocol."
     value: Any      # as the code uses it
-    tag: str        # 'paper' | 'related' | 'ours' | 'yours'
+    tag: str        # 'paper' | 'related' | 'inferred' | 'yours'
     why: str = ''   # where it stands, or the reason of the choice
 
 # %% ../nbs/77a_protocols.ipynb #78e00007
@@ -83,22 +83,22 @@ MPC = Protocol(
     claim='One positive label per image is enough to go by, if what is assumed to be negative is corrected by '
           'pseudo-labels that a strongly changed image, changed features and a transformer over the batch confirm.',
     data=Fact('chexpert', 'paper', f'abstract: CheXpert and MIMIC-CXR; {_SMALL}'),
-    parts=Fact({'train': dict(split='train'), 'test': dict(split='valid')}, 'ours', _READ),
-    split=Fact('patients', 'ours', 'the validation part keeps all labels, as in Cole et al., CVPR 2021'),
-    labels=Fact(tuple(CHEXPERT[1:]), 'ours', 'without No Finding: an image that has only this has no positive label'),
-    policy=Fact(dict(uncertain='zeros'), 'ours', 'an uncertain finding should not be the only annotated one'),
+    parts=Fact({'train': dict(split='train'), 'test': dict(split='valid')}, 'inferred', _READ),
+    split=Fact('patients', 'inferred', 'the validation part keeps all labels, as in Cole et al., CVPR 2021'),
+    labels=Fact(tuple(CHEXPERT[1:]), 'inferred', 'without No Finding: nothing positive is left of a healthy image'),
+    policy=Fact(dict(uncertain='zeros'), 'inferred', 'an uncertain finding should not be the only annotated one'),
     regime=Fact(dict(regime='single-positive'), 'paper', 'abstract; drawn once, uniformly, as in Cole et al.'),
-    size=Fact(224, 'ours', 'usual'), reading=Fact(dict(fit='crop'), 'ours', _CROP),
-    backbone=Fact('resnet50', 'ours', 'that of Cole et al.'), weights=Fact('imagenet', 'ours', 'usual'),
-    settings=Fact({}, 'ours', 'the defaults of the page MPC'),
-    recipe=Fact(dict(lr=1e-3, backbone_lr=1e-4, weight_decay=1e-5, optimizer='Adam', schedule='cosine'), 'ours',
+    size=Fact(224, 'inferred', 'usual'), reading=Fact(dict(fit='crop'), 'inferred', _CROP),
+    backbone=Fact('resnet50', 'inferred', 'that of Cole et al.'), weights=Fact('imagenet', 'inferred', 'usual'),
+    settings=Fact({}, 'inferred', 'the defaults of the page MPC'),
+    recipe=Fact(dict(lr=1e-3, backbone_lr=1e-4, weight_decay=1e-5, optimizer='Adam', schedule='cosine'), 'inferred',
                 'the abstract gives no schedule'),
-    batch_size=Fact(32, 'ours', 'usual'), epochs=Fact(20, 'ours', 'usual'),
+    batch_size=Fact(32, 'inferred', 'usual'), epochs=Fact(20, 'inferred', 'usual'),
     choice=Fact(dict(best='valid/ap', patience=None), 'related', 'Cole et al. choose the epoch by mAP'),
     metrics=Fact(('mAP', 'mAUC'), 'related', 'mAP is the measure of single positive labels since Cole et al.'),
-    counting=Fact(dict(threshold=.5, convention='skip', least=5), 'ours',
+    counting=Fact(dict(threshold=.5, convention='skip', least=5), 'inferred',
                   'labels that fewer than 5 patients of the test part have are in no mean'),
-    runs=Fact(dict(repeats=1, folds=0), 'ours', 'one draw of the labels; another one by --seed'), passes=2,
+    runs=Fact(dict(repeats=1, folds=0), 'inferred', 'one draw of the labels; another one by --seed'), passes=2,
     differs=(('values of RED, thresholds, weights of the terms', 'the abstract names the parts and no value'),),
     rivals=tuple((name, dict(_ALONE, loss=loss)) for name, loss in _RIVALS))
 
@@ -109,19 +109,20 @@ ACAA = replace(
           'Image Classification, IEEE JBHI, 2026',
     claim='With few annotations, pseudo-labels of the weakly augmented image are learned again from adversarial '
           'pixels, from changed features, and from features that a Mamba over the batch has mixed.',
-    split=Fact('patients', 'ours', 'validation curves only; the averaged weights of the last epoch are scored'),
-    labels=Fact(None, 'ours', 'all 14 observations'),
+    split=Fact('patients', 'inferred', 'validation curves only; the averaged weights of the last epoch are scored'),
+    labels=Fact(None, 'inferred', 'all 14 observations'),
     policy=Fact(dict(uncertain='ones'), 'related', 'U-Ones, as in the public code of the field'),
-    regime=Fact(dict(regime='fraction', fraction=.1), 'ours',
+    regime=Fact(dict(regime='fraction', fraction=.1), 'inferred',
                 'abstract: limited annotation; a share of the patients keeps its labels, here a tenth'),
-    backbone=Fact('densenet121', 'ours', 'usual for these data'),
-    settings=Fact(dict(supervision='ssl'), 'ours', 'the defaults of the page ACAA'),
-    recipe=Fact(dict(lr=1e-4, weight_decay=1e-5, optimizer='Adam', schedule='cosine', ema=.999), 'ours',
+    backbone=Fact('densenet121', 'inferred', 'usual for these data'),
+    settings=Fact(dict(supervision='ssl'), 'inferred', 'the defaults of the page ACAA'),
+    recipe=Fact(dict(lr=1e-4, weight_decay=1e-5, optimizer='Adam', schedule='cosine', ema=.999), 'inferred',
                 'the abstract gives no schedule'),
-    batch_size=Fact(64, 'ours', '16 rows with labels and 48 without'), epochs=Fact(30, 'ours', 'over the unlabelled'),
-    choice=Fact(dict(best=None, patience=None), 'ours', 'the averaged weights of the last one'),
-    metrics=Fact(('mAUC', 'mAP'), 'ours', 'usual for these data'),
-    runs=Fact(dict(repeats=3, folds=0), 'ours', 'three draws of the patients that keep their labels'),
+    batch_size=Fact(64, 'inferred', '16 rows with labels and 48 without'),
+    epochs=Fact(30, 'inferred', 'over the rows without labels'),
+    choice=Fact(dict(best=None, patience=None), 'inferred', 'the averaged weights of the last one'),
+    metrics=Fact(('mAUC', 'mAP'), 'inferred', 'usual for these data'),
+    runs=Fact(dict(repeats=3, folds=0), 'inferred', 'three draws of the patients that keep their labels'),
     differs=(('equations and budget of GNI-FGSM, radius, Mamba, weights', 'the abstract names the parts only'),))
 
 # %% ../nbs/77a_protocols.ipynb #78e00018
@@ -133,19 +134,19 @@ LCC = replace(
           'these features; that improves F1 and AUC over earlier methods.',
     data=Fact('chexpert', 'paper', f'abstract: CheXpert; {_SMALL}'),
     parts=Fact({'train': dict(split='train')}, 'paper', 'abstract: cross-validation'),
-    split=Fact('folds', 'ours', 'abstract: 5-fold cross-validation; whole patients, which it does not say'),
+    split=Fact('folds', 'inferred', 'abstract: 5-fold cross-validation; whole patients, which it does not say'),
     labels=Fact(None, 'related', 'all 14 observations, in the code of an earlier paper of the group (GL-MLL)'),
     policy=Fact(dict(uncertain='ones'), 'related', 'GL-MLL: blank is 0, uncertain is 1'),
     regime=Fact(dict(regime='full'), 'paper', 'abstract'),
     reading=Fact(dict(fit='stretch'), 'related', 'GL-MLL: both sides become 224; frontal and lateral views'),
     backbone=Fact('resnet101', 'related', 'GL-MLL'),
-    settings=Fact({}, 'ours', 'the defaults of the page LCC; no augmentation, as GL-MLL'),
-    recipe=Fact(dict(lr=1e-4, backbone_lr=1e-5, weight_decay=1e-5, optimizer='Adam', schedule='cosine'), 'ours',
+    settings=Fact({}, 'inferred', 'the defaults of the page LCC; no augmentation, as GL-MLL'),
+    recipe=Fact(dict(lr=1e-4, backbone_lr=1e-5, weight_decay=1e-5, optimizer='Adam', schedule='cosine'), 'inferred',
                 'GL-MLL: Adam with this decay and 5e-4 or 1e-4; a tenth of it for the backbone'),
     batch_size=Fact(64, 'related', 'GL-MLL'), epochs=Fact(5, 'related', 'GL-MLL'),
-    choice=Fact(dict(best=None, patience=None), 'ours', 'the last one'),
+    choice=Fact(dict(best=None, patience=None), 'inferred', 'the last one'),
     metrics=Fact(('macro-F1', 'mAUC'), 'paper', 'abstract: F1 and AUC; which mean is not said'),
-    counting=Fact(dict(threshold=.5, convention='skip', least=1), 'ours', 'the usual threshold'),
+    counting=Fact(dict(threshold=.5, convention='skip', least=1), 'inferred', 'the usual threshold'),
     runs=Fact(dict(repeats=3, folds=5), 'paper', 'abstract: three times 5-fold'),
     published=(Published('macro-F1', .446, 'abstract'), Published('mAUC', .765, 'abstract')),
     differs=(('what guides the contrast, and by how much', 'the abstract names the parts only'),
@@ -163,10 +164,10 @@ TRCGL = replace(
     parts=Fact({'train': dict(split='train')}, 'paper', f'{_CODE}: train.csv, real images'),
     split=Fact('group shuffle', 'paper', f'{_CODE}: GroupShuffleSplit, a tenth, random_state 42, by patient'),
     labels=Fact(None, 'paper', f'{_CODE}: all 30'), policy=Fact(None, 'paper', f'{_CODE}: 0 and 1'),
-    reading=Fact(dict(fit='pad', stretch=True), 'ours', f'{_CODE}: from the .5 to the 99.5 percentile; '
+    reading=Fact(dict(fit='pad', stretch=True), 'inferred', f'{_CODE}: from the .5 to the 99.5 percentile; '
                  'here from minimum to maximum'),
     size=Fact(224, 'paper', _CODE), backbone=Fact('convnextv2_base', 'paper', _CODE),
-    weights=Fact('imagenet', 'ours', f'{_CODE}: a file trained on MIMIC-CXR and PadChest; --weights takes it'),
+    weights=Fact('imagenet', 'inferred', f'{_CODE}: a file trained on MIMIC-CXR and PadChest; --weights takes it'),
     settings=Fact(dict(graph=dict(residual=None, scale=None)), 'paper',
                   f'{_CODE}: a plain cosine that weighs .05; the page shows how little it moves'),
     recipe=Fact(dict(epochs=(10, 50), lr=(1e-3, 1.5e-4), backbone_lr=1.5e-5, weight_decay=(.01, .05), warmup=.1,
@@ -194,18 +195,18 @@ CAN = replace(
     claim='The product of the maps of two networks keeps what both find; an attention loss and a balance loss help it.',
     data=Fact('nih14', 'paper', 'introduction: ChestX-ray14 and CheXpert'),
     parts=Fact({'train': dict(split='train_val'), 'test': dict(split='test')}, 'related', 'the official lists'),
-    split=Fact('patients', 'ours', 'a tenth of the official train_val list chooses the epoch'),
+    split=Fact('patients', 'inferred', 'a tenth of the official train_val list chooses the epoch'),
     labels=Fact(None, 'related', 'all 14'), policy=Fact(None, 'related', 'every entry is 0 or 1'),
     regime=Fact(dict(regime='full'), 'related', 'all labels'),
     backbone=Fact('densenet121', 'related', 'two of them'),
-    weights=Fact('imagenet', 'ours', 'each branch from another file, as equal branches stay equal'),
-    settings=Fact({}, 'ours', 'the defaults of the page CAN'),
-    recipe=Fact(dict(lr=1e-4, optimizer='Adam', schedule='cosine'), 'ours', 'the public text gives none'),
-    epochs=Fact(20, 'ours', 'usual'),
-    choice=Fact(dict(best='valid/auroc', patience=None), 'ours', 'the published measure'),
+    weights=Fact('imagenet', 'inferred', 'each branch from another file, as equal branches stay equal'),
+    settings=Fact({}, 'inferred', 'the defaults of the page CAN'),
+    recipe=Fact(dict(lr=1e-4, optimizer='Adam', schedule='cosine'), 'inferred', 'the public text gives none'),
+    epochs=Fact(20, 'inferred', 'usual'),
+    choice=Fact(dict(best='valid/auroc', patience=None), 'inferred', 'the published measure'),
     metrics=Fact(('mAUC', 'mAP'), 'related', 'mean AUROC; mAP beside it'),
     runs=Fact(dict(repeats=1, folds=0), 'related', 'one split, the official one'),
-    counting=Fact(dict(threshold=.5, convention='skip', least=1), 'ours', 'every label'),
+    counting=Fact(dict(threshold=.5, convention='skip', least=1), 'inferred', 'every label'),
     published=(Published('mAUC', .817, "a third party's table of results on the official split"),),
     differs=(('forms of both losses', 'the introduction gives their purpose'),
              ('maps are compared without their mean over the batch', 'as they are, uniform maps are optimal')))
@@ -214,22 +215,23 @@ CAN = replace(
 _MIMIC = dict(
     data=Fact('mimic_cxr', 'paper', 'abstract; version 2.0.0 or 2.1.0'),
     parts=Fact({name: dict(split=name) for name in ('train', 'valid', 'test')}
-               | {'valid': dict(split='validate')}, 'ours', 'labels of the CheXpert labeler in all parts'),
-    split=Fact('official', 'ours', 'the parts of its makers'))
-def _keep(share): return dict(regime=Fact(dict(regime='fraction', fraction=share), 'ours', 'a share of the patients'))
+               | {'valid': dict(split='validate')}, 'inferred', 'labels of the CheXpert labeler in all parts'),
+    split=Fact('official', 'inferred', 'the parts of its makers'))
+def _keep(share):
+    return dict(regime=Fact(dict(regime='fraction', fraction=share), 'inferred', 'a share of the patients'))
 _SINGLE = dict(
-    settings=Fact(dict(supervision='spml'), 'ours', 'for one label per image'),
-    regime=Fact(dict(regime='single-positive'), 'ours', 'the other reading of limited annotation'))
+    settings=Fact(dict(supervision='spml'), 'inferred', 'for one label per image'),
+    regime=Fact(dict(regime='single-positive'), 'inferred', 'the other reading of limited annotation'))
 _TEST = dict(
-    parts=Fact({'train': dict(split='train', disjoint=True), 'test': dict(split='test')}, 'ours',
+    parts=Fact({'train': dict(split='train', disjoint=True), 'test': dict(split='test')}, 'inferred',
                'training images of test patients are left out'),
-    split=Fact('patients', 'ours', 'a tenth of the training patients chooses the epoch; the test part is official'),
+    split=Fact('patients', 'inferred', 'a tenth of the training patients chooses the epoch; the test part is official'),
     published=())
 _EXPERTS = dict(
     data=Fact('chexpert', 'paper', f'introduction; {_SMALL}'), parts=MPC.parts, published=(),
-    labels=Fact(('Atelectasis', 'Cardiomegaly', 'Consolidation', 'Edema', 'Pleural Effusion'), 'ours',
+    labels=Fact(('Atelectasis', 'Cardiomegaly', 'Consolidation', 'Edema', 'Pleural Effusion'), 'inferred',
                 'the five of the competition'),
-    policy=Fact(dict(uncertain='ones'), 'ours', 'U-Ones'))
+    policy=Fact(dict(uncertain='ones'), 'inferred', 'U-Ones'))
 SETTINGS = {
     'mpc': {'chexpert': {}, 'mimic': _MIMIC},
     'acaa': {'chexpert-10': {}, **{f'chexpert-{round(100*share)}': _keep(share) for share in (.01, .05, .2, .5)},
@@ -298,7 +300,9 @@ def change_protocol(
 )->Protocol:
     "A protocol with some facts replaced."
     old = list_facts(protocol)
-    def change(name, value): return Fact(value, 'yours', f'the protocol has {format_value(old[name].value)}')
+    def change(name, value):
+        first = old[name].why if old[name].tag == 'yours' else f'the protocol has {spell_fact(name, old[name])}'
+        return Fact(value, 'yours', first)
     return replace(protocol, **{name: change(name, value) for name, value in given.items() if value is not None})
 
 # %% ../nbs/77a_protocols.ipynb #78e00037

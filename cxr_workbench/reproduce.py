@@ -17,7 +17,7 @@ from . import chexpert_sets, mimic_sets, nih_sets, padchest_sets, reports
 from .labels import LabelPolicy, label_states
 from .obtained import Scored, compare_published, compare_variants, format_markdown, measure_scores
 from .protocols import SETTINGS, Fact, Protocol, change_protocol, choose_name
-from .protocols import choose_protocol, describe_protocol, list_differences
+from .protocols import choose_protocol, describe_protocol, list_differences, list_facts, spell_fact
 from .trees import make_tree
 
 # %% ../nbs/78_reproduce.ipynb #78e00040
@@ -241,7 +241,10 @@ def shrink_protocol(
     "The same experiment in a few seconds."
     small = dict(size=32, batch_size=16, epochs=2, weights='none', backbone=None, recipe={})
     if protocol.counting.value['least']: small['counting'] = {**protocol.counting.value, 'least': 5}
-    return replace(protocol, **{name: Fact(value, 'yours', 'a dry run') for name, value in small.items()})
+    old = list_facts(protocol)
+    def shrink(name, value):
+        return Fact(value, 'yours', f'a dry run; the protocol has {spell_fact(name, old[name])}')
+    return replace(protocol, **{name: shrink(name, value) for name, value in small.items()})
 
 # %% ../nbs/78_reproduce.ipynb #78f00073
 class Plan(NamedTuple):
