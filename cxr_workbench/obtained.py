@@ -79,7 +79,9 @@ def pool_runs(
     "The mean over runs and its interval; none where most resamples lack a label."
     from cxr_workbench.metrics import corrected_interval, percentile_interval
     values = np.asarray(values, float)
-    if folds and len(values) > 2 and np.isfinite(values).all(): return tuple(corrected_interval(values, 1/(folds - 1)))
+    if folds and len(values) > 2:
+        if np.isfinite(values).all(): return tuple(corrected_interval(values, 1/(folds - 1)))
+        return float(values.mean()), np.nan, np.nan
     whole = np.mean(draws, axis=0)
     there = np.isfinite(whole).mean() if len(whole) else 0   # resamples that hold every label of the mean
     low, high = percentile_interval(whole) if there >= .5 else (np.nan, np.nan)

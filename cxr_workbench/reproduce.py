@@ -355,13 +355,15 @@ def run_all(
     "Every variant on every run."
     measured, labels, first, done = {name: [] for name in variants}, {}, None, 0
     start, total = time.monotonic(), len(variants)*len(plan.runs)
+    spread = plan.protocol.runs.value['folds'] and len(plan.runs) > 2   # then intervals come from the runs
     for place, run in enumerate(plan.runs):
         parts = split_parts(plan.protocol, opened, run, seed)
         first = parts[2] if first is None else first
         for name, own in variants.items():
             folder = name_folder(plan, name, place)
             scored = run_variant(plan.protocol, name, own, parts, run, seed, folder, **how)
-            table, measures = measure_scores(scored, parts[2].label_names, plan.protocol, n_boot)
+            boot = 0 if spread and place else n_boot
+            table, measures = measure_scores(scored, parts[2].label_names, plan.protocol, boot)
             measured[name].append(measures)
             labels.setdefault(name, table)
             done += 1
