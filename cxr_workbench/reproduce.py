@@ -260,7 +260,7 @@ def make_plan(
     paper:str, root=None,         # a key of PAPERS; the folder of its collection
     setting=None, dry=False,      # of the paper; a short run on a made copy, without root
     rows=200,                     # images of the made copy
-    out=None,                     # folder of the outcome; None: runs/reproduce_PAPER_SETTING
+    out=None, seed=0,             # folder of the outcome; None: runs/reproduce_PAPER_SETTING, with the seed behind it
     runs=None,                    # the first ones only
     changes=None,                 # field of the protocol -> another value
     images=None, packed=None, missing='error',   # as in collect_parts and open_collected
@@ -272,7 +272,8 @@ def make_plan(
                          if root is None else '--dry makes its own copy of the collection: leave --root out')
     if dry: protocol, runs = shrink_protocol(protocol), runs or 2
     protocol = change_protocol(protocol, **(changes or {}))
-    name = '_'.join(['reproduce', paper, *([setting] if setting else []), *(['dry'] if dry else [])])
+    parts = ['reproduce', paper, setting, 'dry' if dry else None, f'seed{seed}' if seed else None]
+    name = '_'.join(part for part in parts if part)
     folder = Path(out) if out is not None else Path('runs')/name
     if dry: root = make_tree(protocol.data.value, folder/'tree', n=rows, size=40)
     collected = collect_parts(protocol, root, images, packed is None, missing)
@@ -316,7 +317,7 @@ HOW = ('Intervals of 95 %: patients of the test part are resampled; over three f
 
 # %% ../nbs/78_reproduce.ipynb #78f00083
 def write_outcome(
-    outcome:Outcome, history,   # the history of the method's first run
+    outcome:Outcome, history,   # of the first variant's first run
     n_boot=1000,
 )->list:                        # of Path
     "Write report.csv, .html, .json and .md beside the runs."
@@ -333,7 +334,7 @@ def write_outcome(
         ('Variants on the same rows', 'The first minus the second.', outcome.paired.set_index('first').round(3)),
         ('What differs from the paper', 'As far as it is known.', outcome.differs),
         ('The protocol', f'{protocol.paper}. {protocol.claim}', describe_protocol(protocol)),
-        ('Training', f'{protocol.title}, its first run.', training_curves(history)),
+        ('Training', f'{next(iter(outcome.labels))}, its first run.', training_curves(history)),
         *((f'{name}, by label', 'The first run.', each.round(3)) for name, each in outcome.labels.items())]
     key = reports.make_key(json.dumps(asdict(protocol), default=str), plan.runs, [*outcome.labels], n_boot)
     stem = reports.choose_place(plan.folder/'report', key)
@@ -342,7 +343,8 @@ def write_outcome(
              ('What differs from the paper', format_markdown(outcome.differs)),
              ('Protocol', format_markdown(describe_protocol(protocol)))]
     body = '\n\n'.join(f'## {name}\n\n{text}' if name else text for name, text in parts)
-    text = f'# {title}\n\n{f"**{note}**" if note else protocol.paper}\n\n{protocol.claim}\n\n{body}\n'
+    head = [f'# {title}', *([f'**{note}**'] if note else []), f'{protocol.paper}.', protocol.claim]
+    text = '\n\n'.join([*head, body]) + '\n'
     write_atomic(stem.with_name(stem.name + '.md'), text.encode())
     return [files['.csv'], files['.html'], stem.with_name(stem.name + '.md')]
 
@@ -383,7 +385,7 @@ def reproduce(
     **how,                                       # workers, device, precision, progress of learner.fit
 )->Outcome:
     "Run the protocol of a paper; killed at any moment, the same call goes on."
-    plan = make_plan(paper, root, setting, dry, rows, out, runs, changes, images, packed, missing)
+    plan = make_plan(paper, root, setting, dry, rows, out, seed, runs, changes, images, packed, missing)
     variants = choose_variants(plan.protocol, variants)
     for line in describe_cost(plan.protocol, plan.collected, len(plan.runs), len(variants)): say(line)
     opened = open_collected(plan.protocol, plan.collected, packed, missing)
