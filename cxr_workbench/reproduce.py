@@ -8,7 +8,7 @@ __all__ = ['COLLECTORS', 'collect_parts', 'Run', 'list_runs', 'describe_cost', '
            'Outcome', 'name_folder', 'open_variant', 'write_outcome', 'reproduce', 'format_plan', 'format_outcome']
 
 # %% ../nbs/78_reproduce.ipynb #78f00003
-import json, re, time
+import json, re, time, zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,7 +193,7 @@ def read_scored(
         with np.load(file) as held:
             if str(held['key']) != key: return None
             return Scored(*(held[name] for name in Scored._fields))
-    except (OSError, ValueError, KeyError, EOFError): return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
 
 # %% ../nbs/78_reproduce.ipynb #78e00060
 def score_run(
