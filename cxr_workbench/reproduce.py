@@ -270,7 +270,7 @@ def make_plan(
     if (root is None) != dry:
         raise ValueError('give --root, the folder of the collection, or --dry for a short run on a made copy'
                          if root is None else '--dry makes its own copy of the collection: leave --root out')
-    if dry: protocol, runs = shrink_protocol(protocol), runs or 2
+    if dry: protocol, runs = shrink_protocol(protocol), 2 if runs is None else runs
     protocol = change_protocol(protocol, **(changes or {}))
     parts = ['reproduce', paper, setting, 'dry' if dry else None, f'seed{seed}' if seed else None]
     name = '_'.join(part for part in parts if part)
