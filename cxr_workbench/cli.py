@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'methods', 'data', 'doctor', 'version', 'fit', 'evaluate', 'compare', 'predict', 'export', 'pack', 'lab',
-           'demo', 'main']
+           'reproduce', 'demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #9256c40f
 import contextlib, functools, json, os, sys, time, warnings
@@ -658,6 +658,52 @@ def lab(
     if not start: return
     print_line('JupyterLab starts on this machine only; its address, with the token, follows. Ctrl-C stops it.')
     launcher.start_lab(folder, port, browser)
+
+# %% ../nbs/80_cli.ipynb #4e9d0002
+@command
+def reproduce(
+    paper: Annotated[str, Argument(help='mpc, acaa, lcc, trcgl or can')],
+    root: Annotated[Optional[Path], Option(help='folder of the collection, as its makers give it')] = None,
+    setting: Annotated[Optional[str], Option(help='of the paper, see --plan; without it the first')] = None,
+    dry: Annotated[bool, Option('--dry', help='a short run on a made copy, without --root')] = False,
+    plan: Annotated[bool, Option('--plan', help='print the protocol and what it takes, and end')] = False,
+    variant: Annotated[Optional[list[str]], Option(
+        help='the method, a rival or an ablation by name; repeatable; without it the method and its baseline')] = None,
+    runs: Annotated[Optional[int], Option(help='the first splits or draws only')] = None,
+    epochs: Annotated[Optional[int], Option(help='in place of those of the protocol')] = None,
+    size: Annotated[Optional[int], Option(help='side of the images, pixels')] = None,
+    backbone: Annotated[Optional[str], Option(help='a timm name')] = None,
+    weights: Annotated[Optional[list[str]], Option(help='imagenet, none, or a file; two files for CAN')] = None,
+    batch_size: Optional[int] = None,
+    images: Annotated[Optional[Path], Option(help='folder of PadChest, where the tables of CXR-LT lie apart')] = None,
+    packed: Packed = None,
+    missing: Annotated[str, Option(help='error, or skip: leave rows without a file out')] = 'error',
+    seed: int = 0,
+    n_boot: Resamples = 1000,
+    out: Annotated[Optional[Path], Option(help='folder; without it runs/reproduce_PAPER_SETTING')] = None,
+    workers: Annotated[int, Option(help='processes that read images')] = 0,
+    device: Annotated[str, Option(help='auto, cpu, cuda or mps')] = 'auto',
+    precision: Annotated[str, Option(help='32-true, bf16-mixed or 16-mixed')] = '32-true',
+    progress: bool = True,
+):
+    "Run a paper's protocol: the published number beside the obtained one; killed, the same command goes on."
+    from cxr_workbench import reproduce as page
+    from cxr_workbench.networks import check_network
+    words = [word for word in weights or () if word not in ('imagenet', 'none')]
+    settings.check_words({'--missing': missing, '--precision': precision})
+    settings.check_places('phantom', packed=packed, weights=words)
+    if backbone is not None: check_network(backbone, '--backbone ')
+    given = None if not weights else weights[0] if len(weights) == 1 else tuple(weights)
+    changes = dict(epochs=epochs, size=size, backbone=backbone, weights=given, batch_size=batch_size)
+    where = dict(root=root, setting=setting, dry=dry, out=out, runs=runs, changes=changes,
+                 images=images, packed=packed, missing=missing)
+    if plan:
+        for line in page.format_plan(paper, variants=len(variant or (1, 2)), **where): print_line(line)
+        return
+    how = dict(workers=workers, device=device, precision=precision, progress=progress)
+    outcome = page.reproduce(paper, **where, variants=variant, seed=seed, n_boot=n_boot, **how)
+    if not reports.is_first_process(): return
+    print_line(page.format_outcome(outcome))
 
 # %% ../nbs/80_cli.ipynb #e83889ac
 @command

@@ -41,8 +41,8 @@ grep -q supervised methods.txt || fail "the methods do not name supervised"
 
 say "cxr-workbench lab pages --no-start, twice: the second time a file that was changed stays"
 "$bin/cxr-workbench" lab pages --no-start
-for page in "$root"/nbs/[!_]*.ipynb; do
-    [ -f "pages/$(basename "$page")" ] || fail "$(basename "$page") was not copied"
+for page in "$root"/nbs/[!_]*.ipynb "$root"/nbs/tutorials/*.ipynb; do
+    [ -f "pages/${page#"$root/nbs/"}" ] || fail "${page#"$root/nbs/"} was not copied"
 done
 echo '{"mine": true}' > pages/00_core.ipynb
 "$bin/cxr-workbench" lab pages --no-start

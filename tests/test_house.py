@@ -128,12 +128,16 @@ BESIDE = {
     'launcher': set(),
     'cards': {*BELOW, 'views', 'doctor', 'overlaps'},
     'settings': {*GROUND},
+    'trees': {*GROUND},
+    'protocols': {*GROUND},
+    'obtained': {*GROUND, 'views', 'intervals', 'metrics', 'protocols'},
+    'reproduce': {*BELOW, 'views', 'learner', 'opening', 'reports', 'trees', 'protocols', 'obtained'},
     'cases': {*SHARED, 'style', 'views', 'metrics', 'prediction', 'explain', 'opening'},
     'outcomes': {*SHARED, 'views', 'cases'},
     'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases', 'workbench'},
     'workbench': {*SHARED, 'views', 'widget', 'saving', 'prediction', 'explain', 'cases', 'outcomes'},
     'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
-            'evaluating', 'comparing', 'launcher', 'cards', 'settings'},
+            'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'reproduce'},
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
 LATER = {   # pages of one paper
@@ -227,7 +231,8 @@ def test_import_is_light(path):
 
 
 WITHOUT_TORCH = ['renamed', 'networks', 'signatures', 'states', 'labels', 'tables', 'scores', 'pointing', 'intervals',
-                 'metrics', 'views', 'files', 'phantom', 'evidence', 'roles', 'places', 'copies', 'catalogue']
+                 'metrics', 'views', 'files', 'phantom', 'evidence', 'roles', 'places', 'copies', 'catalogue',
+                 'trees', 'protocols', 'obtained', 'reproduce']
 
 
 @pytest.mark.parametrize('name', WITHOUT_TORCH)
@@ -537,8 +542,9 @@ def test_the_index_links_to_every_page_once():
     "The page of a new method may be missing."
     source = '\n'.join(c.source for c in cells(ROOT/'nbs'/'index.ipynb') if c.cell_type == 'markdown')
     tables = [line for line in source.splitlines() if line.startswith('|')]
-    linked = re.findall(r'\((\w+\.ipynb)\)', '\n'.join(tables))
-    there = {path.name: exported_module(path) for path in PAGES if path.stem != 'index'}
+    linked = re.findall(r'\(([\w/]+\.ipynb)\)', '\n'.join(tables))
+    home = ROOT/'nbs'
+    there = {path.relative_to(home).as_posix(): exported_module(path) for path in PAGES if path.stem != 'index'}
     assert len(linked) == len(set(linked)) and set(linked) <= set(there)
     missing = [page for page, module in there.items() if page not in linked and not is_method(module)]
     assert not missing, f'the index lacks {missing}'
