@@ -27,7 +27,7 @@ def draw_states(
         if not values.any(): continue
         fig.add_bar(x=values, y=names, orientation='h', name=state, marker_color=colour,
                     hovertemplate='%{y}<br>' + state + ' in %{x} rows<extra></extra>')
-    fig = apply_style(fig, None, width=900, height=26*len(names) + 150, barmode='stack')
+    fig = apply_style(fig, None, width=760, height=26*len(names) + 150, barmode='stack')
     return fig.update_xaxes(title_text='rows').update_yaxes(type='category', automargin=True)
 
 # %% ../nbs/79d_cards.ipynb #e7196c9c

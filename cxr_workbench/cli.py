@@ -641,8 +641,10 @@ def pack(
         where = root or (None if table.is_dir() else table.parent)
     from cxr_workbench.files import pack as pack_files
     packed = pack_files(files, out, size, path_column=column, root=where, workers=workers, verify=verify, **how)
+    nameless = sum(not isinstance(path, str) or not path for path in packed.failed.get('path', ()))
     failed = f' (listed in {out}/failed.csv)' if len(packed.failed) else ''
-    print_line(f'{len(packed)} images in {out}, {len(packed.failed)} files could not be read{failed}')
+    said = f', {nameless} rows name no file' if nameless else ''
+    print_line(f'{len(packed)} images in {out}{said}, {len(packed.failed) - nameless} files could not be read{failed}')
 
 # %% ../nbs/80_cli.ipynb #d238f1e3
 @command

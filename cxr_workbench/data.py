@@ -27,7 +27,7 @@ from .sources import ArrayImages
 from .splits import check_split, patient_folds, patient_split
 from .table_images import from_table, read_synthetic
 from .tables import USUAL, Checks, check_dataset, find_column, find_labels, find_patients
-from .tables import join_paths, keep_files, plain_name, read_table, table_rows
+from .tables import join_paths, keep_files, keep_named, plain_name, read_table, table_rows
 
 # %% ../nbs/02_data.ipynb #3fea3859
 _all_ = [
@@ -71,6 +71,8 @@ def from_csv(
     patient = find_patients(table, patient)
     labels = find_labels(table, labels, list_other_columns(table, column, patient))
     if root is None: root = Path(csv).parent if isinstance(csv, (str, os.PathLike)) else '.'
+    table = keep_named(table, column, checks)
+    checks.stop(missing)
     names = table[column]
     table = table.assign(path=join_paths(names, root))
     if packed is None: table = keep_files(table, checks)

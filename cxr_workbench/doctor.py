@@ -15,7 +15,7 @@ from .annotation_sets import collect_coco, collect_image_folder, collect_yolo, d
 from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_bytes, find_same_rows
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, is_table_file, plain_name
-from .places import check_files, check_repeats, find_file, find_root, get_stem, index_files, locate_files
+from .places import check_files, check_repeats, has_file, find_root, get_stem, index_files, locate_files
 from .reading import find_images, fit_image
 from .roles import Check, Role, check_ids, check_labels, check_names_of_files, check_people, count_states
 from .roles import findings_table, guess_labels, guess_roles, parse_states
@@ -55,7 +55,7 @@ def find_by_files(
     def share(name):
         texts = table[name].dropna()
         if table[name].ndim > 1 or not len(texts) or texts.nunique() < .9*len(table): return 0.
-        return float(np.mean([find_file(text, index) is not None for text in texts]))
+        return float(np.mean([has_file(text, index) for text in texts]))
     shares = {name: share(name) for name in dict.fromkeys(table.columns)} if index else {}
     best = max(shares, key=shares.get, default=None)
     if best is None or shares[best] < .5 or role is not None and shares[role.column] >= shares[best]: return None

@@ -219,7 +219,7 @@ def check_table(
     most=50e6,   # bytes of the largest text that is read twice; of a workbook, which is slow, a hundredth
 ):
     "Refuse a table of image files whose columns, labels or files are not what they should be."
-    from cxr_workbench.tables import Checks, find_column, find_patients, join_paths, keep_files, read_table
+    from cxr_workbench.tables import Checks, find_column, find_patients, join_paths, keep_files, keep_named, read_table
     file = Path(source)
     if not file.is_file(): raise FileNotFoundError(f'--data {source}: there is no such file')
     is_workbook = file.suffix.lower() in ('.xlsx', '.xlsm')
@@ -233,8 +233,8 @@ def check_table(
                              f'the table has {list(table.columns)}')
         if fold_column is not None: find_column(table, 'folds', fold_column)
         check_labels(table, labels, [column, find_patients(table, patient)])
-        if packed is not None: return
-        keep_files(table.assign(path=join_paths(table[column], root or file.parent)), checks)
+        table = keep_named(table, column, checks)
+        if packed is None: keep_files(table.assign(path=join_paths(table[column], root or file.parent)), checks)
         checks.stop(missing)
 
 # %% ../nbs/79c1_settings.ipynb #863be5a5

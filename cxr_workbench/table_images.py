@@ -7,6 +7,7 @@ __all__ = ['from_table']
 
 # %% ../nbs/01h_table_images.ipynb #a51e9928
 import os
+from pathlib import Path
 import numpy as np
 from .answers import translate_answers
 from .dataset import CXRDataset
@@ -24,20 +25,30 @@ def read_synthetic(
     if len(found) > 1: raise ValueError(f'the columns {found} both mark generated images: leave one')
     return as_truth(table[found[0]], 'the column synthetic, which marks generated images,') if found else None
 
+# %% ../nbs/01h_table_images.ipynb #211835eb
+def ends_alike(
+    asked, packed,   # paths
+)->bool:
+    "Whether one path is the end of the other, by whole folders; a packed name without a folder says too little."
+    asked, packed = ([part for part in Path(path).parts if part not in ('..', '/')] for path in (asked, packed))
+    if len(packed) == 1 < len(asked): return False
+    shared = min(len(asked), len(packed))
+    return asked[-shared:] == packed[-shared:]
+
 # %% ../nbs/01h_table_images.ipynb #211835ec
 def match_names(
     paths,          # of the packed files, as a table called them
     names, files,   # what the table calls its files, and their paths, (n,) each
 )->np.ndarray:      # place of each file in `paths`, (n,); -1 where it is not there
-    "Look files up by the names of the table, by their paths and, where it is unique, by the name without its folder."
-    where = {os.path.normpath(path): row for row, path in enumerate(paths)}
-    short = {os.path.basename(path): row for row, path in enumerate(paths)}
-    if len(short) == len(where): where = {**short, **where}
-    found = []
-    for name, file in zip(names, files):
-        by_path = where.get(os.path.normpath(file), -1)
-        found.append(where.get(os.path.normpath(name), by_path))
-    return np.array(found)
+    "Look files up by the names of the table, by their paths, and where one file alone is alike by how they end."
+    where, alike = {os.path.normpath(path): row for row, path in enumerate(paths)}, {}
+    for row, path in enumerate(paths): alike.setdefault(os.path.basename(path), []).append(row)
+    def find(name, file):
+        place = where.get(os.path.normpath(name), where.get(os.path.normpath(file)))
+        if place is not None: return place
+        found = [row for row in alike.get(os.path.basename(name), ()) if ends_alike(name, paths[row])]
+        return found[0] if len(found) == 1 else -1
+    return np.array([find(name, file) for name, file in zip(names, files)])
 
 # %% ../nbs/01h_table_images.ipynb #965981fc
 def find_packed(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_once', 'find_column', 'find_patients', 'find_labels', 'table_rows', 'join_paths', 'Checks', 'keep_files',
-           'nih14_table', 'chexpert_table', 'check_dataset', 'USUAL', 'first_few', 'plain_name', 'read_table']
+           'keep_named', 'nih14_table', 'chexpert_table', 'check_dataset', 'USUAL', 'first_few', 'plain_name',
+           'read_table']
 
 # %% ../nbs/01c_tables.ipynb #c0c9c4cc
 import os, re, warnings
@@ -259,6 +260,23 @@ def keep_files(
         checks.add('image files', 'missing', detail, int(there.sum()))
     else: checks.add('image files', 'ok', f'all {len(table)} are there', len(table))
     return table[there].reset_index(drop=True)
+
+# %% ../nbs/01c_tables.ipynb #dd076fb1
+def keep_named(
+    table,          # DataFrame
+    column:str,     # of the image files
+    checks:Checks,  # gets a line where a row names no file
+):                  # the rows that name one
+    "The rows that name an image file."
+    names = table[column]
+    named = np.array([isinstance(name, (str, os.PathLike)) and bool(str(name).strip()) for name in names], dtype=bool)
+    if named.all(): return table
+    rows = [int(row) for row in np.flatnonzero(~named)]
+    detail = (f'{len(rows)} of {len(table)} rows name no image file in {column!r}: {first_few(rows, 3)}. '
+              "Write their names, or leave these rows out with missing='skip'")
+    checks.filters.append(('image files', len(table), int(named.sum()), 'name no file'))
+    checks.add('image files', 'missing', detail, int(named.sum()))
+    return table[named].reset_index(drop=True)
 
 # %% ../nbs/01c_tables.ipynb #dec59625
 def split_findings(

@@ -28,6 +28,7 @@ PRETRAINED = 'pretrained {} --data images_256.csv --path file_256 --packed pack9
 TRUSTED = """'ACAA, no image attack' 'ACAA, no image attack, prior thresholds'
     'ACAA, no image attack, strict thresholds' 'ACAA, no image attack, aligned and soft'
     'ACAA, prior thresholds' 'ACAA, prior thresholds, eps 1/255' 'ACAA, prior thresholds, strong view'"""
+HALF = "baseline 'ACAA, no image attack, prior thresholds' 'ACAA, prior thresholds, strong view'"
 LADDER = "base '+ channel gate' '+ class attention' '+ label graph' '+ loss and sampler'"
 
 COMMANDS = {  # table -> experiment and its options
@@ -61,8 +62,10 @@ COMMANDS = {  # table -> experiment and its options
     'pretrained-ends-real':
         f"{PRETRAINED.format('ends')} --folds 0 1 2",
     'pretrained-single-positive-real':
-        f"{PRETRAINED.format('single-positive')} --folds 0 1 2 --variants AN LL-R 'MPC, tau_neg .2'",
+        f"{PRETRAINED.format('single-positive')} --folds 0 1 2 3 4 --variants AN LL-R 'MPC, tau_neg .2'",
     'pretrained-fraction-real': f"{PRETRAINED.format('fraction')} --folds 0 1 --variants baseline {TRUSTED}",
+    'pretrained-fraction-50-real': f"{PRETRAINED.format('fraction')} --fraction .5 --folds 0 1 --variants {HALF}",
+    'pretrained-full-real': f"{PRETRAINED.format('full')} --folds 0 1 2 3",
     'label_graph-phantom': 'label_graph',
     'lcc_folds-real': f'lcc_folds {REAL} {SMALL}',
     'long_tail-32-real':

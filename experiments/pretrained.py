@@ -285,7 +285,8 @@ def main(command=None):
     p.set_defaults(backbone='tf_efficientnet_lite0', size=96, batch_size=32, unlabelled=32, steps=200, draws=1)
     o = p.parse_args(command)
     if o.regime == 'preflight': return check_preflight(o)
-    run_experiment(o, list_jobs, format_tables, TRAIN.get(o.regime, train_and_score), o.regime)
+    share = '' if o.regime != 'fraction' or o.fraction == .1 else f'-{100*o.fraction:.0f}'
+    run_experiment(o, list_jobs, format_tables, TRAIN.get(o.regime, train_and_score), o.regime + share)
 
 
 if __name__ == '__main__': main()

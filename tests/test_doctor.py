@@ -464,3 +464,18 @@ def test_the_table_of_chexpert(real_tables):
     assert lateral.count == 32387
     blank = next(check for check in found.checks if 'no label at all' in check.detail)
     assert blank.count == 12 and not any('beside a finding' in check.detail for check in found.checks)
+
+
+def test_files_that_are_all_called_alike_are_not_compared_with_each_other(tmp_path, monkeypatch):
+    from cxr_workbench import places
+    names = [f'CheXpert-v1.0/train/patient{k:05d}/study1/view1_frontal.jpg' for k in range(300)]
+    for name in names[:290]:
+        file = tmp_path/'images'/name.removeprefix('CheXpert-v1.0/')
+        file.parent.mkdir(parents=True)
+        file.touch()
+    compared, original = [], places.count_shared
+    monkeypatch.setattr(places, 'count_shared', lambda *pair: compared.append(pair) or original(*pair))
+    found = places.locate_files(names, tmp_path)
+    assert found.paths[:290] == [str(tmp_path/'images'/name.removeprefix('CheXpert-v1.0/')) for name in names[:290]]
+    assert found.absent == list(range(290, 300)) and not found.unclear
+    assert len(compared) <= 3*len(names)   # and not their square

@@ -33,6 +33,13 @@ def notebooks():
     return [str(p) for p in found if not any(part.startswith(('_', '.')) for part in p.parts)]
 
 
+def has_controls(notebook):
+    "Whether a page makes widgets: sliders, menus, a workbench."
+    cells = json.loads((repo/'nbs'/notebook).read_text(encoding='utf-8'))['cells']
+    code = ''.join(line for cell in cells if cell['cell_type'] == 'code' for line in cell['source'])
+    return any(f'{name}(' in code for name in ('explore', 'open_workbench', 'LiveWidget'))
+
+
 def leave_out(folder, names):
     "What is not copied beside the pages: checkpoints, runs, sockets of kernels."
     def is_socket(path): return not (path.is_file() or path.is_dir())

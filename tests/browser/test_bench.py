@@ -60,7 +60,7 @@ def test_every_panel_is_drawn_and_its_controls_answer(bench, name):
     controls = panel.locator(CONTROLS)
     for k in range(controls.count()):
         took = None
-        for move, back in find_moves(controls.nth(k)):
+        for move, _ in find_moves(controls.nth(k)):
             took = change(panel, move, 10)
             if took: break
         print(f'{name}, {controls.nth(k).inner_text().splitlines()[:1]}: {took}')
@@ -97,7 +97,8 @@ def test_a_run_trains_in_view_stops_and_goes_on(lab, browser):
         panel.wait_for(timeout=60_000)
         page.wait_for_timeout(1000)
         assert change(panel, lambda: panel.get_by_role('button', name='start').click(), 60)
-        page.wait_for_function("document.querySelector('.cxr-live').innerText.includes('held-out AUROC')", timeout=60_000)
+        scored = "document.querySelector('.cxr-live').innerText.includes('held-out AUROC')"
+        page.wait_for_function(scored, timeout=60_000)
         assert change(panel, lambda: None, 30)   # it moves by itself
         panel.get_by_role('button', name='stop').click()
         more = panel.get_by_role('button', name='go on')

@@ -1,12 +1,19 @@
-"""Every page runs in a browser, and every control of it changes its picture."""
+"""Pages run in a browser, and every control of them changes its picture.
+
+Pages with controls are visited, and the welcome page; CXR_EVERY_PAGE=1 visits all of them. A page without controls runs
+cell by cell in test_notebooks, and its figures are drawn by test_geometry.
+"""
+import os
 from pathlib import Path
 import nbformat, pytest
-from lab import notebooks
+from lab import has_controls, notebooks
 
 SHOTS = Path(__file__).parent/'shots'
+EVERY = bool(os.environ.get('CXR_EVERY_PAGE'))
+VISITED = [page for page in notebooks() if EVERY or page == 'index.ipynb' or has_controls(page)]
 
 
-@pytest.mark.parametrize('notebook', notebooks())
+@pytest.mark.parametrize('notebook', VISITED)
 def test_page(visit, notebook):
     seen = visit(notebook, shots=SHOTS)
     assert not seen.findings, '\n'.join(seen.findings)
