@@ -94,7 +94,8 @@ def from_table(
     else:
         default_size = None if reading else 64
         images, rows = as_images(list(table['path']), size or default_size, fit, reading), None
-    y, known = (policy or LabelPolicy())(translate_answers(table, labels)[labels])
+    answers = translate_answers(table, labels)[labels]
+    y, known = (policy or LabelPolicy())(answers)
     who = None if patient is None else table[patient]
     return CXRDataset(images, y, known, who, labels, table['path'], read_synthetic(table), size,
-                      table.drop(columns=labels), rows, fit, reading, record, table[labels])
+                      table.drop(columns=labels), rows, fit, reading, record, answers)
