@@ -44,7 +44,8 @@ def score_reference(
     names = list(method.label_names)
     shared = {name: name for name in names if name in data.label_names}
     if not shared: raise ValueError(f'the data have none of the labels {names}: they have {list(data.label_names)}')
-    data = data.subset(np.unique(np.linspace(0, len(data) - 1, min(most, len(data))).astype(int)))
+    spread = np.linspace(0, len(data) - 1, min(most, len(data)))
+    data = data.subset(np.unique(spread.astype(int)))
     data, parts = arrange_labels(data, shared, names), np.array_split(np.arange(len(data)), max(1, len(data)//64))
     images = [data.batch(rows).x for rows in parts]
     scores = np.concatenate([score_batch(method, x) for x in images])
@@ -110,8 +111,9 @@ def add_standing(
         for state, shift in (('absent', -.17), ('present', .17)):
             if state not in spans: continue
             colour = STATES[state] if state == 'present' else '#999999'
-            fig.add_scatter(x=spans[state][[0, 2]], y=[c + shift]*2, mode='lines', line=dict(width=6, color=colour),
-                            name=state, legendgroup=state, opacity=.55, hoverinfo='skip',
+            line = dict(width=6, color=colour)
+            fig.add_scatter(x=spans[state][[0, 2]], y=[c + shift]*2, mode='lines', line=line, name=state,
+                            legendgroup=state, opacity=.55, hoverinfo='skip',
                             showlegend=c == 0 and column == 1, row=1, col=column)
         words.append(f'{row.Index}: probability {row.score:.3f}<br>above {row.above_absent:.0%} of those without'
                      f'<br>above {row.above_present:.0%} of those with<br>AUROC {row.auroc:.2f} '
@@ -167,7 +169,8 @@ def show_maps(
         said = ', empty: nothing raises the score' if is_empty(found) else ''
         titles.append(f'{name}, {way}: p = {score:.2f}{said}')
         maps.append(normalise_map(found))
-    images, masks = x.expand(len(maps), -1, -1, -1), None if mask is None else np.stack([mask]*len(maps))
+    images = x.expand(len(maps), -1, -1, -1)
+    masks = None if mask is None else np.stack([mask]*len(maps))
     boxes = boxes if boxes is None or len(maps) == 1 else [boxes]*len(maps)
     return show_overlay(images, torch.stack(maps), masks, boxes, name='share of the maximum', titles=titles, side=side)
 

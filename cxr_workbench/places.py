@@ -76,6 +76,7 @@ def get_tail(
     "The last folders of a path."
     return tuple(path.replace('\\', '/').lower().split('/')[:-1][-folders:])
 
+# %% ../nbs/01i2_places.ipynb #2c048a73
 def narrow(
     name:str, stem:str,   # what the table says
     paths:list,           # files with the same stem

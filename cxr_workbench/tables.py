@@ -268,8 +268,8 @@ def keep_named(
     checks:Checks,  # gets a line where a row names no file
 ):                  # the rows that name one
     "The rows that name an image file."
-    names = table[column]
-    named = np.array([isinstance(name, (str, os.PathLike)) and bool(str(name).strip()) for name in names], dtype=bool)
+    def is_name(entry): return isinstance(entry, (str, os.PathLike)) and bool(str(entry).strip())
+    named = np.array([is_name(entry) for entry in table[column]], dtype=bool)
     if named.all(): return table
     rows = [int(row) for row in np.flatnonzero(~named)]
     detail = (f'{len(rows)} of {len(table)} rows name no image file in {column!r}: {first_few(rows, 3)}. '

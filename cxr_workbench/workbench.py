@@ -109,13 +109,14 @@ def find_own_way(method, x)->str:
     return 'attention' if 'attention' in own else own[0] if own else 'grad_cam'
 
 # %% ../nbs/82_workbench.ipynb #be5c0016
-WAYS = ["the method's own map", 'grad_cam', 'integrated_gradients', 'occlusion']
-
 def find_mask(bench, choice):
     "The lesion of the label, (H, W), where the data are a phantom and the finding is there; else None."
     if bench.phantom is None or choice.row is None or choice.label not in bench.phantom.label_names: return None
     mask = bench.phantom.mask(choice.row)[list(bench.phantom.label_names).index(choice.label)]
     return mask if mask.any() else None
+
+# %% ../nbs/82_workbench.ipynb #be5c0042
+WAYS = ["the method's own map", 'grad_cam', 'integrated_gradients', 'occlusion']
 
 def draw_maps(
     bench, choice,
@@ -197,6 +198,7 @@ def draw_neighbours(bench, choice):
         figures.append(figure.update_layout(title_text=f'{name}: {figure.layout.title.text}'))
     return figures
 
+# %% ../nbs/82_workbench.ipynb #be5c0047
 def draw_severity(
     bench, choice,
     levels=6,   # severities that are drawn, from 0 to 1
@@ -292,10 +294,10 @@ def read_dropped(
     return torch.from_numpy(np.ascontiguousarray(pixels)).float()[None, None]
 
 # %% ../nbs/82_workbench.ipynb #be5c0031
-def choose_start(bench, labels):
+def choose_start(data, labels):
     "A first image that shows something, and what it shows; row 0 where no image has a known finding."
-    for row, (y, known) in enumerate(zip(bench.data.y, bench.data.known)):
-        present = [name for name, has in zip(bench.data.label_names, (y > .5) & known) if has]
+    for row, (y, known) in enumerate(zip(data.y, data.known)):
+        present = [name for name, has in zip(data.label_names, (y > .5) & known) if has]
         for name in present:
             if name in labels and name != 'No Finding': return row, name
     return 0, labels[0]
@@ -309,7 +311,7 @@ def make_menus(bench):
     second = w.Dropdown(options=[('none', None), *((name, name) for name in runs)], description='beside it',
                         value=runs[1] if len(runs) > 1 else None, tooltip='a second model, or none', style=wide)
     labels = bench.list_labels(first.value, second.value)
-    start, finding = choose_start(bench, labels)
+    start, finding = choose_start(bench.data, labels)
     row = w.BoundedIntText(value=start, min=0, max=len(bench.data) - 1, description='image', style=wide,
                            tooltip=f'row of the data, 0 to {len(bench.data) - 1}', layout={'width': '140px'})
     label = w.Dropdown(options=labels, value=finding, description='label', style=wide,

@@ -38,7 +38,8 @@ def test_folders_are_labels(tmp_path):
     for k, folder in enumerate(['sick', 'sick', 'well', 'well/deeper']): save(tmp_path/folder/f'{k}.png', k)
     found = sets.collect_image_folder(tmp_path)
     assert found.labels == ['sick', 'well'] and 'split' not in found.table and not filters(found)
-    assert found.table[['sick', 'well']].to_numpy().tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
+    states = [[1, 0], [1, 0], [0, 1], [0, 1]]
+    assert found.table[['sick', 'well']].to_numpy().tolist() == states
 
 
 def test_an_image_in_two_folders_has_two_labels(tmp_path):
@@ -56,7 +57,8 @@ def test_an_image_in_two_folders_has_two_labels(tmp_path):
 def test_parts_stand_above_labels(tmp_path):
     for k, folder in enumerate(['Train/sick', 'Train/well', 'val/sick', 'test/well']): save(tmp_path/folder/'a.png', k)
     found = sets.collect_image_folder(tmp_path)
-    assert sorted(zip(found.table.split, found.table.sick)) == [('test', 0), ('train', 0), ('train', 1), ('valid', 1)]
+    wanted = [('test', 0), ('train', 0), ('train', 1), ('valid', 1)]
+    assert sorted(zip(found.table.split, found.table.sick)) == wanted
 
 
 def test_images_in_no_folder_are_counted_and_one_folder_is_none(tmp_path):
@@ -94,13 +96,15 @@ def make_coco(root, change=None, file='annotations.json'):
 def test_coco_is_a_table_with_boxes(tmp_path):
     found = sets.collect_coco(make_coco(tmp_path))
     assert found.labels == ['Edema', 'Mass']
-    assert found.table[found.labels].to_numpy().tolist() == [[1, 1], [1, 0], [1, 1], [0, 0]]
+    states = [[1, 1], [1, 0], [1, 1], [0, 0]]
+    assert found.table[found.labels].to_numpy().tolist() == states
     assert found.table.boxes.tolist() == [2, 1, 3, 0] and found.table.image_width.tolist() == [40]*4
     assert filters(found) == {'annotations': (7, 6)}
     for text in ('1 marks are of crowds', '1 marks repeat', '1 of 4 images have none'):
         assert any(text in note for note in notes(found)), text
     assert sets.coco_boxes(tmp_path).to_numpy().tolist() == [
-        ['0.png', 'Edema', 1, 2, 3, 4], ['0.png', 'Mass', 5, 1, 4, 5], ['2.png', 'Mass', 2, 2, 2, 2]]
+        ['0.png', 'Edema', 1, 2, 3, 4], ['0.png', 'Mass', 5, 1, 4, 5],
+        ['2.png', 'Mass', 2, 2, 2, 2]]
 
 
 @pytest.mark.parametrize('place', [
@@ -114,13 +118,15 @@ def test_where_the_file_of_coco_may_lie(tmp_path, place):
 
 def test_parts_of_coco_and_categories_in_another_order(tmp_path):
     make_coco(tmp_path, file='annotations/instances_train.json')
-    def swap(held): held['categories'] = [dict(id=90, name='Edema'), dict(id=3, name='Mass'), dict(id=5, name='Nodule')]
+    names = {90: 'Edema', 3: 'Mass', 5: 'Nodule'}
+    def swap(held): held['categories'] = [dict(id=number, name=name) for number, name in names.items()]
     make_coco(tmp_path, swap, 'annotations/instances_val.json')
     (tmp_path/'annotations'/'captions_val.json').write_text('{"images": [], "annotations": []}')
     found = sets.collect_coco(tmp_path)
     assert found.labels == ['Edema', 'Mass', 'Nodule'] and found.table.split.tolist() == ['train']*4 + ['valid']*4
     valid = found.table[found.table.split == 'valid']
-    assert valid[found.labels].to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]
+    states = [[1, 1, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]
+    assert valid[found.labels].to_numpy().tolist() == states
 
 
 @pytest.mark.parametrize('change, words', [
@@ -173,11 +179,13 @@ def make_yolo(root, names='[Edema, Mass]', lines=LINES, more=''):
 def test_yolo_is_a_table_with_boxes(tmp_path, names, more):
     found = sets.collect_yolo(make_yolo(tmp_path, names, more=more))
     labels = found.table[['Edema', 'Mass']].to_numpy()
-    assert labels[:3].tolist() == [[1, 1], [0, 0], [0, 1]] and np.isnan(labels[3]).all()
+    assert labels[:3].tolist() == [[1, 1], [0, 0], [0, 1]]
+    assert np.isnan(labels[3]).all()
     boxes = sets.yolo_boxes(tmp_path)
     assert boxes['name'].tolist() == ['images/0.png']*2 + ['images/2.png']
     assert boxes.label.tolist() == ['Edema', 'Mass', 'Mass']
-    assert np.allclose(boxes[['x', 'y', 'width', 'height']], [[16, 6, 8, 8], [8, 8, 4, 4], [4, 4, 8, 8]])
+    places = [[16, 6, 8, 8], [8, 8, 4, 4], [4, 4, 8, 8]]
+    assert np.allclose(boxes[['x', 'y', 'width', 'height']], places)
     assert any('1 of 4 images have none: their labels are blank' in note for note in notes(found))
 
 
@@ -256,7 +264,8 @@ def test_sets_are_opened_by_name_and_by_function(three):
     for kind, folder, function in (('coco', 'c', data.open_coco), ('yolo', 'y', data.open_yolo)):
         one = opening.open_data(kind, root=str(three/folder), patient=r'(\d)\.png', size=16)
         other = function(three/folder, patient=r'(\d)\.png', size=16)
-        assert np.array_equal(one.y, other.y) and np.array_equal(one.batch([0]).x, other.batch([0]).x)
+        assert np.array_equal(one.y, other.y)
+        assert np.array_equal(one.batch([0]).x, other.batch([0]).x)
         assert one.label_names == ['Edema', 'Mass'] and list(one.patient_id) == list('0123')
     some = opening.open_data('coco', root=str(three/'c'), labels=['Mass'], patient=r'(\d)\.png')
     assert some.label_names == ['Mass'] and some.y[:, 0].tolist() == [1, 0, 1, 0]
@@ -281,4 +290,5 @@ def test_the_doctor_ends_with_a_command_that_trains(three, monkeypatch):
     assert shell('doctor', 'y', '--look', 0, '--each-image-a-patient').strip().endswith(
         'fit supervised --data yolo --root y --each-image-a-patient')
     shell('doctor', 'c', '--look', 0, '--each-image-a-patient', '--write', 'c.csv')
-    assert pd.read_csv('c.csv')[['Edema', 'Mass']].to_numpy().tolist() == [[1, 1], [1, 0], [1, 1], [0, 0]]
+    states = [[1, 1], [1, 0], [1, 1], [0, 0]]
+    assert pd.read_csv('c.csv')[['Edema', 'Mass']].to_numpy().tolist() == states

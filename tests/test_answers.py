@@ -8,9 +8,14 @@ NAN = float('nan')
 
 
 @pytest.mark.parametrize('entries, states', [
-    (['yes', 'no', None, 'NO '], [1, 0, NAN, 0]), (['Positive', 'negative', ''], [1, 0, NAN]),
-    (['Y', 'n', '?'], [1, 0, -1]), (['x', None, 'X'], [1, NAN, 1]), (['x', '-', '?'], [1, 0, -1]),
-    (['+', '-', '+/-', '++'], [1, 0, -1, 1]), (['✓', '', '✓'], [1, NAN, 1]), (['ja', 'nein'], [1, 0]),
+    (['yes', 'no', None, 'NO '], [1, 0, NAN, 0]),
+    (['Positive', 'negative', ''], [1, 0, NAN]),
+    (['Y', 'n', '?'], [1, 0, -1]),
+    (['x', None, 'X'], [1, NAN, 1]),
+    (['x', '-', '?'], [1, 0, -1]),
+    (['+', '-', '+/-', '++'], [1, 0, -1, 1]),
+    (['✓', '', '✓'], [1, NAN, 1]),
+    (['ja', 'nein'], [1, 0]),
     (['yes', '0', 1, 'TRUE', 'n/a', 'unknown'], [1, 0, 1, 1, NAN, NAN]),
     (['present', 'absent', 'possible'], [1, 0, -1]),
     (['+', '–', None], [1, 0, NAN])])
@@ -21,7 +26,8 @@ def test_columns_of_words(entries, states):
 
 
 @pytest.mark.parametrize('entries', [
-    ['0', '1'], [1, 0], ['yes', 'perhaps'], ['x', 'yes', 'no'], ['x', '0', '1'], ['x', 'x'], ['-', None], ['M', 'F'],
+    ['0', '1'], [1, 0], ['yes', 'perhaps'], ['x', 'yes', 'no'],
+    ['x', '0', '1'], ['x', 'x'], ['-', None], ['M', 'F'],
     ['yes', 2], ['a.png', 'b.png'], [None, None], ['yes', .5], [pd.Timestamp('2024-01-01'), 'yes']])
 def test_columns_that_are_none(entries):
     column = pd.Series(entries, dtype=object)
@@ -38,7 +44,8 @@ def test_a_label_column_of_words_names_what_is_none(entries, words):
     assert np.isinf(roles.parse_states(roles.read_texts(table), ['Edema'])).sum() == (2 if '2 such' in words else 1)
 
 
-@pytest.mark.parametrize('entries', [['0', 'perhaps'], ['x', 'x'], ['-', None], ['-', 'a'], ['a.png', 'b.png']])
+@pytest.mark.parametrize('entries', [
+    ['0', 'perhaps'], ['x', 'x'], ['-', None], ['-', 'a'], ['a.png', 'b.png']])
 def test_a_column_without_words_is_left_to_its_own_error(entries):
     table = pd.DataFrame({'Edema': entries})
     assert answers.translate_answers(table, ['Edema']) is table
@@ -53,7 +60,9 @@ def test_the_type_of_the_texts_does_not_matter(dtype):
 def test_translation_is_what_the_words_say_in_numbers():
     rng = np.random.default_rng(0)
     states = rng.choice([1, 0, -1, np.nan], (200, 3), p=[.3, .4, .2, .1])
-    spelled = {1: ['yes', 'Y', 'pos', '+', 1], 0: ['no', 'N', 'neg', 'absent', 0], -1: ['?', 'possible', -1]}
+    spelled = {
+        1: ['yes', 'Y', 'pos', '+', 1], 0: ['no', 'N', 'neg', 'absent', 0],
+        -1: ['?', 'possible', -1]}
     def spell(state): return None if np.isnan(state) else rng.choice(np.array(spelled[state], dtype=object))
     names = list('abc')
     table = pd.DataFrame([[spell(state) for state in row] for row in states], columns=names, dtype=object)

@@ -58,7 +58,8 @@ def test_a_film_keeps_to_its_budget_and_moves_its_label(lcc, reference, family, 
     film = cases.film_attack(lcc, x, 'Edema', lower, eps, 3, family)
     assert len(film.images) == (2 if family == 'FGSM' else 4) == len(film.scores)
     assert torch.equal(film.images[0], x[0]) or family == 'PGD'   # PGD starts at random
-    assert (film.images - x).abs().max() <= eps + 1e-6 and 0 <= film.images.min() and film.images.max() <= 1
+    assert (film.images - x).abs().max() <= eps + 1e-6
+    assert 0 <= film.images.min() and film.images.max() <= 1
     c = lcc.label_names.index('Edema')
     move = film.scores[-1, c] - cases.score_batch(lcc, x)[0, c]
     assert move < 0 if lower else move > 0

@@ -133,16 +133,22 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, named):
     assert printed.strip().splitlines()[-1].startswith('error: ')
 
 
+def list_notes(printed):
+    "The notes of a command, but for the one on a run of five steps, which learns nothing."
+    notes = [line for line in printed.splitlines() if line.startswith('note: ')]
+    return [note for note in notes if 'hardly leaves its start' not in note]
+
+
 def test_a_warning_is_one_line(tmp_path):
     printed = shell(*FIT, '--epochs', 1, '--fraction', .3, '--out', tmp_path)
-    notes = [line for line in printed.splitlines() if line.startswith('note: ')]
+    notes = list_notes(printed)
     assert len(notes) == 1 and '--fraction 0.3 is not used by --regime full' in notes[0]
 
 
 def test_an_old_name_of_an_argument_is_one_note(tmp_path):
     old = ('--set', 'weights={"bce": 1}', '--set', 'flip=false')
     printed = shell(*FIT, '--epochs', 1, '--out', tmp_path, *old)
-    notes = [line for line in printed.splitlines() if line.startswith('note: ')]
+    notes = list_notes(printed)
     assert len(notes) == 1 and 'bce' in notes[0] and "{'supervised': 1}" in notes[0] and 'flip' in notes[0]
 
 
@@ -592,7 +598,8 @@ def test_the_installed_command_answers():
 
 
 OPTIONS = {  # command -> its options; a spelling that a script uses stays
-    'fit': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --fit --bits
+    'fit': '''--like --sheet
+        --data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --fit --bits
         --stretch --invert --window --frame --rows --fold --fold-column --each-image-a-patient --regime --fraction
         --preset --backbone --pretrained --weights --from
         --option --set --epochs --batch-size --seed --workers --labelled --out --device
@@ -606,7 +613,10 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
     'predict': '''--out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window
         --calibrated --decide''',
     'export': '--to --out',
-    'pack': '''--size --root --path --fit --bits --stretch --invert --window --frame --workers --no-stretch --no-invert
+    'reproduce': '''--root --setting --dry --plan --variant --runs --epochs --size --backbone --weights --batch-size
+        --images --packed --missing --seed --n-boot --out --workers --device --precision --progress --no-progress''',
+    'pack': '''--verify
+        --size --root --path --fit --bits --stretch --invert --window --frame --workers --no-stretch --no-invert
         --no-window --option --missing''',
     'methods': '', 'data': '', 'version': '',
     'doctor': '''--root --path --patient --labels --each-image-a-patient --leave-out --ids --look --write --card

@@ -134,8 +134,8 @@ BESIDE = {
     'reproduce': {*BELOW, 'views', 'learner', 'opening', 'reports', 'trees', 'protocols', 'obtained'},
     'cases': {*SHARED, 'style', 'views', 'metrics', 'prediction', 'explain', 'opening'},
     'outcomes': {*SHARED, 'views', 'cases'},
-    'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases', 'workbench'},
     'workbench': {*SHARED, 'views', 'widget', 'saving', 'prediction', 'explain', 'cases', 'outcomes'},
+    'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases', 'workbench'},
     'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
             'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'reproduce'},
 }

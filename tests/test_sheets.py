@@ -93,7 +93,8 @@ def test_a_packed_workbook(written, tmp_path):
 # ---- identifiers
 
 @pytest.mark.parametrize('value, shown, text', [
-    (7, '0000', '0007'), (7, 'General', '7'), (7., '0', '7'), (12, '"P"000', 'P012'), (123456, '0000', '123456'),
+    (7, '0000', '0007'), (7, 'General', '7'), (7., '0', '7'),
+    (12, '"P"000', 'P012'), (123456, '0000', '123456'),
     (-7, '0000', '-7'), (.1 + .2, 'General', '0.3'), (999999999999999, 'General', '999999999999999'),
     (12345678901234567, 'General', '12345678901234567'), (1234567890123450, 'General', '1.23456789012345E+15'),
     (1.92e38, 'General', '1.92000000000000E+38')])
@@ -119,7 +120,8 @@ def test_rounded_identifiers_are_said_and_refused_as_patients(written):
     table, notes = quietly(read_table, written(rows))
     assert len(notes) == 1 and "['patient_id'] hold numbers of more than 15 digits" in notes[0]
     with pytest.raises(ValueError, match='rounded'):
-        data.CXRDataset(np.zeros((2, 8, 8), np.uint8), np.zeros((2, 1)), None, table.patient_id, ['Edema'])
+        images, y = np.zeros((2, 8, 8), np.uint8), np.zeros((2, 1))
+        data.CXRDataset(images, y, None, table.patient_id, ['Edema'])
     found = doctor.examine(written(rows), look=0)
     assert any(check.what == 'patients' and check.status == 'wrong' and 'rounded' in check.detail
                for check in found.checks)
@@ -135,7 +137,8 @@ def test_a_long_identifier_that_excel_never_saved_is_whole(written):
 # ---- what stands around the table
 
 @pytest.mark.parametrize('above', [
-    [['Title']], [['Title'], []], [[], []], [['Study', 'A'], ['Date', datetime.date(2024, 1, 1)]],
+    [['Title']], [['Title'], []], [[], []],
+    [['Study', 'A'], ['Date', datetime.date(2024, 1, 1)]],
     [['x'*300]], [[None, None, None, 'by hand']]])
 def test_what_stands_above_the_names_is_left_out_and_said(written, above):
     rows = [['path', 'patient_id', 'Edema', 'Mass', 'Nodule'], ['a.png', 1, 1, 0, None], ['b.png', 2, 0, 1, None]]
@@ -307,7 +310,8 @@ def test_typed_columns_come_back(tmp_path, write, name):
     assert table.view.astype(object).where(table.view.notna(), None).tolist() == ['PA', None, 'AP']
     assert table.seen[2] == pd.Timestamp('2024-01-03') and pd.isna(table.seen[1])
     y, known = data.LabelPolicy('ones', 'unknown')(table[['Edema', 'Mass']])
-    assert y.tolist() == [[1, 1], [0, 0], [1, 0]] and known.tolist() == [[True, True], [False, False], [True, True]]
+    assert y.tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert known.tolist() == [[True, True], [False, False], [True, True]]
     assert roles.read_texts(tmp_path/name).patient_id.tolist() == [str(2**60 + 1), None, str(2**60 + 2)]
 
 
@@ -427,7 +431,8 @@ def test_the_doctor_finds_files_by_number(department):
     for text in ('Thorax study 2024', "'yes' is present", "the sheet 'Reading' is read, and not 'Legend' (2 rows)"):
         assert text in printed
     found = doctor.examine(home/'table.xlsx', look=0)
-    assert found.counts().present.tolist() == truth.sum(0).tolist()[:2] + [truth[np.arange(60) != 3, 2].sum()]
+    without = truth[np.arange(60) != 3, 2].sum()
+    assert found.counts().present.tolist() == [*truth.sum(0).tolist()[:2], without]
     assert [Path(path).name for path in found.paths[:2]] == ['00001.dcm', '00002.dcm']
     in_folder = doctor.examine(home, look=0)
     assert (in_folder.kind, in_folder.source) == ('table', str(home/'table.xlsx'))

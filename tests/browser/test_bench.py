@@ -73,7 +73,8 @@ def test_another_image_and_a_file_change_the_pictures(bench):
     row = bench.locator('.cxr-workbench input[type=number]').first
     assert change(panel, lambda: (row.fill('7'), row.press('Enter')))
     buffer = io.BytesIO()
-    Image.fromarray((np.random.default_rng(0).random((80, 80))*255).astype(np.uint8)).save(buffer, 'png')
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80))
+    Image.fromarray(noise.astype(np.uint8)).save(buffer, 'png')
     files = dict(name='mine.png', mimeType='image/png', buffer=buffer.getvalue())
     assert change(panel, lambda: bench.locator('.cxr-workbench input[type=file]').set_input_files(files))
     assert 'the image is a file' in bench.locator('.cxr-workbench').inner_text()
