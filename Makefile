@@ -18,7 +18,7 @@ pages-ready:
 	@sh scripts/install.sh diffusion,tables
 
 dev-ready:
-	@sh scripts/install.sh dev,dicom,diffusion
+	@sh scripts/install.sh dev,dicom,diffusion,stream
 
 lab: pages-ready ## install, then open JupyterLab at nbs/index.ipynb (on this machine only, with its token)
 	@root=; if [ "$$(id -u)" = 0 ]; then root=--allow-root; echo "--- running as root: JupyterLab is told that this is meant (--allow-root)"; fi; \

@@ -113,7 +113,7 @@ def checksums(wheel):
 def test_metadata_says_what_settings_say(metadata):
     assert metadata['Name'] == 'cxr-workbench' and metadata['Version'] == FACTS['version']
     assert metadata['Requires-Python'] == '>=3.11'
-    assert set(metadata.get_all('Provides-Extra')) == {'dicom', 'diffusion', 'dev', 'export', 'tables', 'all'}
+    assert set(metadata.get_all('Provides-Extra')) == {'dicom', 'diffusion', 'dev', 'export', 'tables', 'stream', 'all'}
     assert 'Apache-2.0' in (metadata['License-Expression'] or metadata['License'])
 
 
@@ -122,9 +122,9 @@ def test_requirements_are_where_they_belong(metadata):
     assert {'torch', 'timm', 'lightning', 'pandas', 'typer', 'captum', 'pydicom'} <= found['']
     assert {'jupyterlab', 'ipywidgets', 'anywidget', 'plotly'} <= found['']
     assert TOOLS <= found['dev'] and not TOOLS & set().union(*(v for k, v in found.items() if k != 'dev'))
-    assert found['all'] == found['dicom'] | found['diffusion'] | found['export'] | found['tables']
+    assert found['all'] == set().union(*(found[name] for name in ('dicom', 'diffusion', 'export', 'tables', 'stream')))
     assert 'pylibjpeg' in found['dicom'] and 'diffusers' in found['diffusion']
-    assert found['tables'] == {'openpyxl', 'pyarrow'}
+    assert found['tables'] == {'openpyxl', 'pyarrow'} and found['stream'] == {'litdata'}
 
 
 def test_lightning_leaves_out_its_malicious_releases(metadata):
