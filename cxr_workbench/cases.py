@@ -112,7 +112,8 @@ def add_standing(
             if state not in spans: continue
             colour = STATES[state] if state == 'present' else '#999999'
             line = dict(width=6, color=colour)
-            fig.add_scatter(x=spans[state][[0, 2]], y=[c + shift]*2, mode='lines', line=line, name=state,
+            fig.add_scatter(x=spans[state][[0, 2]], y=[c + shift]*2, mode='lines',
+                            line=line, name=state,
                             legendgroup=state, opacity=.55, hoverinfo='skip',
                             showlegend=c == 0 and column == 1, row=1, col=column)
         words.append(f'{row.Index}: probability {row.score:.3f}<br>above {row.above_absent:.0%} of those without'
@@ -140,7 +141,7 @@ def show_standing(
     texts = [mark + name for mark, name in zip(marks, labels)]
     fig.update_yaxes(tickvals=list(range(len(labels))), ticktext=texts, range=[len(labels) - .4, -.6], automargin=True)
     fig.update_layout(legend=dict(orientation='h', y=-.16, x=0))
-    return apply_style(fig, title, width=420 + 280*len(standing), height=120 + 30*len(labels), margin_t=60, margin_b=90)
+    return apply_style(fig, title, width=220 + 265*len(standing), height=120 + 30*len(labels), margin_t=60, margin_b=90)
 
 # %% ../nbs/81_cases.ipynb #ca5e0023
 def is_empty(
@@ -300,7 +301,7 @@ def show_neighbours(
     reference:Reference,
     rows, cosine,   # of find_neighbours
     label=None,     # its state is written over each image; None: all present labels
-    side=150,
+    side=124,
 ):                  # plotly figure
     "The nearest reference images, each under what it shows."
     from cxr_workbench.views import show_images
@@ -348,4 +349,4 @@ def show_dose(
                             mode='lines+markers', showlegend=column == 1, row=1, col=column)
     fig.update_xaxes(title_text=f'severity of {finding}').update_yaxes(range=[-.02, 1.02])
     fig.update_yaxes(title_text='probability', col=1)
-    return apply_style(fig, None, width=320 + 280*len(doses), height=360, margin_t=60)
+    return apply_style(fig, None, width=260 + 240*len(doses), height=360, margin_t=60)

@@ -57,7 +57,8 @@ def compare_scores(
         tested = delong_test(a, b, y, known, means=means, **shared).loc[drawn.index]
     columns = {name: tested[name] for name in ('auroc_a', 'auroc_b')}
     columns |= dict(difference=drawn['auroc'], low=drawn['auroc_low'], high=drawn['auroc_high'])
-    columns |= dict(delong_low=tested['low'], delong_high=tested['high'], p=tested['p'])
+    told = tested['p'].notna()   # no interval without a test
+    columns |= dict(delong_low=tested['low'].where(told), delong_high=tested['high'].where(told), p=tested['p'])
     columns['q'] = pd.Series(adjust_p(tested['p'].loc[names]), names)
     for which, model in (('a', a), ('b', b)):
         areas = average_precision(model, y, known)
@@ -78,7 +79,7 @@ def draw_differences(
     from cxr_workbench.views import report_bars
     names = dict(auroc=('difference', 'low', 'high'), ap=('ap_difference', 'ap_low', 'ap_high'))[metric]
     own = table[list(names)].set_axis(['difference', 'difference_low', 'difference_high'], axis=1)
-    return report_bars(own, 'difference', reference=0, title=f'{metric.upper()} of {first} minus that of {second}')
+    return report_bars(own, 'difference', reference=0, title=f'{metric.upper()}: {first} - {second}')
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00017
 class Pair(NamedTuple):

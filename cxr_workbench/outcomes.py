@@ -75,7 +75,7 @@ def show_behind(
     rows,        # of find_behind
     label:str,
     outcome='',  # for the title
-    side=130,
+    side=124,
 ):               # plotly figure; an empty one says so
     "Some reference images, each under its score for a label."
     import plotly.graph_objects as go

@@ -90,7 +90,7 @@ def narrow(
         for path in paths: tails[key].setdefault(get_tail(path, least), []).append(path)
     return tails[key].get(get_tail(name, least), [])
 
-# %% ../nbs/01i2_places.ipynb #2c048a73
+# %% ../nbs/01i2_places.ipynb #19ca4578
 def find_file(
     name:str,     # what the table says
     index:dict,   # of index_files

@@ -73,10 +73,12 @@ def check_place(
     out,     # a file that is going to be written
     *read,   # files that are read, or belong to a run
 )->Path:
-    "The path of a file that can be written; OSError with the reason why it cannot, FileExistsError where it is read."
+    "The path of a file that can be written; OSError or ValueError with the reason why it cannot."
     out = Path(out)
     if out.exists() and out.resolve() in {Path(file).resolve() for file in read}:
         raise FileExistsError(f'{out} is one of the files that are read, and would be lost: name another with --out')
+    if out.suffix.lower() in ('.xlsx', '.xls', '.ods', '.parquet', '.feather'):
+        raise ValueError(f'{out}: what is written is a CSV, name a file that ends in .csv with --out')
     if out.is_dir(): raise IsADirectoryError(f'{out} is a folder: name a file in it')
     if not out.parent.is_dir():
         raise FileNotFoundError(f'there is no folder {out.parent} for {out.name}: make it, or name another with --out')

@@ -286,6 +286,11 @@ def check_entries(
         if not never: continue
         detail = f'{say_count(len(never), "label")} never {what}'
         checks.append(Check('labels', 'note', detail, len(never), never, advice))
+    empty = int(np.isnan(states).sum()) - len(blank)*states.shape[1]
+    if empty:
+        detail = f'{say_count(empty, "blank entry")} beside others of their row'
+        checks.append(Check('labels', 'note', detail, empty, [],
+                            'they train as absent; --blank unknown leaves them out'))
     uncertain = int((states == -1).sum())
     if uncertain:
         checks.append(Check('labels', 'note', f'{say_count(uncertain, "uncertain entry")} (-1)', uncertain, [],

@@ -229,13 +229,16 @@ def check_table(
         table, checks = read_table(source, ids=[patient], files=[path], sheet=sheet), Checks()
         column = find_column(table, 'image files', path)
         if column is None:
-            raise ValueError('no column of image files is recognised: name it with --path; '
+            raise ValueError('no column of image files is recognised: name it with --path, '
+                             f'or ask `cxr-workbench doctor {source}`; '
                              f'the table has {list(table.columns)}')
         if fold_column is not None: find_column(table, 'folds', fold_column)
         check_labels(table, labels, [column, find_patients(table, patient)])
         table = keep_named(table, column, checks)
         if packed is None: keep_files(table.assign(path=join_paths(table[column], root or file.parent)), checks)
-        checks.stop(missing)
+        try: checks.stop(missing)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{error}. `cxr-workbench doctor {source}` looks for where they lie') from None
 
 # %% ../nbs/79c1_settings.ipynb #863be5a5
 def check_places(

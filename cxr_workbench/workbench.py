@@ -194,7 +194,7 @@ def draw_neighbours(bench, choice):
     for name, method in choice.methods.items():
         reference = bench.reference(name)
         rows, cosine = cases.find_neighbours(method, choice.x, reference, patient=patient)
-        figure = cases.show_neighbours(reference, rows, cosine, choice.label, side=125)
+        figure = cases.show_neighbours(reference, rows, cosine, choice.label)
         figures.append(figure.update_layout(title_text=f'{name}: {figure.layout.title.text}'))
     return figures
 
@@ -214,7 +214,7 @@ def draw_severity(
         doses[name] = doses[name][:, [list(method.label_names).index(each) for each in shared]]
     grown = [bench.phantom.render(choice.row, {choice.label: float(level)})[0] for level in steps]
     titles = [f'{level:.1f}' for level in steps]
-    return [views.show_images(np.stack(grown), titles, columns=min(8, levels), side=110),
+    return [views.show_images(np.stack(grown), titles, columns=min(8, levels), side=92),
             cases.show_dose(doses, steps, shared, choice.label)]
 
 # %% ../nbs/82_workbench.ipynb #be5c0021

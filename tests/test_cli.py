@@ -634,3 +634,10 @@ def test_every_option_keeps_its_spelling():
         options = [option for option in command.params if option.param_type_name == 'option']
         spelled = {text for option in options for text in [*option.opts, *option.secondary_opts]}
         assert set(OPTIONS[name].split()) <= spelled, name
+
+
+@pytest.mark.parametrize('name', ['scores.xlsx', 'scores.parquet'])
+def test_scores_are_not_written_as_what_they_are_not(tmp_path, name):
+    from cxr_workbench.reports import check_place
+    with pytest.raises(ValueError, match='ends in .csv'): check_place(tmp_path/name)
+    assert check_place(tmp_path/'scores.csv') == tmp_path/'scores.csv'

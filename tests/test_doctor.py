@@ -479,3 +479,11 @@ def test_files_that_are_all_called_alike_are_not_compared_with_each_other(tmp_pa
     assert found.paths[:290] == [str(tmp_path/'images'/name.removeprefix('CheXpert-v1.0/')) for name in names[:290]]
     assert found.absent == list(range(290, 300)) and not found.unclear
     assert len(compared) <= 3*len(names)   # and not their square
+
+
+def test_blank_entries_beside_others_are_said_to_train_as_absent(tmp_path):
+    table = pd.DataFrame(dict(path=[f'{k}.png' for k in range(4)], Edema=[1, 0, None, None], Mass=[1, 1, 0, None]))
+    table.to_csv(tmp_path/'table.csv', index=False)
+    found = doctor.examine(tmp_path/'table.csv')
+    said = [check for check in found.checks if 'blank entry beside others' in check.detail]
+    assert [check.count for check in said] == [1] and '--blank unknown' in str(said[0])   # the empty row has its own line

@@ -76,7 +76,8 @@ def test_another_image_and_a_file_change_the_pictures(bench):
     noise = np.random.default_rng(0).integers(0, 256, (80, 80))
     Image.fromarray(noise.astype(np.uint8)).save(buffer, 'png')
     files = dict(name='mine.png', mimeType='image/png', buffer=buffer.getvalue())
-    assert change(panel, lambda: bench.locator('.cxr-workbench input[type=file]').set_input_files(files))
+    with bench.expect_file_chooser() as chooser: bench.get_by_role('button', name='an image file').click()
+    assert change(panel, lambda: chooser.value.set_files(files))
     assert 'the image is a file' in bench.locator('.cxr-workbench').inner_text()
 
 
@@ -85,7 +86,7 @@ from cxr_workbench.live import LiveWidget
 from cxr_workbench.phantom import SyntheticCXR
 data = from_phantom(SyntheticCXR(480, size=32, seed=4))
 live = LiveWidget(*[data.subset(rows) for rows in patient_split(data.patient_id, data.y, fraction=.3, seed=0)])
-live.controls['epochs'].value = 40
+live.controls['epochs'].value = 200
 live.widget'''
 
 
