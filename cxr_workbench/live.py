@@ -192,6 +192,7 @@ class LiveWidget:
                             stop=w.Button(description='stop', tooltip='end after this epoch', disabled=True),
                             more=w.Button(description='go on', tooltip='take the stopped run up', disabled=True))
         self.note, self.curves, self.map = w.HTML('no run yet'), make_picture_widget()(), make_picture_widget()()
+        for picture in (self.curves, self.map): picture.show(show_progress(make_watch()))   # axes to begin with
         row = w.Box(list(self.controls.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 16px'})
         pictures = w.VBox([self.curves, self.map])
         self.widget = w.VBox([row, self.weight_row, w.HBox(list(self.buttons.values())), self.note, pictures])
