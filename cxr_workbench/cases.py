@@ -167,13 +167,14 @@ def show_maps(
         way = how if isinstance(how, str) else how[name]
         found = attribute(method, x, label, way)[0].cpu()
         score = score_batch(method, x)[0][list(method.label_names).index(label)]
-        said = ', empty: nothing raises the score' if is_empty(found) else ''
-        titles.append(f'{name}, {way}: p = {score:.2f}{said}')
+        titles.append(f'{name}, {way}: p = {score:.2f}{", empty" if is_empty(found) else ""}')
         maps.append(normalise_map(found))
+    said = 'empty: nothing raises the score' if any(title.endswith('empty') for title in titles) else None
     images = x.expand(len(maps), -1, -1, -1)
     masks = None if mask is None else np.stack([mask]*len(maps))
     boxes = boxes if boxes is None or len(maps) == 1 else [boxes]*len(maps)
-    return show_overlay(images, torch.stack(maps), masks, boxes, name='share of the maximum', titles=titles, side=side)
+    return show_overlay(images, torch.stack(maps), masks, boxes, name='share of the maximum',
+                        titles=titles, side=side, title=said)
 
 # %% ../nbs/81_cases.ipynb #ca5e0027
 class Film(NamedTuple):

@@ -84,7 +84,8 @@ def test_an_empty_map_is_said_to_be_one(reference):
     model = Silent()
     model.register_parameter('unused', torch.nn.Parameter(torch.zeros(1)))
     figure = cases.show_maps({'silent': model}, reference.data.batch([5]).x, 'Edema', 'integrated_gradients')
-    assert any('empty: nothing raises the score' in note.text for note in figure.layout.annotations)
+    assert figure.layout.title.text == 'empty: nothing raises the score'
+    assert figure.layout.annotations[0].text.endswith(', empty')
 
 
 def test_the_nearest_neighbour_is_the_image_itself_unless_its_patient_is_left_out(lcc, reference):
