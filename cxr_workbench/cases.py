@@ -23,13 +23,14 @@ class Reference(NamedTuple):
     table: object         # DataFrame of metrics.report, by label
 
 # %% ../nbs/81_cases.ipynb #ca5e0008
-def read_features(
+def look_at(
     method, x:Tensor,   # images, (B, 1, H, W)
-)->np.ndarray:          # (B, D)
-    "The features of some images: the probe `features`, or the mean of `feature_map`."
-    with evaluation_mode(method), torch.inference_mode(): _, probes = method.look(x)
+):                      # probabilities (B, C), and features (B, D)
+    "Scores and features of some images: the probe `features`, or the mean of `feature_map`."
+    device = next(method.parameters()).device
+    with evaluation_mode(method), torch.inference_mode(): logits, probes = method.look(x.to(device))
     found = probes['features'] if 'features' in probes else probes['feature_map'].mean((2, 3))
-    return found.float().cpu().numpy()
+    return logits.float().sigmoid().cpu().numpy(), found.float().cpu().numpy()
 
 # %% ../nbs/81_cases.ipynb #ca5e0009
 def score_reference(
@@ -47,9 +48,8 @@ def score_reference(
     spread = np.linspace(0, len(data) - 1, min(most, len(data)))
     data = data.subset(np.unique(spread.astype(int)))
     data, parts = arrange_labels(data, shared, names), np.array_split(np.arange(len(data)), max(1, len(data)//64))
-    images = [data.batch(rows).x for rows in parts]
-    scores = np.concatenate([score_batch(method, x) for x in images])
-    features = np.concatenate([read_features(method, x) for x in images])
+    seen = [look_at(method, data.batch(rows).x) for rows in parts]
+    scores, features = (np.concatenate(column) for column in zip(*seen))
     with warnings.catch_warnings():   # of means over labels, which are not read here
         warnings.filterwarnings('ignore', message='(macro|head|medium|tail): .*resamples')
         table = report(scores, data.y, data.known, data.patient_id, names, n_boot=n_boot)
@@ -85,7 +85,7 @@ def find_spans(
     reference:Reference,
     c:int,      # column of the label
     score:float,
-):              # dict state -> (5 %, 50 %, 95 %) of the ranks of its images; and the rank of the score, all in [0, 1]
+):              # dict state -> (5 %, 95 %) of the ranks of its images; and the rank of the score, all in [0, 1]
     "Where images without and with a finding lie among all, and where one score does."
     scores, order = reference.scores[:, c], np.sort(reference.scores[:, c])
     y, known = reference.data.y[:, c].numpy(), reference.data.known[:, c].numpy()
@@ -93,7 +93,7 @@ def find_spans(
     spans = {}
     for state, value in (('absent', 0), ('present', 1)):
         mine = ranks[known & (y == value)]
-        if len(mine): spans[state] = np.quantile(mine, (.05, .5, .95))
+        if len(mine): spans[state] = np.quantile(mine, (.05, .95))
     return spans, share_below(score, scores)
 
 # %% ../nbs/81_cases.ipynb #ca5e0018
@@ -105,14 +105,14 @@ def add_standing(
 ):
     "The bars of the reference and the diamonds of one image, label by label."
     from cxr_workbench.style import STATES
-    places, words = np.full(len(table), np.nan), []
-    for c, row in enumerate(table.itertuples()):
-        spans, places[c] = find_spans(reference, c, row.score)
+    names, places, words = list(reference.data.label_names), np.full(len(table), np.nan), []
+    for c, row in enumerate(table.itertuples()):   # the table may lack labels of the reference
+        spans, places[c] = find_spans(reference, names.index(row.Index), row.score)
         for state, shift in (('absent', -.17), ('present', .17)):
             if state not in spans: continue
             colour = STATES[state] if state == 'present' else '#999999'
             line = dict(width=6, color=colour)
-            fig.add_scatter(x=spans[state][[0, 2]], y=[c + shift]*2, mode='lines',
+            fig.add_scatter(x=spans[state], y=[c + shift]*2, mode='lines',
                             line=line, name=state,
                             legendgroup=state, opacity=.55, hoverinfo='skip',
                             showlegend=c == 0 and column == 1, row=1, col=column)
@@ -289,13 +289,14 @@ def find_neighbours(
 ):                         # rows of the reference and their cosines, (k,) each, nearest first
     "The nearest reference images by the cosine of their centred features."
     centre = reference.features.mean(0)
-    own, all_ = read_features(method, x)[0] - centre, reference.features - centre
-    lengths = np.linalg.norm(all_, axis=1)*np.linalg.norm(own)
-    cosine = all_ @ own/np.maximum(lengths, 1e-12)
+    own, others = look_at(method, x)[1][0] - centre, reference.features - centre
+    lengths = np.linalg.norm(others, axis=1)*np.linalg.norm(own)
+    cosine = others @ own/np.maximum(lengths, 1e-12)
     if patient is not None and reference.data.patient_id is not None:
         cosine = np.where(np.asarray(reference.data.patient_id) == patient, -np.inf, cosine)
     rows = np.argsort(-cosine, kind='stable')[:most]
-    return rows[np.isfinite(cosine[rows])], cosine[rows][np.isfinite(cosine[rows])]
+    rows = rows[np.isfinite(cosine[rows])]
+    return rows, cosine[rows]
 
 # %% ../nbs/81_cases.ipynb #ca5e0038
 def show_neighbours(

@@ -91,6 +91,7 @@ class Pair(NamedTuple):
     patient: np.ndarray   # (n,), or None
     label_names: list     # (C,)
     differ: int           # entries that both know, with two values
+    lone: int             # entries that one of them knows, the other does not
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00018
 def align_scored(
@@ -114,7 +115,8 @@ def align_scored(
                       f'same images? They were matched by the last {parts} part(s) of their names')
     patient = two.patient if one.patient is None else one.patient
     a, b = columns(one.probs, one.label_names), columns(two.probs, two.label_names)
-    return Pair(a, b, ya, both & ~differ, patient, names, int(differ.sum()))
+    counts = int(differ.sum()), int((ka ^ kb).sum())
+    return Pair(a, b, ya, both & ~differ, patient, names, *counts)
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00022
 def describe_pair(
@@ -139,7 +141,8 @@ def describe_pair(
         'labels that both have': len(pair.label_names),
         'labels of the first only': only(first, second),
         'labels of the second only': only(second, first),
-        'entries left out, the labels differ': pair.differ}
+        'entries left out, the labels differ': pair.differ,
+        'entries left out, one run alone knows them': pair.lone}
     return pd.DataFrame({'value': facts}).rename_axis('what')
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00024

@@ -204,8 +204,9 @@ def from_npz(
     labels = find_labels(table, labels, list_other_columns(table, row, patient))
     rows = None if row is None else table_rows(table[row], len(pixels), row)
     check_order(image_id, table, rows)
-    y, known = (policy or LabelPolicy())(translate_answers(table, labels)[labels])
+    answers = translate_answers(table, labels)[labels]
+    y, known = (policy or LabelPolicy())(answers)
     who = reconcile('patient_id', held.get('patient_id'), None if patient is None else table[patient], rows)
     synthetic = reconcile('synthetic', held.get('synthetic'), read_synthetic(table), rows)
     return CXRDataset(pixels, y, known, who, labels, synthetic=synthetic, meta=table.drop(columns=labels), rows=rows,
-                      reading=reading)
+                      reading=reading, states=answers)

@@ -6,14 +6,14 @@
 __all__ = ['show_progress', 'LiveRun', 'LiveWidget']
 
 # %% ../nbs/83_live.ipynb #11fe0003
-import ast, html, tempfile, threading
+import ast, tempfile, threading
 from pathlib import Path
 import numpy as np
 from . import cases
-from .core import create_method, list_methods, seed_all
+from .core import create_method, get_factory, list_methods, seed_all
 from .learner import fit
 from .signatures import list_factories
-from .widget import make_picture_widget
+from .widget import arrange_controls, format_error, make_picture_widget
 from .workbench import choose_start
 
 # %% ../nbs/83_live.ipynb #11fe0006
@@ -36,8 +36,8 @@ def make_watch(
 
         def on_train_epoch_end(self, trainer, training):
             self.epochs = list(training.history)
-            if self.stopping: trainer.should_stop = True
             if on_epoch: on_epoch(self, training.kept)
+            if self.stopping: trainer.should_stop = True
     return Watch()
 
 # %% ../nbs/83_live.ipynb #11fe0009
@@ -133,12 +133,6 @@ class LiveRun:
         self.thread.join(seconds)
         if self.error is not None: raise self.error
 
-# %% ../nbs/83_live.ipynb #11fe0018
-def list_presets(name)->dict:
-    "The presets of a method, by name."
-    from cxr_workbench.core import get_factory
-    return getattr(get_factory(name), 'presets', {})
-
 # %% ../nbs/83_live.ipynb #11fe0031
 def scale_rates(
     name:str,       # of a method
@@ -147,7 +141,7 @@ def scale_rates(
     "The learning rates of a method's smallest preset, times a factor."
     declared = list_factories()[name].settings.values() if name in list_factories() else ()
     rates = {each.name: ast.literal_eval(each.default) for each in declared if each.name in ('lr', 'backbone_lr')}
-    known = {**rates, **list_presets(name).get('tiny', {})}
+    known = {**rates, **get_factory(name).presets.get('tiny', {})}
     def scale(rate): return tuple(map(scale, rate)) if isinstance(rate, (tuple, list)) else rate*factor
     return {key: scale(known[key]) for key in ('lr', 'backbone_lr') if known.get(key) is not None}
 
@@ -156,7 +150,7 @@ def make_run_controls(data):
     "What a live run can be told."
     import ipywidgets as w
     wide = {'description_width': 'initial'}
-    names = [name for name in list_methods() if 'tiny' in list_presets(name)]
+    names = [name for name in list_methods() if 'tiny' in get_factory(name).presets]
     start, finding = choose_start(data, list(data.label_names))
     return dict(
         method=w.Dropdown(options=names, value='supervised' if 'supervised' in names else names[0],
@@ -187,13 +181,12 @@ class LiveWidget:
         import ipywidgets as w
         self.train, self.valid, self.batch_size, self.every = train, valid, batch_size, every
         self.run, self.before, self.controls = None, None, make_run_controls(valid)
-        self.weights, self.weight_row = {}, w.Box(layout={'flex_flow': 'row wrap', 'grid_gap': '4px 16px'})
+        self.weights, self.weight_row = {}, arrange_controls(())
         self.buttons = dict(start=w.Button(description='start', button_style='primary', tooltip='train a new run'),
                             stop=w.Button(description='stop', tooltip='end after this epoch', disabled=True),
                             more=w.Button(description='go on', tooltip='take the stopped run up', disabled=True))
         self.note, self.curves, self.map = w.HTML('no run yet'), make_picture_widget()(), make_picture_widget()()
-        for picture in (self.curves, self.map): picture.show(show_progress(make_watch()))   # axes to begin with
-        row = w.Box(list(self.controls.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 16px'})
+        row = arrange_controls(self.controls.values())
         pictures = w.VBox([self.curves, self.map])
         self.widget = w.VBox([row, self.weight_row, w.HBox(list(self.buttons.values())), self.note, pictures])
         self.widget.add_class('cxr-live')
@@ -233,8 +226,7 @@ class LiveWidget:
     def watch_end(self):
         "Wait for the thread, and say how it ended."
         try: self.run.wait()
-        except BaseException as error:
-            self.note.value = f'<b style="color:#B00020">{type(error).__name__}: {html.escape(str(error))}</b>'
+        except BaseException as error: self.note.value = format_error(error)
         self.set_buttons(running=False)
 
     def set_buttons(self, running):

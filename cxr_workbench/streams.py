@@ -9,6 +9,7 @@ __all__ = ['write_stream', 'StreamedImages', 'from_stream']
 import json, os
 from pathlib import Path
 import numpy as np
+from .answers import translate_answers
 from .data import find_labels, find_patients, list_other_columns
 from .dataset import CXRDataset
 from .labels import LabelPolicy
@@ -118,5 +119,6 @@ def from_stream(
     patient = find_patients(table, patient)
     labels = find_labels(table, labels, list_other_columns(table, column, patient))
     who, paths = (None if name is None else table[name] for name in (patient, column))
-    y, known = (policy or LabelPolicy())(table[labels])
-    return CXRDataset(images, y, known, who, labels, paths, meta=table.drop(columns=labels), states=table[labels])
+    answers = translate_answers(table, labels)[labels]
+    y, known = (policy or LabelPolicy())(answers)
+    return CXRDataset(images, y, known, who, labels, paths, meta=table.drop(columns=labels), states=answers)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from . import cases, outcomes, views
-from .widget import as_control, make_picture_widget, read_hints
+from .widget import arrange_controls, as_control, format_error, make_picture_widget, read_hints
 
 # %% ../nbs/82_workbench.ipynb #be5c0007
 class Choice(NamedTuple):
@@ -249,8 +249,7 @@ class PanelWidget:
         hints = read_hints(draw)
         self.controls = {name: as_control(name, spec, None, hints.get(name, '')) for name, spec in specs.items()}
         self.message, self.pictures = w.HTML(), w.VBox([])
-        row = w.Box(list(self.controls.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 24px'})
-        self.box = w.VBox([row, self.message, self.pictures])
+        self.box = w.VBox([arrange_controls(self.controls.values()), self.message, self.pictures])
         self.box.add_class('cxr-panel')
         for control in self.controls.values(): control.observe(self.refresh, 'value')
 
@@ -261,9 +260,7 @@ class PanelWidget:
             figures = self.draw(self.bench, self.choose(), **values)
             self.place(figures)
             self.message.value, self.fresh = '', True
-        except Exception as error:
-            text = html.escape(str(error))
-            self.message.value = f'<b style="color:#B00020">{type(error).__name__}: {text}</b>'
+        except Exception as error: self.message.value = format_error(error)
 
     def place(self, figures):
         "Figures into as many pictures; those that stand are used again."
@@ -293,12 +290,17 @@ def read_dropped(
     if pixels is None: raise ValueError(reason.replace(str(path), name))
     return torch.from_numpy(np.ascontiguousarray(pixels)).float()[None, None]
 
+# %% ../nbs/82_workbench.ipynb #be5c0060
+def list_present(data, row)->list[str]:
+    "The findings that an image is known to have."
+    present = (data.y[row] > .5) & data.known[row]
+    return [name for name, has in zip(data.label_names, present) if has]
+
 # %% ../nbs/82_workbench.ipynb #be5c0031
 def choose_start(data, labels):
     "A first image that shows something, and what it shows; row 0 where no image has a known finding."
-    for row, (y, known) in enumerate(zip(data.y, data.known)):
-        present = [name for name, has in zip(data.label_names, (y > .5) & known) if has]
-        for name in present:
+    for row in range(len(data)):
+        for name in list_present(data, row):
             if name in labels and name != 'No Finding': return row, name
     return 0, labels[0]
 
@@ -327,9 +329,8 @@ class Workbench:
         self.bench, self.dropped, self.menus = bench, None, make_menus(bench)
         self.panels = {name: PanelWidget(draw, specs, bench, self.choose) for name, (draw, specs) in PANELS.items()}
         self.tabs = w.Tab([panel.box for panel in self.panels.values()], titles=list(self.panels))
-        row = w.Box(list(self.menus.values()), layout={'flex_flow': 'row wrap', 'grid_gap': '4px 16px'})
         self.note = w.HTML()
-        self.widget = w.VBox([row, self.note, self.tabs])
+        self.widget = w.VBox([arrange_controls(self.menus.values()), self.note, self.tabs])
         self.widget.add_class('cxr-workbench')
         for name in ('first', 'second'): self.menus[name].observe(self.change_models, 'value')
         for name in ('row', 'label'): self.menus[name].observe(self.change, 'value')
@@ -358,7 +359,7 @@ class Workbench:
         "Another model: the labels that both have are offered."
         try: labels = self.bench.list_labels(self.menus['first'].value, self.menus['second'].value)
         except Exception as error:
-            self.note.value = f'<b style="color:#B00020">{html.escape(str(error))}</b>'
+            self.note.value = format_error(error)
             return
         kept = self.menus['label'].value
         with self.menus['label'].hold_trait_notifications(): self.menus['label'].options = labels
@@ -372,7 +373,7 @@ class Workbench:
                 method = self.bench.load(self.menus['first'].value)
                 self.dropped = read_dropped(method, bytes(each['content']), each['name'])
             except Exception as error:
-                self.note.value = f'<b style="color:#B00020">{html.escape(str(error))}</b>'
+                self.note.value = format_error(error)
                 return
         self.change()
 
@@ -380,9 +381,8 @@ class Workbench:
         "What the image is, in words."
         if self.dropped is not None: self.note.value = 'the image is a file: it has no labels here'
         else:
-            row, names = self.menus['row'].value, self.bench.data.label_names
-            y, known = self.bench.data.y[row] > .5, self.bench.data.known[row]
-            present = [name for name, has in zip(names, y & known) if has]
+            row = self.menus['row'].value
+            present = list_present(self.bench.data, row)
             self.note.value = f'image {row}: {html.escape(", ".join(present) or "no finding is known")}'
 
 # %% ../nbs/82_workbench.ipynb #be5c0033

@@ -46,6 +46,22 @@ def test_standing_counts_the_images_that_score_lower(lcc, reference):
     assert np.isclose(table.loc['Edema', 'score'], own, atol=1e-5)
 
 
+def test_bars_are_those_of_the_label_beside_them_where_a_label_is_left_out(lcc, reference):
+    table = cases.measure_standing(lcc, reference.data.batch([3]).x, reference)
+    whole = cases.show_standing({'lcc': table}, {'lcc': reference})
+    fewer = cases.show_standing({'lcc': table.drop('No Finding')}, {'lcc': reference})
+    def read(figure):   # label -> ranks of its bars and of the image
+        names, bars = figure.layout.yaxis.ticktext, {}
+        for trace in figure.data:
+            for y, x in zip(trace.y, trace.x):
+                name = names[round(float(y))]
+                bars.setdefault(name, []).append(float(x))
+        return bars
+    one, other = read(whole), read(fewer)
+    del one['No Finding']
+    assert other == one
+
+
 def test_a_constant_model_stands_in_the_middle_not_at_the_bottom():
     assert cases.share_below(.3, np.full(9, .3)) == .5
 

@@ -192,7 +192,7 @@ def test_a_pair_has_rows_labels_and_entries_of_both():
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         pair = comparing.align_scored(one, two)
-    assert pair.label_names == ['Edema', 'Mass'] and pair.differ == 1
+    assert pair.label_names == ['Edema', 'Mass'] and pair.differ == pair.lone == 1
     assert np.array_equal(pair.a, one.probs[[2, 3, 4]][:, [0, 1]])
     assert np.array_equal(pair.b, two.probs[[2, 1, 0]][:, [1, 0]])
     assert pair.known.tolist() == [[True, True], [True, False], [False, True]]

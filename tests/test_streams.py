@@ -94,3 +94,14 @@ def test_a_pack_without_a_table_keeps_its_paths(packed, tmp_path):
     pytest.importorskip('litdata')
     bare = pack([packed.folder.parent/'00.png', packed.folder.parent/'01.png'], tmp_path/'bare', 16)
     assert pd.read_csv(write_stream(bare, tmp_path/'s')/'table.csv').path.tolist() == bare.paths
+
+
+def test_labels_in_words_are_those_of_the_pack(tmp_path):
+    pytest.importorskip('litdata')
+    words = dict(Edema=['yes', 'no', '?', None], Mass=['no', 'no', 'yes', 'yes'])
+    frame = pd.DataFrame(dict(path=[f'{row}.png' for row in range(4)], patient_id=list('abcd'), **words))
+    for name in frame.path: Image.fromarray(np.full((16, 16), 9, np.uint8)).save(tmp_path/name)
+    folder = pack(frame, tmp_path/'pack', 16, root=tmp_path, workers=0).folder
+    streamed, packed = from_stream(write_stream(folder, tmp_path/'stream')), from_pack(folder)
+    assert np.array_equal(streamed.states, packed.states, equal_nan=True)
+    assert np.array_equal(streamed.states[:, 0], [1, 0, -1, np.nan], equal_nan=True)
