@@ -78,7 +78,7 @@ def pair_runs(
     if twice.any():
         first = runs.loc[twice, ['variant', 'fold', 'draw']].iloc[0].to_dict()
         same = runs[(runs[list(first)] == pd.Series(first)).all(axis=1)]
-        differ = [k for k in runs if same[k].nunique() > 1 and same[k].dtype.kind not in 'f']
+        differ = [k for k in runs if same[k].nunique() > 1 and (k == 'fraction' or same[k].dtype.kind != 'f')]
         raise ValueError(f'{first} is there {len(same)} times: choose among {differ}')
     left, _, right = value.partition(' - ')
     scores = runs[left] - runs[right] if right else runs[left]
