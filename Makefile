@@ -15,10 +15,10 @@ help: ## list these commands
 	@awk '/^[a-z]+:.*## / { name = $$0; sub(/:.*/, "", name); sub(/.*## /, ""); printf "  %-12s %s\n", name, $$0 }' Makefile
 
 pages-ready:
-	@sh scripts/install.sh diffusion,tables
+	@sh scripts/install.sh diffusion,tables,app
 
 dev-ready:
-	@sh scripts/install.sh dev,dicom,diffusion,stream
+	@sh scripts/install.sh dev,dicom,diffusion,stream,app,cluster,docs
 
 lab: pages-ready ## install, then open JupyterLab at nbs/index.ipynb (on this machine only, with its token)
 	@root=; if [ "$$(id -u)" = 0 ]; then root=--allow-root; echo "--- running as root: JupyterLab is told that this is meant (--allow-root)"; fi; \

@@ -9,9 +9,9 @@ here = Path(__file__).parent.resolve()
 ini = ConfigParser(delimiters=['='])
 ini.read(here / 'settings.ini', encoding='utf-8')
 facts = ini['DEFAULT']
-names = 'dicom', 'diffusion', 'export', 'tables', 'stream', 'dev'
+names = 'dicom', 'diffusion', 'export', 'tables', 'stream', 'app', 'cluster', 'docs', 'dev'
 extras = {name: facts[f'{name}_requirements'].split() for name in names}
-extras['all'] = [each for name in names[:-1] for each in extras[name]]
+extras['all'] = [each for name in names[:-2] for each in extras[name]]
 
 
 class build_with_pages(build_py):

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Puts the package, and what it needs, into .venv. Where nothing has changed it returns at once.
 #
-#     sh scripts/install.sh diffusion,tables             what the pages need
-#     sh scripts/install.sh dev,dicom,diffusion,stream   what the tests need as well
+#     sh scripts/install.sh diffusion,tables,app   what the pages need
+#     sh scripts/install.sh dev,dicom,diffusion,stream,app,cluster,docs   what the tests need as well
 #
 # PYTHON=python3.13 chooses the Python (3.11 or newer). pip's own settings (index, mirror, proxy) are used as they are.
 # .venv/.ready-* is written last and holds a checksum of what was installed for, so a killed installation is never taken

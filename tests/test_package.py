@@ -110,10 +110,13 @@ def checksums(wheel):
     return {n: wheel.getinfo(n).CRC for n in wheel.namelist() if not is_metadata(n)}
 
 
+USED = 'dicom', 'diffusion', 'export', 'tables', 'stream', 'app', 'cluster'   # extras of those who use the package
+
+
 def test_metadata_says_what_settings_say(metadata):
     assert metadata['Name'] == 'cxr-workbench' and metadata['Version'] == FACTS['version']
     assert metadata['Requires-Python'] == '>=3.11'
-    assert set(metadata.get_all('Provides-Extra')) == {'dicom', 'diffusion', 'dev', 'export', 'tables', 'stream', 'all'}
+    assert set(metadata.get_all('Provides-Extra')) == {*USED, 'docs', 'dev', 'all'}
     assert 'Apache-2.0' in (metadata['License-Expression'] or metadata['License'])
 
 
@@ -122,7 +125,7 @@ def test_requirements_are_where_they_belong(metadata):
     assert {'torch', 'timm', 'lightning', 'pandas', 'typer', 'captum', 'pydicom'} <= found['']
     assert {'jupyterlab', 'ipywidgets', 'anywidget', 'plotly'} <= found['']
     assert TOOLS <= found['dev'] and not TOOLS & set().union(*(v for k, v in found.items() if k != 'dev'))
-    assert found['all'] == set().union(*(found[name] for name in ('dicom', 'diffusion', 'export', 'tables', 'stream')))
+    assert found['all'] == set().union(*(found[name] for name in USED))
     assert 'pylibjpeg' in found['dicom'] and 'diffusers' in found['diffusion']
     assert found['tables'] == {'openpyxl', 'pyarrow'} and found['stream'] == {'litdata'}
 
