@@ -519,6 +519,13 @@ def read_table(text, heading):
     return rows[2:]
 
 
+def read_tables(text, heading):
+    "The rows of all tables of the section under a heading, without their heads."
+    section = re.split(r'^## ', text.split(heading, 1)[1], maxsplit=1, flags=re.M)[0]
+    tables = re.findall(r'(?:^\|.*\n)+', section, flags=re.M)
+    return [row for table in tables for row in read_table(f'{heading}\n{table}', heading)]
+
+
 def find_code(text): return re.findall(r'`([^`]+)`', text)
 
 
@@ -528,7 +535,7 @@ def is_method(module): return module is not None and module.startswith('methods.
 def test_readme_lists_every_page_beside_its_module():
     "Row by row: a page and the module that it exports. The page of a new method may be missing."
     listed = {}
-    for row in read_table((ROOT/'README.md').read_text(), '## What is here'):
+    for row in read_tables((ROOT/'README.md').read_text(), '## What is here'):
         pages, modules = find_code(row[0]), find_code(row[1])
         assert len(pages) == len(modules) == 1 and row[2], f'a row with {pages} and {modules}'
         listed |= dict(zip(pages, modules))
