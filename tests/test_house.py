@@ -1,5 +1,5 @@
 "Who may import whom, the modules equal the notebooks, and what a line, a page and the table of contents look like."
-import ast, importlib, io, os, re, shutil, subprocess, sys, tokenize
+import ast, importlib, io, json, os, re, shutil, subprocess, sys, tokenize
 from collections import Counter
 from pathlib import Path
 import nbformat
@@ -219,14 +219,40 @@ def test_the_reader_of_imports_sees(source, found):
     assert inner(imports(source, ('cxr_workbench', 'methods')), known) == found
 
 
+IMPORT_ALL = """
+import importlib, json, sys
+heavy, names = json.loads(sys.argv[1])
+found = {}
+for name in names:
+    before = set(sys.modules)
+    importlib.import_module(f'cxr_workbench.{name}')
+    found[name] = sorted(set(heavy) & (set(sys.modules) - before))
+print(json.dumps(found))
+"""
+
+
+def import_in_order(heavy, names):
+    "Import these modules in one process, one after the other: module -> packages of `heavy` that it was first to load."
+    command = [sys.executable, '-c', IMPORT_ALL, json.dumps([sorted(heavy), names])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope='module')
+def loaded_early():
+    "Module -> heavy packages that importing it loads; one process for the modules that may load the same."
+    groups, found = {}, {}
+    for name in map(module_name, MODULES): groups.setdefault(frozenset(MAY_LOAD.get(name, ())), []).append(name)
+    for names in groups.values(): found |= import_in_order(HEAVY, names)
+    return found
+
+
 @module
-def test_import_is_light(path):
+def test_import_is_light(path, loaded_early):
     "Importing a module loads no heavy package that only one of its functions uses."
     name = module_name(path)
-    code = f'import sys, cxr_workbench.{name}; print(*sorted({HEAVY!r} & set(sys.modules)))'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stderr
-    early = set(done.stdout.split()) - MAY_LOAD.get(name, set())
+    early = set(loaded_early[name]) - MAY_LOAD.get(name, set())
     assert not early, f'import cxr_workbench.{name} loads {sorted(early)}: import it in the function that uses it'
 
 
@@ -235,11 +261,9 @@ WITHOUT_TORCH = ['renamed', 'networks', 'signatures', 'states', 'labels', 'table
                  'trees', 'protocols', 'obtained', 'reproduce']
 
 
-@pytest.mark.parametrize('name', WITHOUT_TORCH)
-def test_tables_measures_and_pictures_start_without_torch(name):
-    code = f'import sys, cxr_workbench.{name}; print("torch" in sys.modules)'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.stdout.strip() == 'False', done.stderr
+def test_tables_measures_and_pictures_start_without_torch():
+    found = import_in_order({'torch'}, WITHOUT_TORCH)
+    assert not [name for name, loaded in found.items() if loaded]
 
 
 # ---- notebooks to library ----
