@@ -2,6 +2,7 @@
 import json, os, secrets, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from cxr_workbench.launcher import add_defaults
 
 repo = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -84,7 +85,7 @@ class Lab:
         modules = filter(None, [str(repo), os.environ.get('PYTHONPATH')])
         programs = [str(Path(sys.executable).parent), os.environ['PATH']]
         paths = {'PYTHONPATH': os.pathsep.join(modules), 'PATH': os.pathsep.join(programs)}
-        return {**os.environ, **own, **paths}
+        return add_defaults({**os.environ, **own, **paths})
 
     def request(self, path, method='GET'):
         url, headers = f'http://127.0.0.1:{self.port}/{path}', {'Authorization': f'token {self.token}'}
