@@ -99,7 +99,8 @@ LeaveOut = Annotated[Optional[list[str]], Option(help='rows with COLUMN=VALUE ar
 Look = Annotated[int, Option(help='images that are looked at; 0: none')]
 Original = Annotated[Optional[Path], Option(help='a table with whole patient ids, joined by the image')]
 Write = Annotated[Optional[Path], Option(help='write a table that `fit` reads, a new .csv')]
-Card = Annotated[Optional[Path], Option(help='write a data card with pictures, an .html')]
+Card = Annotated[Optional[Path], Option(help='write a data card, an .html')]
+CardImages = Annotated[bool, Option('--show-images', help='show images of patients in the data card')]
 
 # %% ../nbs/80_cli.ipynb #5001b671
 def print_checks(
@@ -128,6 +129,7 @@ def doctor(
     look: Look = 500,
     write: Write = None,
     card: Card = None,
+    show_images: CardImages = False,
     as_json: Annotated[bool, Option('--json', help='print JSON')] = False,
 ):
     "What a data set is, what would train wrongly, where missing files lie, and the command to type."
@@ -135,6 +137,7 @@ def doctor(
     if target[0] == 'overlap' and len(target) == 3:
         from cxr_workbench.overlaps import overlap
         return print_checks(overlap(*target[1:], ids=ids), as_json)
+    if show_images and card is None: raise ValueError('--show-images is for the data card: give --card FILE.html too')
     if len(target) > 2: raise ValueError('doctor takes one target, a collection and its folder, or: overlap A B')
     names = None if labels is None else [name.strip() for name in labels.split(',') if name.strip()]
     place = root if len(target) == 1 else Path(target[1])
@@ -149,8 +152,8 @@ def doctor(
     if write is not None: print_line(f'{page.write_repaired(found, write)} rows written to {write}')
     if card is not None:
         from cxr_workbench.cards import write_card
-        write_card(found, reports.check_place(card, found.source))
-        print_line(f'the data card: {card}')
+        write_card(found, reports.check_place(card, found.source, argument='card'), images=show_images)
+        print_line(f'the data card: {card}' + ('' if show_images else '; images only with --show-images'))
     commands = page.make_commands(found, write)
     if as_json: print_line(json.dumps(page.to_record(found, commands), indent=1, ensure_ascii=False))
     else: print_line(page.format_examination(found, commands))

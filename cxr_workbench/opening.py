@@ -383,15 +383,18 @@ def arrange_labels(
     names:list,     # all labels of the model, (C,)
 ):                  # the same images with C labels; unknown where the data have no such label
     "The labels of a model over other data; ValueError where a label is not there."
+    import numpy as np
     missing = [column for column in taken.values() if column not in data.label_names]
     strange = [name for name in taken if name not in names]
     if strange: raise ValueError(f'the model has no labels {strange}: it has {list(names)}')
     if missing: raise ValueError(f'no labels {missing} in these data: they have {data.label_names}')
     y, known = data.y.new_zeros(len(data), len(names)), data.known.new_zeros(len(data), len(names))
+    states = None if data.states is None else np.full(y.shape, np.nan, data.states.dtype)
     for name, column in taken.items():
         here, there = names.index(name), data.label_names.index(column)
         y[:, here], known[:, here] = data.y[:, there], data.known[:, there]
-    return data.copy_with(y=y, known=known, label_names=list(names))
+        if states is not None: states[:, here] = data.states[:, there]
+    return data.copy_with(y=y, known=known, label_names=list(names), states=states)
 
 # %% ../nbs/79a_opening.ipynb #da7a0010
 def find_known_root(
