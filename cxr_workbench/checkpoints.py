@@ -170,11 +170,71 @@ def open_checkpoint(
 # %% ../nbs/08c_checkpoints.ipynb #e9ea27ad
 def shorten(
     value,      # anything that JSON holds
-    most=120,   # characters
+    most=60,    # characters
 )->str:
-    "A value as text, cut in the middle where it is long."
-    text = json.dumps(value)
+    "A value as Python spells it, cut in the middle where it is long."
+    text = repr(value)
     return text if len(text) <= most else f'{text[:most//2]} ... {text[-most//2:]}'
+
+# %% ../nbs/08c_checkpoints.ipynb #e1099fe2
+def compare_values(
+    old:dict, new:dict,   # argument -> value; one that is missing is None
+)->list[str]:
+    "The arguments that differ."
+    def spell(name, value): return f'without {name}=...' if value is None else f'{name}={shorten(value)}'
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f'{spell(name, old.get(name))}, now {spell(name, new.get(name))}' for name in names]
+
+# %% ../nbs/08c_checkpoints.ipynb #f3000909
+def compare_recipes(
+    old:list[dict], new:list[dict],   # stages of two records
+)->list[str]:
+    "How two recipes differ."
+    if len(old) != len(new): return [f'it has {len(old)} stages of training, now {len(new)}']
+    out = compare_values(*(dict(epochs=sum(stage['epochs'] for stage in stages)) for stages in (old, new)))
+    for number, (a, b) in enumerate(zip(old, new)):
+        names = [name for name in {**a, **b} if name != 'epochs' and a.get(name) != b.get(name)]
+        out += [f'{name} of stage {number} was {shorten(a.get(name))}, now {shorten(b.get(name))}' for name in names]
+    return out or ['its stages share the epochs out otherwise']
+
+# %% ../nbs/08c_checkpoints.ipynb #ddbbd017
+def compare_data(
+    old:dict, new:dict,   # of make_record
+)->list[str]:
+    "How labels and images of two records differ."
+    mine, theirs = (record.get('labels') or [] for record in (old, new))
+    lost, gained = ([name for name in a if name not in b] for a, b in ((mine, theirs), (theirs, mine)))
+    out = [f'it has the labels {shorten(lost)} more'] if lost else []
+    if gained: out.append(f'it lacks the labels {shorten(gained)}')
+    if mine != theirs and not out: out.append('its labels are in another order')
+    rows, now = old.get('rows'), new.get('rows')
+    if rows != now: out.append(f'it has {rows} training images, now {now}')
+    elif old.get('data') != new.get('data') and not out: out.append('its training images have other labels or patients')
+    return out if old.get('valid') == new.get('valid') else [*out, 'its held-out part is another one']
+
+# %% ../nbs/08c_checkpoints.ipynb #46b3cf0b
+DERIVED, OF_DATA = ('weights', 'unknown'), ('config', 'recipe', 'labels', 'data', 'rows', 'valid', 'reading')
+
+# %% ../nbs/08c_checkpoints.ipynb #1e5b1106
+def compare_records(
+    old:dict, new:dict,   # of make_record
+)->list[str]:
+    "What differs between the run that is there and one that would be trained, in words."
+    def pick(record, names): return {name: record.get(name) for name in names}
+    def list_arguments(record):
+        config = record.get('config') or {}
+        own = {name: value for name, value in config.items() if name not in ('arguments', 'labels')}
+        return {**(config.get('arguments') or {}), **own}
+    of_method = compare_values(*map(list_arguments, (old, new)))
+    if not of_method: of_method = compare_values(*(pick(record, set(DERIVED) & set(new)) for record in (old, new)))
+    stages = [record.get('recipe') or [] for record in (old, new)]
+    of_stages = compare_recipes(*stages) if stages[0] != stages[1] else []
+    if of_method: of_stages = [text for text in of_stages if text.startswith('epochs=')]
+    plain = [name for name in new if name not in (*DERIVED, *OF_DATA)]
+    further = compare_values(*(pick(record, plain) for record in (old, new)))
+    read = compare_values(*(record.get('reading') or {} for record in (old, new)))
+    found = [*of_method, *of_stages, *further, *read, *compare_data(old, new)]
+    return list(dict.fromkeys(found))
 
 # %% ../nbs/08c_checkpoints.ipynb #7b3accec
 def count_epochs(
@@ -224,9 +284,8 @@ def read_checkpoint(
     own = lengthen(stages, record.get('recipe') or [])
     longer = own[:-1] == stages[:-1] and count_epochs(own) > count_epochs(stages)
     given = {**record, 'recipe': stages if longer else own} if 'recipe' in record else record
-    changed = [key for key in given if before.get(key) != given[key]]
-    differ = [f'{key} was {shorten(before.get(key))}, now {shorten(given[key])}' for key in changed]
-    if differ:
+    if any(before.get(key) != value for key, value in given.items()):
+        differ = compare_records({key: before.get(key) for key in given}, given) or ['settings of another version']
         raise ValueError(f'{folder} holds another run: {"; ".join(differ)}. '
                          'Choose another folder, or give the settings of that run to continue it')
     if longer: warn_of_longer(folder, saved, own)

@@ -23,12 +23,14 @@ app = typer.Typer(
 
 # %% ../nbs/80_cli.ipynb #59e8473b
 @contextlib.contextmanager
-def print_warnings():
+def print_warnings(
+    spell=str,   # a message of the library -> as a shell spells it
+):
     "Warnings of the workbench as lines that begin with `note:`, each once; those of other packages as they are."
     printed, plain = set(), warnings.showwarning
     def show(message, category, filename, *rest, **kw):
         if category is not UserWarning: return plain(message, category, filename, *rest, **kw)
-        if str(message) not in printed: typer.echo(f'note: {message}', err=True)
+        if str(message) not in printed: typer.echo(f'note: {spell(str(message))}', err=True)
         printed.add(str(message))
     with warnings.catch_warnings():
         warnings.simplefilter('always', UserWarning)
@@ -37,9 +39,23 @@ def print_warnings():
 
 # %% ../nbs/80_cli.ipynb #85a6740e
 MENDABLE = (ValueError, OSError, KeyError, FloatingPointError, ModuleNotFoundError)
-NOT_SPELLED = ('labels', 'weights', 'pretrained', 'start', 'setting')   # other things in the library than in the shell
+NOT_SPELLED = ('labels', 'weights', 'pretrained', 'start', 'setting')   # other values in the library than in the shell
+READING = '--fit, --bits, --stretch, --invert, --window or --frame'
+ALSO = dict(source='--data', tune='fit --tune', reading=READING, how=READING, options='--option')
 
 # %% ../nbs/80_cli.ipynb #9b988897
+def spell_message(
+    message:str,             # of the library
+    function, given:dict,    # the command, and its arguments
+)->str:
+    "A message as a shell spells it."
+    options = ALSO | settings.list_options(function)
+    options |= {'fit': '--fit'} if 'square' in options else {}
+    factory = signatures.list_factories().get(given.get('method'))
+    own = () if factory is None else factory.settings
+    return settings.spell_options(message, options, own, NOT_SPELLED)
+
+# %% ../nbs/80_cli.ipynb #a2bfb4fa
 def describe_error(
     error,                   # one of MENDABLE
     function, given:dict,    # the command, and its arguments
@@ -47,18 +63,16 @@ def describe_error(
     "The message of an error, as a shell spells it; where a server does not answer, on one line."
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if isinstance(error, ConnectionError): message = ' '.join(message.split())
-    options = {name: text for name, text in settings.list_options(function).items() if name not in NOT_SPELLED}
-    options |= {'fit': '--fit'} if 'square' in options else {}
-    factory = signatures.list_factories().get(given.get('method'))
-    return settings.spell_options(message, options, () if factory is None else factory.settings)
+    return spell_message(message, function, given)
 
 # %% ../nbs/80_cli.ipynb #246d4b79
 def command(function):
     "Register a command whose mendable errors are one line and exit status 1, and whose warnings are one line each."
     @functools.wraps(function)
     def run(*args, **kw):
+        spell = functools.partial(spell_message, function=function, given=kw)
         try:
-            with print_warnings(): return function(*args, **kw)
+            with print_warnings(spell): return function(*args, **kw)
         except MENDABLE as error:
             if os.environ.get('CXR_DEBUG'): raise
             typer.echo(f'error: {describe_error(error, function, kw)}', err=True)
@@ -99,7 +113,8 @@ LeaveOut = Annotated[Optional[list[str]], Option(help='rows with COLUMN=VALUE ar
 Look = Annotated[int, Option(help='images that are looked at; 0: none')]
 Original = Annotated[Optional[Path], Option(help='a table with whole patient ids, joined by the image')]
 Write = Annotated[Optional[Path], Option(help='write a table that `fit` reads, a new .csv')]
-Card = Annotated[Optional[Path], Option(help='write a data card with pictures, an .html')]
+Card = Annotated[Optional[Path], Option(help='write a data card, an .html')]
+CardImages = Annotated[bool, Option('--show-images', help='show images of patients in the data card')]
 
 # %% ../nbs/80_cli.ipynb #5001b671
 def print_checks(
@@ -128,6 +143,7 @@ def doctor(
     look: Look = 500,
     write: Write = None,
     card: Card = None,
+    show_images: CardImages = False,
     as_json: Annotated[bool, Option('--json', help='print JSON')] = False,
 ):
     "What a data set is, what would train wrongly, where missing files lie, and the command to type."
@@ -135,6 +151,7 @@ def doctor(
     if target[0] == 'overlap' and len(target) == 3:
         from cxr_workbench.overlaps import overlap
         return print_checks(overlap(*target[1:], ids=ids), as_json)
+    if show_images and card is None: raise ValueError('--show-images is for the data card: give --card FILE.html too')
     if len(target) > 2: raise ValueError('doctor takes one target, a collection and its folder, or: overlap A B')
     names = None if labels is None else [name.strip() for name in labels.split(',') if name.strip()]
     place = root if len(target) == 1 else Path(target[1])
@@ -149,8 +166,8 @@ def doctor(
     if write is not None: print_line(f'{page.write_repaired(found, write)} rows written to {write}')
     if card is not None:
         from cxr_workbench.cards import write_card
-        write_card(found, reports.check_place(card, found.source))
-        print_line(f'the data card: {card}')
+        write_card(found, reports.check_place(card, found.source, argument='card'), images=show_images)
+        print_line(f'the data card: {card}' + ('' if show_images else '; images only with --show-images'))
     commands = page.make_commands(found, write)
     if as_json: print_line(json.dumps(page.to_record(found, commands), indent=1, ensure_ascii=False))
     else: print_line(page.format_examination(found, commands))
@@ -493,6 +510,8 @@ def evaluate(
     made = evaluate_run(run, data, by, n_boot, out, name_rows, show_images, device, unfinished=unfinished, **given)
     for what, value in made.facts['value'].items(): print_line(f'{what}: {value}')
     reports.print_table(made.result)
+    if not {'present', 'absent'}.issuperset(made.counts.columns[made.counts.any()]):
+        print_line(f'entries of the images:\n{made.counts.to_string()}')
     if made.groups is not None: print_line(summarize_groups(made.groups).round(3).to_string(na_rep='-'))
     print_line(f'written to {", ".join(map(str, made.files))}')
 
@@ -531,22 +550,50 @@ def compare(
     if out is not None:
         read = [file for file in (table, data) if file is not None]
         reports.check_place(out, *read, *(file for run in runs for file in opening.list_run_files(run)))
-    from cxr_workbench.comparing import compare_runs
+    from cxr_workbench.comparing import compare_runs, format_pair
     made = compare_runs(runs, data, by, n_boot, out, device=device, unfinished=unfinished, **given)
-    shown = ['auroc_a', 'auroc_b', 'difference', 'low', 'high', 'p', 'q', 'ap_difference', 'ap_low', 'ap_high']
-    for facts, (_, pair) in zip(made.facts, made.table.groupby(['first', 'second'], sort=False)):
+    pairs = made.table.groupby(['first', 'second'], sort=False)
+    for facts, note, (names, pair) in zip(made.facts, made.notes, pairs):
+        print_line(f'{names[0]} (first) and {names[1]} (second)')
         for what, value in facts['value'].items(): print_line(f'{what}: {value}')
-        print_line(pair.set_index('label')[shown].to_string(float_format=lambda v: f'{v:.3f}', na_rep='-'))
-    print_line('Differences are first minus second; read the row macro first. A label that fewer than two patients '
-               'have, or lack, has no p, and neither has a mean over it.')
+        print_line(f'{format_pair(pair.set_index("label"))}\n{spell_message(note, compare, {})}')
+    print_line('Differences are first minus second; read the row macro first.')
     print_line(f'written to {", ".join(map(str, made.files))}')
+
+# %% ../nbs/80_cli.ipynb #23f1ec31
+def find_inputs(
+    run, inputs,   # of predict
+    how:dict,      # settings of files.Reading that were given
+    root=None, path=None, sheet=None, option=None, missing=None,   # of predict
+):                 # files and their names, None where there are arrays of pixels; settings of files.Reading
+    "What is to be scored; ValueError for options that have nothing to be about."
+    name, kind = str(inputs[0]), opening.detect_source(inputs[0])
+    named = name in catalogue.CATALOGUE and not inputs[0].exists()
+    if not named and (option or missing): raise ValueError('--option and --missing are for collections: leave them out')
+    if kind != 'csv' and (path or sheet): raise ValueError('--path and --sheet are for tables: leave them out')
+    if kind in ('npz', 'pack', 'phantom') and not (kind == 'phantom' and inputs[0].exists()):
+        if how or root or len(inputs) > 1: raise ValueError(f'{name} holds pixels: give it alone, without such options')
+        return None, None, {}
+    if not named and kind != 'csv' and root: raise ValueError('--root is for tables and collections: leave it out')
+    chosen = catalogue.parse_options(name, option) if named else None
+    if named:
+        root = inputs[1] if len(inputs) == 2 and root is None else opening.find_known_root([run], name, root)
+        how = opening.complete_reading(name, chosen, None, how)
+    files, names = opening.list_scored(inputs, root, path, sheet, chosen, missing or 'error')
+    return files, names, how
 
 # %% ../nbs/80_cli.ipynb #74c6780b
 @command
 def predict(
     run: Run,
-    inputs: Annotated[list[Path], Argument(help='image files and folders, any format')],
+    inputs: Annotated[list[Path], Argument(
+        help='image files and folders; or one table with a column of them, a collection that `data` lists, an .npz')],
     out: Annotated[Path, Option(help='CSV of the scores')] = Path('scores.csv'),
+    root: Root = None,
+    path: PathColumn = None,
+    sheet: SheetName = None,
+    option: CollectionOption = None,
+    missing: Missing = None,
     batch_size: int = 64,
     device: Annotated[Optional[str], Option(help='cpu, cuda or mps')] = None,
     square: Square = None,
@@ -559,26 +606,32 @@ def predict(
     decisions: Annotated[
         bool, Option('--decide', help='calibrated, with columns of 1 and 0 by the thresholds of `fit --tune`')] = False,
 ):
-    "Probabilities per label for files and folders, to a CSV; files that cannot be read are listed and keep their row."
+    "Probabilities per label for files, the rows of a table or a collection; files that cannot be read keep their row."
     settings.check_runs(run)
     settings.check_device(device)
-    settings.check_words({'--fit': square})
-    files = opening.list_files(inputs)
-    from cxr_workbench import learner
-    out = reports.check_place(out, *files, *opening.list_run_files(run))
-    model = learner.load(run)
+    settings.check_words({'--fit': square, '--missing': missing})
     how = dict(fit=square, bits=bits, stretch=stretch, invert=invert, window=window, frame=frame)
+    how = {name: value for name, value in how.items() if value is not None}
+    where = dict(root=root, path=path, sheet=sheet, option=option, missing=missing)
+    files, names, how = find_inputs(run, inputs, how, **where)
+    from cxr_workbench import learner
+    out = reports.check_place(out, *inputs, *(files or ()), *opening.list_run_files(run))
+    model, data = learner.load(run), files
+    if files is None:   # pixels, with labels beside them
+        from cxr_workbench.evaluating import open_rows
+        data = open_rows(run, str(inputs[0])).data
     reading = opening.override_reading(model, **how)
     how = dict(batch_size=batch_size, device=device, reading=reading, calibrated=calibrated or decisions)
-    try: result = learner.predict(model, files, **how)
+    try: result = learner.predict(model, data, **how)
     except learner.Interrupted as stop:
-        reports.write_table(stop.scores, out)
+        reports.write_table(stop.scores.assign(path=names[:len(stop.scores)]), out)
         print_line(f'stopped: the {len(stop.scores)} of {len(files)} files that were scored are in {out}')
         raise typer.Exit(130) from None
+    if names is not None: result['path'] = names
     if decisions: result = result.join(learner.decide(result, model).add_prefix('present: '))
     reports.write_table(result, out)
-    bad = result[result['error'] != '']
-    for reason in bad['error']: typer.echo(f'not read: {reason}', err=True)
+    bad = result[result['error'] != ''] if 'error' in result else result[:0]
+    for reason in bad.get('error', ()): typer.echo(f'not read: {reason}', err=True)
     print_line(f'{len(result) - len(bad)} of {len(result)} files scored, {len(bad)} not read; written to {out}')
     if len(bad) == len(result): raise typer.Exit(1)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['load_run', 'Scored', 'score_data', 'find_values', 'find_studies', 'average_studies', 'find_groups', 'measure_groups',
-           'summarize_groups', 'Opened', 'open_rows', 'find_seen', 'check_seen', 'describe_seen', 'make_sections',
-           'identify', 'Evaluation', 'evaluate_run']
+           'summarize_groups', 'Opened', 'open_rows', 'find_seen', 'check_seen', 'describe_policy', 'describe_seen',
+           'make_sections', 'identify', 'Evaluation', 'evaluate_run']
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00003
 import warnings
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from . import opening, reports
 from .catalogue import spell_options
+from .grouping import BLANK, check_grouping, group_age, read_texts
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00006
 def count_epochs(
@@ -59,7 +60,7 @@ def load_run(
     stands = f'not finished: {done} of {planned} epochs'
     if unfinished: return model, stands
     raise ValueError(f'{run} is {stands}. Give the command that made it again, and it goes on; '
-                     'with --unfinished it is evaluated as it stands')
+                     'with unfinished=True it is evaluated as it stands')
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00013
 class Scored(NamedTuple):
@@ -103,18 +104,7 @@ COLUMNS = {   # what a column tells -> its usual names, the first that is there 
     'manufacturer': ['manufacturer', 'vendor', 'manufacturer dicom'],
     'site': ['site', 'hospital', 'institution', 'institution name', 'center', 'centre'],
 }
-BLANK = 'not given'
-AGES = (0, 18, 40, 60, 80)   # years in which groups begin
 PATHS = r'(patient\d+/study\d+|p\d{8}/s\d{8})(?:/|$)'   # folders of studies: CheXpert, MIMIC-CXR
-
-# %% ../nbs/79b1_evaluating.ipynb #e1a00019
-def read_texts(
-    column,        # Series
-)->np.ndarray:     # (n,) texts, BLANK where there is nothing
-    "A column as text."
-    text = column.astype(str).str.strip()
-    empty = column.isna() | text.str.lower().isin(['', 'nan', 'none', 'unknown', '<na>'])
-    return text.mask(empty, BLANK).to_numpy(dtype=object)
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00020
 def find_values(
@@ -125,14 +115,14 @@ def find_values(
     from cxr_workbench.tables import find_column, plain_name
     what, named, column = by.partition('=')
     table = scored.meta
-    if table is None: raise ValueError(f'--by {by}: these data have no table beside the images')
+    if table is None: raise ValueError(f'by={by!r}: these data have no table beside the images')
     if not named and what not in COLUMNS: column = what
     if column: return what, read_texts(table[find_column(table, what, column)])
     usual = [plain_name(name) for name in COLUMNS[what]]
     found = [name for want in usual for name in table.columns if plain_name(name) == want]
     if not found:
-        raise ValueError(f'--by {what}: no column of the table has a usual name for it; name one, '
-                         f'--by {what}=COLUMN; the table has {list(table.columns)}')
+        raise ValueError(f'by={what!r}: no column of the table has a usual name for it; name one, '
+                         f"by='{what}=COLUMN'; the table has {list(table.columns)}")
     values = read_texts(table[found[0]])
     for name in found[1:]: values = np.where(values == BLANK, read_texts(table[name]), values)
     return what, values
@@ -149,7 +139,7 @@ def find_studies(
     studies = find_values(scored, by)[1]
     without = int((studies == BLANK).sum())
     if without:
-        raise ValueError(f'--by {by}: {without} rows belong to no study: leave them out, or name another column')
+        raise ValueError(f'by={by!r}: {without} rows belong to no study: leave them out, or name another column')
     if scored.patient is None: return studies
     pairs = {(study, str(who)) for study, who in zip(studies, scored.patient)}
     numbers = len(set(studies))
@@ -189,20 +179,6 @@ def average_studies(
     meta = None if scored.meta is None else keep_constant(scored.meta, first, code)
     return Scored(names.tolist(), probs, y, known, patient, scored.label_names, meta)
 
-# %% ../nbs/79b1_evaluating.ipynb #e1a00031
-def group_age(
-    text:str,   # '57', '57.0', '057Y', '011M'
-)->str:
-    "The group of an age."
-    import re
-    found = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([YMWD]?)', text, flags=re.IGNORECASE)
-    if found is None: return BLANK
-    a_year = dict(Y=1, M=12, W=52, D=365)[found[2].upper() or 'Y']
-    years = float(found[1])/a_year
-    if years > 120: return BLANK
-    i = int(np.searchsorted(AGES, years, side='right')) - 1
-    return f'{AGES[i]} and over' if i == len(AGES) - 1 else f'{AGES[i]} to {AGES[i+1] - 1}'
-
 # %% ../nbs/79b1_evaluating.ipynb #e1a00032
 def find_groups(
     scored,         # Scored
@@ -210,19 +186,18 @@ def find_groups(
     most=30,        # so many groups are allowed
     images=None,    # Scored of the images, where studies are scored; for the message
 ):                  # what the groups are, and the group of each row, (n,) texts
-    "Rows in groups, by view, sex, age and what the table has; ValueError where there are too many."
+    "Rows in groups, by view, sex, age and what the table has; ValueError for too many, and for dates and identifiers."
     try: what, values = find_values(scored, by)
     except ValueError:
         if images is None or images is scored: raise
         find_values(images, by)   # raises where the images do not tell it either
-        message = f'--by {by} with --by study: it differs between the images of a study. Ask for either'
+        message = f"by={by!r} with by='study': it differs between the images of a study. Ask for either"
         raise ValueError(message) from None
     if what == 'age': values = np.array([group_age(text) for text in values], dtype=object)
     if what == 'sex':
         full = dict(m='male', f='female')
         values = np.array([full.get(text.lower(), text.lower()) for text in values], dtype=object)
-    number = len(set(values))
-    if number > most: raise ValueError(f'--by {by}: {number} groups, at most {most}; make a column of fewer')
+    check_grouping(by, values, scored.patient, most)
     return what, values
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00035
@@ -258,7 +233,7 @@ def measure_groups(
                 warnings.simplefilter('ignore', UserWarning)
                 table = report(part.probs, part.y, part.known, part.patient, part.label_names, shared, n_boot=n_boot)
             table = table.drop(index=[row for row in ('macro', 'other') if row in table.index], columns='threshold')
-            table['draws'] = pd.Series(table.attrs.get('draws', {}))
+            table = reports.add_reasons(table).assign(draws=pd.Series(table.attrs.get('draws', {})))
             tables.append(table.reset_index().assign(**about))
     columns = ['by', 'group', 'rows', 'patients', 'label']
     whole = pd.concat(tables, ignore_index=True)
@@ -355,6 +330,23 @@ def check_seen(
     same = [None if value is None else str(value) for value in first] == second
     return find_seen(scored.names, scored.patient, trained, train.patient_id, same)
 
+# %% ../nbs/79b1_evaluating.ipynb #b961a3e4
+def describe_policy(
+    description,   # arguments of opening.open_data
+)->str:
+    "What -1 and a blank of a table meant, in words."
+    kind = opening.detect_source(description.get('source', 'phantom'))
+    if 'uncertain' not in opening.list_used(kind): return 'all known'
+    return f'-1 means {description.get("uncertain", "zeros")}, a blank {description.get("blank", "negative")}'
+
+# %% ../nbs/79b1_evaluating.ipynb #6c96ef80
+def count_entries(
+    data,   # CXRDataset
+):          # DataFrame of its count_states
+    "The states of the labels that the data have."
+    counts = data.count_states()
+    return counts[counts.drop(columns=['blank', 'unknown'], errors='ignore').any(axis=1)]
+
 # %% ../nbs/79b1_evaluating.ipynb #e1a00059
 def describe_seen(
     seen,       # of check_seen
@@ -377,9 +369,7 @@ def describe_rows(
     "What a report is of."
     import pandas as pd
     data, model, about = opened.data, opened.model, opened.description
-    policy = f'-1 means {about.get("uncertain", "zeros")}, a blank {about.get("blank", "negative")}'
-    kind = opening.detect_source(about.get('source', 'phantom'))
-    if 'uncertain' not in opening.list_used(kind): policy = 'all known'
+    entries = ', '.join(f'{count} {state}' for state, count in count_entries(data).sum().items() if count)
     chosen = '' if opened.train is not None else ', '.join(spell_options(about.get('options') or {}))
     absent = [name for name, known in zip(scored.label_names, scored.known.any(0)) if not known]
     rows = f'{images} images' if len(scored.names) == images else f'{len(scored.names)} studies of {images} images'
@@ -391,7 +381,8 @@ def describe_rows(
         'data': opened.source + (f' ({chosen})' if chosen else ''),
         'scored': rows + people,
         'images are read': reports.describe_reading(data.reading),
-        'labels': policy,
+        'labels': describe_policy(about),
+        'entries of the images': entries,
         'labels that these data do not have': ', '.join(absent) or 'none',
         'rows of the training part': seen,
         'intervals': 'over patients' if people else 'as if every row were its own patient'}
@@ -422,17 +413,20 @@ def make_sections(
     groups=None,    # of measure_groups, for several properties
     images=None,    # (B, 1, H, W) to show
     caution='',     # stands below the first heading
+    counts=None,    # of CXRDataset.count_states
 )->list:            # of (heading, sentence, figure or table), for reports.write_html
     "What the report of a run shows."
     from cxr_workbench import views
-    table = result.drop(columns=['skipped', 'threshold'], errors='ignore').round(3)
+    table = reports.add_reasons(result).drop(columns=['skipped', 'threshold'], errors='ignore').round(3)
     scores, y, known = scored.probs, scored.y, scored.known
     curves = views.roc_curve(scores, y, scored.label_names, known)
     sections = [('What was scored', caution, facts)]
     if images is not None: sections.append(('Images', 'The first ones; bright is dense.', views.show_images(images)))
     sections += [
-        ('AUROC by label', 'Intervals from resampling patients.', views.report_bars(result)),
+        ('AUROC by label', reports.describe_intervals(result), views.report_bars(result)),
         ('The table', reports.NOTE, table)]
+    said = 'What the table of the images says, before uncertain and blank entries became labels.'
+    if counts is not None: sections.append(('Entries of the labels', said, counts))
     if groups is not None: sections += make_group_sections(groups)
     sections.append(('ROC curves', 'One curve a label.', curves))
     if known.any(): sections.append(('Calibration', 'All labels pooled.', views.reliability(scores, y, known=known)))
@@ -498,6 +492,7 @@ class Evaluation(NamedTuple):
     groups: object   # DataFrame of measure_groups, or None
     facts: object    # DataFrame: what was scored
     files: list      # that were written
+    counts: object = None   # DataFrame of CXRDataset.count_states
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00072
 def evaluate_run(
@@ -506,7 +501,7 @@ def evaluate_run(
     by=(),              # 'study', and properties of which groups are made, as in find_values
     n_boot=1000,        # resamples of the patients
     out=None,           # the CSV; None: RUN/report..., never in the place of another report
-    name_rows=False,    # write a further CSV with the name, the patient and the scores of every row
+    name_rows=False,    # write a further CSV with the name, the patient and the scores of every row, and name seen ones
     show_images=False,  # show images of patients in the HTML file
     device=None,        # of learner.predict
     **how,              # further arguments of open_rows
@@ -515,6 +510,7 @@ def evaluate_run(
     import pandas as pd
     opened = open_rows(run, source, **how)
     stem, key = find_place(opened, by, out)
+    counts = count_entries(opened.data)
     images = score_data(opened.model, opened.data, opened.description, device)
     seen = check_seen(opened, images)
     study = [text for text in by if text.partition('=')[0] == 'study']
@@ -528,12 +524,13 @@ def evaluate_run(
     facts = describe_rows(opened, scored, len(images.names), trained_on)
     phantom = opened.description.get('source', 'phantom') == 'phantom'
     shown = opened.data.batch(range(min(6, len(opened.data)))).x if phantom or show_images else None
-    sections = make_sections(result, scored, facts, read_history(opened.run), groups, shown, caution)
+    sections = make_sections(result, scored, facts, read_history(opened.run), groups, shown, caution, counts)
     title = f'{opened.run.name}, scored on {opened.source}'
-    note = reports.PHANTOM if phantom else 'A research tool; its numbers are of these data and no medical advice.'
-    files = reports.write_report(stem, key, result, sections, title, note, facts=facts['value'].to_dict())
+    note, kept = reports.PHANTOM if phantom else '', facts['value'].to_dict()
+    files = reports.write_report(stem, key, reports.add_reasons(result), sections, title, note, facts=kept)
+    if seen is not None and not name_rows: seen = seen.drop(columns='name')
     further = dict(groups=groups, seen=seen if seen is not None and len(seen) else None)
     further['rows'] = tabulate_rows(scored) if name_rows else None
     extra = {name: stem.with_name(f'{stem.name}_{name}.csv') for name, table in further.items() if table is not None}
     for name, file in extra.items(): reports.write_table(further[name], file)
-    return Evaluation(result, groups, facts, [files['.csv'], files['.html'], *extra.values()])
+    return Evaluation(result, groups, facts, [files['.csv'], files['.html'], *extra.values()], counts)

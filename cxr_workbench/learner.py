@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from .checkpoints import KeepBest, KeepLast, check_continued, copy_rows, find_best, make_record
 from .checkpoints import prepare_folder, restore_rows, update_names
 from .core import Method, Stage, check_reading, check_size, get_reading, seed_all
 from .data import check_disjoint, check_no_synthetic, dataloaders
 from .metrics import auroc, average_precision, check_number, macro
+from .progress import Lines, can_draw
 from .prediction import Interrupted, calibrate, check_label_names, decide, predict
 from .saving import check_device, export, find_model, load, read_config, save, start_from
 from .stages import check_batches, make_average, make_schedule, group_parameters
@@ -167,6 +168,45 @@ class Bar(TQDMProgressBar):
         if history and 'valid/auroc' in history[-1]: shown['auroc'] = f'{history[-1]["valid/auroc"]:.3f}'
         return shown
 
+# %% ../nbs/09_learner.ipynb #e7e9c231
+class EpochLines(ProgressBar):
+    "How far the training is, as lines of a log."
+    def __init__(self,
+        seconds=30.,   # between two lines
+    ):
+        super().__init__()
+        self.lines, self.told, self.first, self.off = Lines(seconds, sys.stdout), None, None, False
+
+    def disable(self): self.off = True    # Lightning's, in all processes but the first
+    def enable(self): self.off = False
+
+    def tell(self, training, last=False):
+        "The epochs that are done, and how the last of them went."
+        history, total = training.history, training.total
+        if self.off or not history or len(history) == self.told or not (last or self.lines.is_due): return
+        row, self.told = history[-1], len(history)
+        scored = f', held-out AUROC {row["valid/auroc"]:.3f}' if 'valid/auroc' in row else ''
+        text = f'epoch {len(history)} of {total}: loss {row["loss"]:.4f}{scored}'
+        self.lines.tell(text, self.find_left(training, len(history)))
+
+    def find_left(self, training, done):
+        "The share of the epochs of this session that is to come."
+        return (training.total - done)/max(1, training.total - self.first)
+
+    def on_train_epoch_start(self, trainer, training):
+        if self.first is None: self.first = training.run_epoch
+        self.tell(training)
+
+    def on_train_end(self, trainer, training):
+        if self.lines.said > self.lines.start: self.tell(training, last=True)
+
+    def on_train_batch_end(self, trainer, training, outputs, batch, batch_idx):
+        if self.off or not self.lines.is_due: return
+        step, steps, epoch = batch_idx + 1, training.steps, training.run_epoch
+        text = f'epoch {epoch + 1} of {training.total}, step {step} of {steps}'
+        loss = float(training.sums['loss'])/training.seen
+        self.lines.tell(f'{text}: loss {loss:.4f}', self.find_left(training, epoch + step/steps))
+
 # %% ../nbs/09_learner.ipynb #89d8460e
 def make_trainer(stage, out, precision, device, devices, progress, validate, callbacks=()):
     "Lightning's Trainer for one stage; deterministic order, own checkpoints, own samplers."
@@ -174,7 +214,8 @@ def make_trainer(stage, out, precision, device, devices, progress, validate, cal
     from lightning.pytorch.strategies import DDPStrategy
     backend, strategy = 'gloo' if device == 'cpu' else None, 'auto'
     if devices not in (1, '1'): strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=backend)
-    callbacks = [*callbacks, *([KeepLast(out)] if out else []), *([Bar()] if progress else [])]
+    shown = [Bar() if can_draw(sys.stdout) else EpochLines()] if progress else []
+    callbacks = [*callbacks, *([KeepLast(out)] if out else []), *shown]
     return pl.Trainer(
         accelerator={'cuda': 'gpu'}.get(device, device), devices=devices, strategy=strategy, precision=precision,
         max_epochs=stage.epochs, gradient_clip_val=stage.clip, callbacks=callbacks,

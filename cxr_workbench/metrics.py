@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['report', 'paired_bootstrap', 'auroc', 'average_precision', 'f1', 'macro', 'calibration_error', 'percentile_interval',
-           'bootstrap', 'delong_test', 'placements', 'clustered_variance', 'Interval', 'corrected_interval',
+           'bootstrap', 'find_few', 'delong_test', 'placements', 'clustered_variance', 'Interval', 'corrected_interval',
            'paired_interval', 'tune_thresholds', 'find_unmeasurable', 'check_number', 'check_scores', 'box_masks',
            'map_iou', 'pointing_game']
 
 # %% ../nbs/08_metrics.ipynb #eda27b4d
 import os, warnings
 import numpy as np
-from .intervals import bootstrap, check_convention, check_level, percentile_interval
+from .intervals import LEAST_PATIENTS, bootstrap, check_convention, check_level, find_few
+from .intervals import percentile_interval
 from .labels import frequency_groups
 from .scores import auroc, average_precision, calibration_error, check_number, check_same_order
 from .scores import check_scores, choose_names, expand_thresholds, f1, find_unmeasurable, macro
@@ -25,7 +26,7 @@ from .pointing import box_masks, map_iou, pointing_game  # noqa: F401
 # %% ../nbs/08_metrics.ipynb #5406c411
 _all_ = [
     'auroc', 'average_precision', 'f1', 'macro', 'calibration_error',
-    'percentile_interval', 'bootstrap', 'delong_test', 'placements', 'clustered_variance',
+    'percentile_interval', 'bootstrap', 'find_few', 'delong_test', 'placements', 'clustered_variance',
     'Interval', 'corrected_interval', 'paired_interval',
     'tune_thresholds', 'find_unmeasurable', 'check_number', 'check_scores',
     'box_masks', 'map_iou', 'pointing_game']
@@ -96,6 +97,19 @@ def measure_columns(
         prevalence=prevalence, n=n, n_pos=n_pos, ece=ece, skipped=skipped.astype(int))
     return fill_absent(columns, scores, y, known, threshold) if convention == 'trcgl' else columns
 
+# %% ../nbs/08_metrics.ipynb #453d94f7
+def name_few(
+    y, known, patient_id,   # (n, C) each; (n,), or None
+    names, members,         # of the labels, (C,), and of the mean rows
+)->dict[str, str]:          # row -> why it has no interval
+    "The rows for which there are too few patients."
+    few, absent = find_few(y, known, patient_id), find_unmeasurable(y, known)
+    out = {name: text for name, text in zip(names, few) if text}
+    for name, of in members.items():
+        rare = [names[c] for c in of if few[c] and not absent[c]]
+        if rare: out[name] = f'too few ({rare[0]})' if len(rare) == 1 else f'too few ({len(rare)} labels)'
+    return out
+
 # %% ../nbs/08_metrics.ipynb #8e37ecdd
 def summarize_row(
     columns, draws,   # point values (C,) and resamples (R, C) by name
@@ -121,24 +135,29 @@ def tabulate(
     columns, draws,        # as in `summarize_row`
     names, members,        # of the labels, and of the mean rows
     n_boot, level,
+    few,                   # of `name_few`
 ):                         # DataFrame by label name, then the mean rows
-    "All rows of a table, and in `.attrs['draws']` how many resamples each interval is from."
+    "All rows of a table; `.attrs` say how many resamples an interval is from, and which rows have none."
     import pandas as pd
     rows = {name: [c] for c, name in enumerate(names)} | members
-    values = [summarize_row(columns, draws, c, level) for c in rows.values()]
+    values = [summarize_row(columns, {} if name in few else draws, c, level) for name, c in rows.items()]
     table = pd.DataFrame(values, index=pd.Index(list(rows), name='label'))
     if not n_boot: return table
     there = ~np.isnan(draws['auroc'])
     measured = {name: [c for c in of if not columns['skipped'][c]] for name, of in rows.items()}
     left = {name: int(there[:, of].all(1).sum()) if of else 0 for name, of in measured.items()}
+    without = [name for name in members if name in few]
+    if without:
+        warnings.warn(f'no interval of {", ".join(without)}, {few[without[0]]}: it needs {LEAST_PATIENTS} patients '
+                      f'with each of its labels and {LEAST_PATIENTS} without', stacklevel=3)
     for name in members:
-        if not measured[name] or left[name] >= n_boot/2: continue
+        if not measured[name] or name in few or left[name] >= n_boot/2: continue
         rare = min((names[c] for c in measured[name]), key=left.get)
         warnings.warn(
             f'{name}: {left[name]} of {n_boot} resamples hold a positive and a negative of each of its labels, '
             f'fewest of {rare!r}. The interval is that of these; '
-            'leave out labels that few patients have, or give more n_boot', stacklevel=3)
-    table.attrs['draws'] = left
+            'leave out labels that few patients have, or make more resamples', stacklevel=3)
+    table.attrs.update(draws=left, few=few)
     return table
 
 # %% ../nbs/08_metrics.ipynb #5ab1e004
@@ -200,7 +219,8 @@ def report(
     if n_boot: warn_without_patients(patient_id)
     columns = measure_columns(scores, y, known, threshold, bins, convention)
     draws = bootstrap(scores, y, known, patient_id, n_boot, seed, convention=convention) if n_boot else {}
-    table = tabulate(columns, draws, names, members, n_boot, level)
+    few = name_few(y, known, patient_id, names, members)
+    table = tabulate(columns, draws, names, members, n_boot, level, few)
     table.loc[list(members), 'threshold'] = np.nan
     resampled = None if not n_boot else 'rows' if patient_id is None else 'patients'
     grouped = groups if groups is None or isinstance(groups, str) else 'given'
@@ -231,7 +251,8 @@ def paired_bootstrap(
         ap=average_precision(a, y, known) - average_precision(b, y, known),
         n=known.sum(0), n_pos=y.sum(0).astype(int), skipped=find_unmeasurable(y, known).astype(int))
     draws = {name: first[name] - second[name] for name in first}
-    table = tabulate(columns, draws, names, members, n_boot, level)
+    few = name_few(y, known, patient_id, names, members)
+    table = tabulate(columns, draws, names, members, n_boot, level, few)
     resampled = 'rows' if patient_id is None else 'patients'
     table.attrs.update(resampled=resampled, n_boot=n_boot, seed=seed, level=level)
     return table

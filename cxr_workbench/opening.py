@@ -6,7 +6,7 @@
 __all__ = ['ANNOTATED', 'check_source', 'open_data', 'check_used', 'to_json_values', 'write_run_record', 'read_run_record',
            'list_run_files', 'open_parts', 'add_patients', 'get_training_reading', 'override_reading',
            'complete_description', 'arrange_labels', 'find_known_root', 'name_rows', 'match_rows', 'list_files',
-           'list_packable']
+           'list_packable', 'list_scored']
 
 # %% ../nbs/79a_opening.ipynb #210ad4b6
 import inspect, json, os, warnings
@@ -43,13 +43,13 @@ def check_source(
         from cxr_workbench.networks import find_close
         close = find_close(source, ['phantom', *CATALOGUE, *ANNOTATED])
         offer = f'did you mean {", ".join(close)}? ' if close else ''
-        raise ValueError(f'--data {source}: there is no such source; {offer}give phantom, an .npz file, '
+        raise ValueError(f'source={str(source)!r}: there is no such source; {offer}give phantom, an .npz file, '
                          f'a table (.csv, .xlsx, .parquet ...), a folder that was annotated as {", ".join(ANNOTATED)}, '
                          f'or a collection: {", ".join(CATALOGUE)}')
-    if kind in ANNOTATED and root is None: raise ValueError(f'--data {kind} needs --root, the annotated folder')
+    if kind in ANNOTATED and root is None: raise ValueError(f'{kind} needs root=..., the annotated folder')
     if kind not in CATALOGUE: return
     if root is None:
-        raise ValueError(f'--data {kind} needs --root, the folder that it was unpacked to: {CATALOGUE[kind].holds}')
+        raise ValueError(f'{kind} needs root=..., the folder that it was unpacked to: {CATALOGUE[kind].holds}')
     catalogue.find_home(kind, root, options)
 
 # %% ../nbs/79a_opening.ipynb #044c42fa
@@ -119,7 +119,7 @@ def open_data(
     if kind == 'npz':
         found = data.from_npz(source, table, labels=labels, patient=patient, policy=policy, sheet=sheet)
         if size not in (None, found.size):
-            raise ValueError(f'--size {size}, but {source} holds images of {found.size} px: leave --size out')
+            raise ValueError(f'size={size}, but {source} holds images of {found.size} px: leave size=... out')
         return found
     if kind in CATALOGUE: how = complete_reading(kind, options, packed, how)
     images = dict(packed=packed, missing=missing, reading=build_reading(packed, size, how))
@@ -168,13 +168,11 @@ def check_used(
     used = [name for name, value in given.items() if value and name in USED_BY]
     unused = [name for name in used if name not in list_used(kind)]
     if not unused: return
-    spelling = dict(how='--fit, --bits, --stretch, --invert, --window or --frame', options='--option')
-    spelled = {name: spelling.get(name, '--' + name.replace('_', '-')) for name in unused}
     def list_users(name):
         whole = [other for other in CATALOGUE if name in list_used(other)]
         return ', '.join([*USED_BY[name], *(['every collection'] if len(whole) == len(CATALOGUE) else whole)])
-    reasons = [f'{option} is for {list_users(name)}' for name, option in spelled.items()]
-    raise ValueError(f'--data {source} does not use what is given ({"; ".join(reasons)}): leave it out')
+    reasons = [f'{name}=... is for {list_users(name)}' for name in unused]
+    raise ValueError(f'source={str(source)!r} does not use what is given ({"; ".join(reasons)}): leave it out')
 
 # %% ../nbs/79a_opening.ipynb #490638f5
 def to_json_values(
@@ -200,7 +198,7 @@ def read_run_record(
 )->dict:     # data, fold, fold_column, ...
     "The record of a run; FileNotFoundError or ValueError with the file's name where there is no whole one."
     file = Path(run)/'run.json'
-    remedy = 'name the data with --data, or give the command that made the run again'
+    remedy = 'name the data with source=..., or give the command that made the run again'
     if not file.exists(): raise FileNotFoundError(f'{file} is missing: {remedy}')
     try: record = json.loads(file.read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
@@ -229,7 +227,7 @@ def is_official(
     if record['fold'] != 'official' or record['fold_column'] is not None: return False
     source = record['data'].get('source', 'phantom')
     if str(source) in CATALOGUE: return bool(catalogue.get_official(str(source), record['data'].get('options')))
-    raise ValueError(f'--fold official is for collections: {source} has folds by number, or those of --fold-column')
+    raise ValueError(f"fold='official' is for collections: {source} has folds by number, or those of fold_column=...")
 
 # %% ../nbs/79a_opening.ipynb #d98d4ff4
 def open_run(
@@ -372,7 +370,7 @@ def complete_description(
     taken = labels or find_counterparts(model.label_names, columns, *keys)
     if not taken:
         raise ValueError(f'{source} has none of the labels {model.label_names}: it has {columns}. '
-                         'Say with --labels which column is which, LABEL=COLUMN')
+                         'Say with labels=... which column is which, LABEL=COLUMN')
     if 'labels' in used: description['labels'] = list(taken.values())
     return {name: value for name, value in description.items() if value is not None}, taken
 
@@ -383,15 +381,18 @@ def arrange_labels(
     names:list,     # all labels of the model, (C,)
 ):                  # the same images with C labels; unknown where the data have no such label
     "The labels of a model over other data; ValueError where a label is not there."
+    import numpy as np
     missing = [column for column in taken.values() if column not in data.label_names]
     strange = [name for name in taken if name not in names]
     if strange: raise ValueError(f'the model has no labels {strange}: it has {list(names)}')
     if missing: raise ValueError(f'no labels {missing} in these data: they have {data.label_names}')
     y, known = data.y.new_zeros(len(data), len(names)), data.known.new_zeros(len(data), len(names))
+    states = None if data.states is None else np.full(y.shape, np.nan, data.states.dtype)
     for name, column in taken.items():
         here, there = names.index(name), data.label_names.index(column)
         y[:, here], known[:, here] = data.y[:, there], data.known[:, there]
-    return data.copy_with(y=y, known=known, label_names=list(names))
+        if states is not None: states[:, here] = data.states[:, there]
+    return data.copy_with(y=y, known=known, label_names=list(names), states=states)
 
 # %% ../nbs/79a_opening.ipynb #da7a0010
 def find_known_root(
@@ -478,6 +479,36 @@ def list_packable(
     frame = read_table(table, files=[path], sheet=sheet)
     column = find_column(frame, 'image files', path)
     if column is None:
-        raise ValueError('no column of image files is recognised: name it with --path; '
+        raise ValueError('no column of image files is recognised: name it with path=...; '
                          f'the table has {list(frame.columns)}')
     return frame, column
+
+# %% ../nbs/79a_opening.ipynb #1ffabd9a
+def list_scored(
+    inputs,          # paths of files and folders; or one table of image files; or the name of a collection
+    root=None,       # folder that relative names start from, or of the collection; None: that of the table
+    path=None,       # the column; None: usual names
+    sheet=None,      # as in open_data
+    options=None,    # of a collection, as in open_data
+    missing='error', # of a collection: 'error' | 'skip'
+):                   # files, (n,), '' where a row names none; what they are called, (n,)
+    "The files to score; ValueError or OSError where there are none, or where tables and files are mixed."
+    from cxr_workbench.csv_tables import is_table_file
+    from cxr_workbench.tables import read_table
+    tables = [place for place in inputs if is_table_file(place) and not Path(place).is_dir()]
+    if str(inputs[0]) in CATALOGUE and not Path(inputs[0]).exists():
+        from cxr_workbench.adapters import list_named_files
+        check_source(str(inputs[0]), root, options)
+        table, home, said = list_named_files(str(inputs[0]), root, options, missing)
+        for line in said: typer.echo(line, err=True)
+        names = list(table['path'])
+    elif tables and len(inputs) > 1: raise ValueError(f'{tables[0]} is a table: give one table, or files and folders')
+    elif tables:
+        if not Path(tables[0]).exists(): raise FileNotFoundError(f'no such file or folder: {tables[0]}')
+        frame, column = list_packable(tables[0], path, sheet)
+        names = ['' if name != name or name is None else str(name) for name in frame[column]]
+        home = root or Path(tables[0]).parent
+    else:
+        found = list_files([Path(place) for place in inputs])
+        return found, [str(file) for file in found]
+    return [os.path.join(home, name) if name else '' for name in names], names

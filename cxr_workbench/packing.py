@@ -7,11 +7,12 @@ __all__ = ['PackedImages', 'pack']
 
 # %% ../nbs/01a4_packing.ipynb #209796a4
 import errno, hashlib, itertools, json, multiprocessing, os, shutil, threading, warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
+from .progress import follow
 from .reading import Reading, UnreadableImage, fit_image
 from .shards import find_fault, hash_file, read_as_text, read_checksums, read_list
 from .shards import write_block, write_list
@@ -397,7 +398,6 @@ def write_missing_shards(
     workers,         # as in parallel_map
 ):
     "Read the files of the shards that are not there yet, and write these shards."
-    from tqdm.auto import tqdm
     n, step = plan['rows'], plan['shard']
     spans = {k: range(at, min(at + step, n)) for k, at in enumerate(range(0, n, step))}
     spans = {k: span for k, span in spans.items() if not (out/f'shard_{k:05d}.csv').exists()}
@@ -405,8 +405,8 @@ def write_missing_shards(
     check_disk_space(out, len(rows)*plan['size']**2)
     task = partial(pack_file, reading=parse_reading(plan))
     progress = dict(total=n, initial=n - len(rows), unit='image', desc=f'packing into {out.name}')
-    with parallel_map(task, [files[row] for row in rows], workers) as results, tqdm(results, **progress) as bar:
-        stream = iter(bar)
+    reading = parallel_map(task, [files[row] for row in rows], workers)
+    with reading as results, closing(follow(results, **progress)) as stream:
         for k, span in spans.items():
             shard = list(itertools.islice(stream, len(span)))
             write_shard(out, k, span, [names[row] for row in span], shard)

@@ -134,6 +134,7 @@ class Move(NamedTuple):
     def to_text(self, start='')->str:
         "In words."
         base = os.path.relpath(self.base, start) if start else self.base
+        if base == '.': base = start or base   # as it was given
         parts = [f'in the folder {base}']
         if self.prefix: parts.append(f'without {self.prefix!r} before their names')
         if self.suffix: parts.append(f'with {self.suffix}')

@@ -80,11 +80,10 @@ def decide_reading(
     if reading is not None: return reading
     if size is None:
         raise ValueError('files are resized to the size in method.config: '
-                         'make the method with create_method, or give reading=')
+                         'make the method with create_method, or give reading=...')
     warnings.warn('the training images of this method do not say how they were read: '
                   f'its files are read as {Reading(size)}. '
-                  'Where that is wrong, give reading=, or set method.reading. '
-                  'In a shell, give --bits, --fit and the other options of a reading')
+                  'Where that is wrong, give reading=...')
     return Reading(size)
 
 # %% ../nbs/08e_prediction.ipynb #a7613151
@@ -198,8 +197,8 @@ def get_calibration(
     "What was tuned and saved with a method; ValueError where nothing was."
     found = getattr(method, 'calibration', None)
     if found: return found
-    raise ValueError('this model holds no temperature and no thresholds: give tune=True when it is trained, '
-                     'or tune them with learner.calibrate(model, validation) and learner.save')
+    raise ValueError('this model holds no temperature and no thresholds: train it with tune=True. '
+                     'A model that is trained is tuned by the function learner.calibrate')
 
 # %% ../nbs/08e_prediction.ipynb #9a613452
 def decide(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from . import chexpert_sets, mimic_sets, nih_sets, padchest_sets, reports
 from .labels import LabelPolicy, label_states
-from .obtained import Scored, compare_published, compare_variants, format_markdown, measure_scores
+from .obtained import RunScores, compare_published, compare_variants, format_markdown, measure_scores
 from .protocols import SETTINGS, Fact, Protocol, change_protocol, choose_name
 from .protocols import choose_protocol, describe_protocol, list_differences, list_facts, spell_fact
 from .trees import make_tree
@@ -186,20 +186,20 @@ def make_model(
 def read_scored(
     file:Path,
     key:str,    # of reports.make_key
-):              # Scored, or None
+):              # RunScores, or None
     "Scores that were kept under a key."
     if not file.exists(): return None
     try:
         with np.load(file) as held:
             if str(held['key']) != key: return None
-            return Scored(*(held[name] for name in Scored._fields))
+            return RunScores(*(held[name] for name in RunScores._fields))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
 
 # %% ../nbs/78_reproduce.ipynb #78e00060
 def score_run(
     model,             # trained
     train, test,       # CXRDatasets
-)->Scored:
+)->RunScores:
     "The scores of a model on its test part."
     from cxr_workbench.labels import frequency_groups, patient_codes
     from cxr_workbench.learner import predict
@@ -207,7 +207,7 @@ def score_run(
     groups = frequency_groups(train.y.numpy(), train.known.numpy(), names=train.label_names)
     patient = patient_codes(test.patient_id, len(test))
     of_labels = np.array([groups[name] for name in test.label_names])
-    return Scored(probs, test.y.numpy(), test.known.numpy(), patient, of_labels)
+    return RunScores(probs, test.y.numpy(), test.known.numpy(), patient, of_labels)
 
 # %% ../nbs/78_reproduce.ipynb #78e00061
 def run_variant(
@@ -215,7 +215,7 @@ def run_variant(
     parts, run:Run, seed:int,                # of split_parts
     folder:Path,                             # of this run
     **how,                                   # workers, device, precision, progress of learner.fit
-)->Scored:
+)->RunScores:
     "Train one variant on one split and score it; what is done already is read."
     from cxr_workbench import learner
     from cxr_workbench.core import seed_all

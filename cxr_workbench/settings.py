@@ -74,13 +74,15 @@ def spell_options(
     text:str,         # a message of the library
     options:dict,     # name in Python -> its option, of `list_options`
     settings=(),      # names that --set takes
+    literal=(),       # options that take other values than their arguments: spelled where no value is named
 )->str:
     "A message as a shell spells it."
     def spell(match):
         name, value = match[1], match[2].strip('\'"')
         if name in options and value in ('True', 'False'):
             return options[name] if value == 'True' else options[name].replace('--', '--no-', 1)
-        if name in options: return f'{options[name]} {value}'
+        if value == '...': return options.get(name, f'--set {name}' if name in settings else match[0])
+        if name in options and name not in literal: return f'{options[name]} {value}'
         return f'--set {name}={value}' if name in settings else match[0]
     return ARGUMENT.sub(spell, text)
 

@@ -40,7 +40,10 @@ def test_the_same_command_goes_on_and_does_not_repeat(run):
     before = (run/'model.safetensors').read_bytes()
     shell(*FIT, '--epochs', 2, '--out', run, '--seed', 3)
     assert (run/'model.safetensors').read_bytes() == before
-    assert 'seed was 3, now 4' in shell(*FIT, '--epochs', 2, '--out', run, '--seed', 4, status=1)
+    said = shell(*FIT, '--epochs', 1, '--out', run, '--seed', 4, '--set', 'lr=.5', status=1)
+    said = said.partition('holds another run: ')[2]
+    assert said.startswith('--set lr=0.0') and '; --epochs 2, now --epochs 1; --seed 3, now --seed 4. Choose' in said
+    assert ', now --set lr=0.5;' in said and '{' not in said and '[' not in said
 
 
 def test_evaluate_scores_the_held_out_part(run):
@@ -178,7 +181,7 @@ FIRST_HOUR = [   # arguments behind `fit`, and the line that they end with
     ('supervised --config wrong.toml', "wrong.toml: no option 'epoch'; did you mean epochs?"),
     ('supervised --config cut.yaml', 'cut.yaml cannot be read: '),
     ('supervised --data chexprt', '--data chexprt: there is no such source; did you mean chexpert'),
-    ('supervised --data brax', '--data brax needs --root, the folder that it was unpacked to: master_spreadsheet'),
+    ('supervised --data brax', 'brax needs --root, the folder that it was unpacked to: master_spreadsheet'),
     ('supervised --data brax --root empty',
      '--root empty: no table of brax there, in the folders in it or in the two above it; looked for master_spread'),
     ('supervised --data brax --root nowhere', '--root nowhere: there is no such folder'),
@@ -199,7 +202,7 @@ ELSEWHERE = [   # other commands
     ('evaluate empty', 'empty holds no run: there is no model.json in it'),
     ('evaluate run --rows 5', '--rows: say with --data which data that is about'),
     ('evaluate run --data chexprt', '--data chexprt: there is no such source; did you mean chexpert'),
-    ('evaluate run --data brax', '--data brax needs --root'),
+    ('evaluate run --data brax', 'brax needs --root'),
     ('evaluate run --data brax --root empty', '--root empty: no table of brax there'),
     ('evaluate run --data phantom --uncertain one', '--uncertain one: give zeros, ones or ignore; did you mean ones?'),
     ('evaluate run --device cudda', '--device cudda: give auto, cpu, cuda or mps'),
@@ -207,7 +210,7 @@ ELSEWHERE = [   # other commands
     ('predict nowhere a.png', 'nowhere holds no run'),
     ('predict run c.png', 'no such file or folder: c.png'),
     ('predict run a.png --fit squeeze', '--fit squeeze: give pad, stretch or crop'),
-    ('pack brax out', '--data brax needs --root'),
+    ('pack brax out', 'brax needs --root'),
     ('pack brax empty out', '--root empty: no table of brax there'),
     ('pack table.csv a b c', 'give a table or a folder and the folder of the pack'),
     ('pack table.csv out --option split=train', '--option and --missing are for collections'),
@@ -610,7 +613,7 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
         --show-images --device --option''',
     'compare': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --rows
         --data-seed --by --n-boot --out --unfinished --device --option''',
-    'predict': '''--out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window
+    'predict': '''--root --path --sheet --option --missing --out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window
         --calibrated --decide''',
     'export': '--to --out',
     'reproduce': '''--root --setting --dry --plan --variant --runs --epochs --size --backbone --weights --batch-size
@@ -619,7 +622,7 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
         --size --root --path --fit --bits --stretch --invert --window --frame --workers --no-stretch --no-invert
         --no-window --option --missing''',
     'methods': '', 'data': '', 'version': '',
-    'doctor': '''--root --path --patient --labels --each-image-a-patient --leave-out --ids --look --write --card
+    'doctor': '''--root --path --patient --labels --each-image-a-patient --leave-out --ids --look --write --card --show-images
         --json --option''',
     'lab': '--start --no-start --browser --no-browser --port',
     'demo': '--out --epochs --rows',

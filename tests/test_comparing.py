@@ -200,7 +200,7 @@ def test_a_pair_has_rows_labels_and_entries_of_both():
 
 
 def test_what_cannot_be_paired_is_an_error_and_what_looks_wrong_a_warning():
-    with pytest.raises(ValueError, match='no row is in both.*--data'):
+    with pytest.raises(ValueError, match='no row is in both.*source=...'):
         comparing.align_scored(scored('abc'), scored('xyz'))
     with pytest.raises(ValueError, match='no label is in both'):
         comparing.align_scored(scored('abc'), scored('abc', ('Hernia',)))
@@ -260,9 +260,31 @@ def test_columns_of_real_sets_are_found():
     assert list(evaluating.find_groups(two, 'sex')[1]) == ['male', 'female', 'female']
     assert evaluating.find_groups(two, 'Patient Gender')[0] == 'Patient Gender'
     assert list(evaluating.find_groups(two, 'sex=View Position')[1]) == ['pa', 'ap', 'pa']
-    with pytest.raises(ValueError, match='--by site=COLUMN'): evaluating.find_groups(two, 'site')
+    with pytest.raises(ValueError, match="by='site=COLUMN'"): evaluating.find_groups(two, 'site')
     many = scored(map(str, range(40)), meta=pd.DataFrame(dict(site=range(40))))
-    with pytest.raises(ValueError, match='40 groups, at most 30'): evaluating.find_groups(many, 'site')
+    with pytest.raises(ValueError, match="by='site': 40 of its 40 values"): evaluating.find_groups(many, 'site')
+    twice = scored(map(str, range(80)), meta=pd.DataFrame(dict(site=[k//2 for k in range(80)])))
+    with pytest.raises(ValueError, match='40 groups, at most 30'): evaluating.find_groups(twice, 'site')
+
+
+@pytest.mark.parametrize('values, what', [
+    (['2019-03-07', '2019-03-07', '2020-11-30 10:15'], 'dates'), (['20190307', '20190307'], 'dates'),
+    (['7/3/2019', '30.11.20', None], 'dates'), (['20190307101500.123'], 'dates'), (['b/p7/1', 'b/p8/1'], 'paths'),
+    (['scan7.dcm', 'scan8.PNG'], 'paths')])
+def test_no_report_shows_dates_or_paths(values, what):
+    one = scored(map(str, range(12*len(values))), meta=pd.DataFrame(dict(Date=values*12)))
+    with pytest.raises(ValueError, match=f"by='Date': this column holds {what}, .*few groups") as refused:
+        evaluating.find_groups(one, 'Date')
+    assert values[0] not in str(refused.value)
+
+
+FEW = [['AP', 'PA'], ['Canon', 'GE 7/2'], ['1', '2'], ['north ward', None], ['2019', '2020']]
+
+
+@pytest.mark.parametrize('values', FEW)
+def test_columns_of_few_groups_are_taken(values):
+    one = scored(map(str, range(24)), meta=pd.DataFrame(dict(ward=values*12)))
+    assert set(evaluating.find_groups(one, 'ward')[1]) == {value or 'not given' for value in values}
 
 
 def test_groups_are_compared_on_the_labels_that_all_can_measure():

@@ -344,10 +344,30 @@ def test_a_card_names_nobody(phantom, tmp_path):
     home = tmp_path/'secret place'
     home.mkdir()
     make_moved(phantom, home)
-    shell('doctor', home/'t.csv', '--card', tmp_path/'card.html', status=1)
+    for more, figures in (((), 0), (('--show-images',), 24)):
+        shell('doctor', home/'t.csv', '--card', tmp_path/'card.html', *more, status=1)
+        text = (tmp_path/'card.html').read_text()
+        assert text.count('<figure>') == figures or figures and text.count('<figure>') > figures
+        assert 'something would train wrongly' in text and 'not a medical device' in text
+        assert not [word for word in ('secret place', '003.png', 'p3<', 'images_256') if word in text]
+    assert '--card FILE' in shell('doctor', home/'t.csv', '--show-images', status=1)
+
+
+def test_a_card_says_that_blanks_train_as_absent(tmp_path):
+    from cxr_workbench.cards import write_card
+    from cxr_workbench.doctor import examine
+    table = pd.DataFrame(dict(path=[f'{k}.png' for k in range(8)], patient_id=range(8)))
+    table = table.assign(Edema=[1, 0, None, None, 1, 0, 1, 0], Mass=[1, 0, -1, 0, 1, 0, None, 0])
+    for row, image in enumerate(np.random.default_rng(0).integers(0, 256, (8, 32, 32), np.uint8)):
+        Image.fromarray(image).save(tmp_path/f'{row}.png')
+    table.to_csv(tmp_path/'t.csv', index=False)
+    write_card(examine(tmp_path/'t.csv'), tmp_path/'card.html')
     text = (tmp_path/'card.html').read_text()
-    assert text.count('<figure>') >= 24 and 'something would train wrongly' in text
-    assert not [word for word in ('secret place', '003.png', 'p3<', 'images_256') if word in text]
+    assert '3 of 16 entries are blank and train as absent, unless fit has --blank unknown' in text
+    assert '1 of 16 entries are uncertain and train as absent, unless fit has --uncertain ignore' in text
+    table.fillna(0).replace(-1, 0).to_csv(tmp_path/'t.csv', index=False)
+    write_card(examine(tmp_path/'t.csv'), tmp_path/'card.html')
+    assert 'nothing was found that would train wrongly' in (tmp_path/'card.html').read_text()
 
 
 @pytest.mark.parametrize('arguments, words', [

@@ -102,10 +102,28 @@ def test_the_bar_draws_every_slow_step_and_does_not_hold_up_fast_ones(data, monk
             seen.append(now[0])
             return super().get_metrics(*args)
     monkeypatch.setattr(learner, 'Bar', Watched)
+    monkeypatch.setattr(learner, 'can_draw', lambda stream: True)
     settings = dict(QUIET, batch_size=7, progress=True)   # 28 rows, 4 steps an epoch, the last is always drawn
     learner.fit(make(), data.subset(range(28)), None, epochs=2, **settings)
     inside = [k for k in range(1, 9) if k % 4 and k*step in np.round(seen, 6)]
     assert len(inside) == drawn
+
+
+@pytest.mark.parametrize('step, lines', [(1., 0), (7., 2)])
+def test_a_log_gets_a_line_now_and_then_and_no_bar(data, monkeypatch, capsys, step, lines):
+    "Two epochs of four steps, in 8 or 56 seconds: a line after 30 seconds, and then one at the end."
+    now = [0.]
+    monkeypatch.delenv('TQDM_DISABLE', raising=False)
+    monkeypatch.setattr(learner.time, 'monotonic', lambda: now[0])
+    def take_time(self, outputs, batch, batch_idx): now[0] += step
+    monkeypatch.setattr(learner.Training, 'on_train_batch_end', take_time)
+    learner.fit(make(), data.subset(range(28)), None, epochs=2, **dict(QUIET, batch_size=7, progress=True))
+    printed = capsys.readouterr().out
+    assert '\r' not in printed and len(printed.splitlines()) == lines, printed
+    if not lines: return
+    first, last = printed.splitlines()
+    assert re.fullmatch(r'epoch 2 of 2, step 2 of 4: loss 0\.\d+, about 12 s left', first)
+    assert re.fullmatch(r'epoch 2 of 2: loss 0\.\d+', last)
 
 
 def same_state(a, b):
@@ -196,7 +214,8 @@ def test_more_epochs_leave_the_earlier_stage_as_it_was(data, tmp_path, monkeypat
         train(data, out=tmp_path, epochs=10)
     _, history = train(data, out=tmp_path, epochs=10)
     assert history['stage'].tolist() == [0]*2 + [1]*8
-    with pytest.raises(ValueError, match='another run: recipe was'): train(data, out=tmp_path, epochs=7)
+    with pytest.raises(ValueError, match='another run: epochs=10, now epochs=7. Choose'):
+        train(data, out=tmp_path, epochs=7)
 
 
 def test_the_best_epoch_is_saved(data, tmp_path):
@@ -213,7 +232,7 @@ def test_the_best_epoch_is_saved(data, tmp_path):
     again, _ = train(data, out=tmp_path, best='valid/auroc', epochs=8)
     memory, _ = train(data, best='valid/auroc', epochs=8)
     assert same_state(again, method) and same_state(memory, method)
-    with pytest.raises(ValueError, match='best was "valid/auroc", now "loss"'):
+    with pytest.raises(ValueError, match="another run: best='valid/auroc', now best='loss'. C"):
         train(data, out=tmp_path, best='loss', epochs=8)
 
 
@@ -333,7 +352,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(data, tmp_path):
 
 
 @pytest.mark.parametrize('what, change', [
-    ('labels', dict(labels=['a', 'b', 'c'])), ('config', dict(explode=False)), ('seed', {})])
+    ('labels', dict(labels=['a', 'b', 'c'])), ('without explode=..., now explode=False. C', dict(explode=False)),
+    ('seed=0, now seed=1. C', {})])
 def test_a_folder_with_another_run_is_refused(data, tmp_path, what, change):
     train(data, out=tmp_path)
     before = (tmp_path/'last.ckpt').read_bytes()
@@ -342,7 +362,7 @@ def test_a_folder_with_another_run_is_refused(data, tmp_path, what, change):
     if what == 'labels':
         rows = from_arrays(data.images, data.y, patient_id=data.patient_id, label_names=change['labels'])
     with pytest.raises(ValueError, match=f'another run.*{what}'):
-        train(rows, out=tmp_path, method=other, seed=int(what == 'seed'))
+        train(rows, out=tmp_path, method=other, seed=int(what.startswith('seed')))
     assert (tmp_path/'last.ckpt').read_bytes() == before
     with pytest.raises(FileExistsError): train(data, out=tmp_path, resume=False)
 
@@ -641,7 +661,7 @@ def test_another_number_of_processes_is_refused(data, tmp_path, monkeypatch):
 
 def test_another_held_out_part_is_another_run(data, tmp_path):
     learner.fit(make(), data.subset(range(28)), data.subset(range(28, 40)), out=tmp_path, **QUIET)
-    with pytest.raises(ValueError, match='another run: valid was'):
+    with pytest.raises(ValueError, match='another run: its held-out part is another one. C'):
         learner.fit(make(), data.subset(range(28)), data.subset(range(30, 40)), out=tmp_path, **QUIET)
 
 
@@ -707,7 +727,7 @@ def test_a_held_out_part_of_another_reading_is_refused(scans, tmp_path):
 def test_a_run_goes_on_only_with_its_reading(scans, tmp_path, monkeypatch):
     cut(packed(scans, tmp_path/'a', bits=12), tmp_path/'run', monkeypatch)
     other = packed(scans, tmp_path/'b', bits=12, fit='crop')
-    with pytest.raises(ValueError, match='another run: reading was .*pad.* now .*crop'):
+    with pytest.raises(ValueError, match="another run: fit='pad', now fit='crop'. C"):
         train(other, out=tmp_path/'run')
 
 

@@ -382,7 +382,7 @@ def test_every_mean_is_over_the_labels_that_can_be_measured(seed):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6))
-@pytest.mark.filterwarnings('ignore:.*resamples hold')
+@pytest.mark.filterwarnings('ignore:.*(resamples hold|too few)')
 def test_every_interval_holds_its_value(seed):
     "At a level of .999: whatever is missing, the value is one that its own resamples give."
     scores, y, known, patient = messy(seed)
@@ -395,13 +395,13 @@ def test_every_interval_holds_its_value(seed):
 
 def test_resamples_without_a_label_are_dropped_for_its_means_only():
     scores, y, _, patient = random_scores()
-    y[:, 3] = patient == patient[0]                                                  # one patient
+    y[:, 3] = np.isin(patient, np.unique(patient)[:5])
     groups = dict(zip(NAMES, ['head']*3 + ['tail']))
-    table = M.report(scores, y, patient_id=patient, label_names=NAMES, groups=groups, n_boot=200)
-    draws = M.bootstrap(scores, y, patient_id=patient, n_boot=200)
+    table = M.report(scores, y, patient_id=patient, label_names=NAMES, groups=groups, n_boot=1000)
+    draws = M.bootstrap(scores, y, patient_id=patient, n_boot=1000)
     there = ~np.isnan(draws['auroc'][:, 3])
-    assert 90 < there.sum() < 160 and np.array_equal(np.isnan(draws['ap']), np.isnan(draws['auroc']))
-    assert all(table.attrs['draws'][row] == 200 for row in ('a', 'b', 'c', 'head'))
+    assert 980 < there.sum() < 1000 and np.array_equal(np.isnan(draws['ap']), np.isnan(draws['auroc']))
+    assert all(table.attrs['draws'][row] == 1000 for row in ('a', 'b', 'c', 'head'))
     assert all(table.attrs['draws'][row] == there.sum() for row in ('d', 'macro', 'tail'))
     for name, low in (('auroc', table.auroc_low), ('ap', table.ap_low)):
         assert np.isclose(low['macro'], np.percentile(draws[name][there].mean(1), 2.5))
@@ -409,26 +409,50 @@ def test_resamples_without_a_label_are_dropped_for_its_means_only():
 
 
 def test_a_mean_that_few_resamples_hold_is_named():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.eye(150), 5, axis=0)      # other five patients each: one label is in 199 of 200 resamples
+    with pytest.warns(UserWarning, match=r"macro: \d+ of 200 resamples hold .* fewest of 'label"):
+        M.report(rng.random(y.shape), y, patient_id=np.arange(750), n_boot=200)
+
+
+@pytest.mark.parametrize('present', [True, False], ids=['positives', 'negatives'])
+def test_no_interval_from_few_patients(present):
+    "Five patients with a label and five without it make an interval, four make none, nor one of a mean over the label."
     scores, y, _, patient = random_scores()
-    for c in (1, 2, 3): y[:, c] = patient == patient[7*c]
-    with pytest.warns(UserWarning, match=r"macro: \d+ of 200 resamples hold .* fewest of '[bcd]'"):
-        M.report(scores, y, patient_id=patient, label_names=NAMES, n_boot=200)
+    few, enough = (np.isin(patient, np.unique(patient)[:k]) for k in (4, 5))
+    y[:, 2], y[:, 3] = few == present, enough == present
+    groups = dict(zip(NAMES, ['head', 'head', 'tail', 'tail']))
+    with pytest.warns(UserWarning, match='no interval of macro, tail, too few .c.'):
+        table = M.report(scores, y, patient_id=patient, label_names=NAMES, groups=groups, n_boot=100)
+    ends = table[[name for name in ENDS if name.endswith(('low', 'high'))]]
+    assert ends.loc[['a', 'b', 'd', 'head']].notna().all(None)
+    assert ends.loc[['c', 'macro', 'tail']].isna().all(None) and table.auroc.notna().all()
+    kind = 'positives' if present else 'negatives'
+    assert table.attrs['few']['c'] == f'too few ({few.sum()} {kind} of 4 patients)'
+    assert table.attrs['few'] == dict.fromkeys(['macro', 'tail'], 'too few (c)') | {'c': table.attrs['few']['c']}
+    who = dict(patient_id=patient, label_names=NAMES)
+    tested = M.delong_test(scores, scores**3 + y/9, y, **who, means=dict(macro=range(4)))
+    assert tested.p.isna().to_dict() == dict(a=False, b=False, c=True, d=False, macro=True)
+    with pytest.warns(UserWarning, match='too few .c.'):
+        paired = M.paired_bootstrap(scores, y, y, **who, n_boot=50)
+    assert np.isnan(paired.auroc_low[['c', 'macro']]).all() and not np.isnan(paired.auroc_low['d'])
 
 
 def test_the_other_convention_holds_in_every_resample():
     scores, y, known, patient = random_scores()
     y[:, 0], y[:, 1], known[:, 1] = 0, 1, True
-    y[:, 2] = patient == patient[0]
-    draws = M.bootstrap(scores, y, patient_id=patient, n_boot=100, convention='trcgl')
-    plain = M.bootstrap(scores, y, patient_id=patient, n_boot=100)
+    y[:, 2] = np.isin(patient, np.unique(patient)[:5])
+    draws = M.bootstrap(scores, y, patient_id=patient, n_boot=1000, convention='trcgl')
+    plain = M.bootstrap(scores, y, patient_id=patient, n_boot=1000)
     assert (draws['auroc'][:, :2] == .5).all()
     assert (draws['ap'][:, :2] == [0, 1]).all()
     gone = np.isnan(plain['ap'][:, 2])
     assert gone.any() and (draws['ap'][gone, 2] == 0).all()
     assert (draws['auroc'][gone, 2] == .5).all()
     assert all(np.array_equal(draws[k][~gone, 2], plain[k][~gone, 2]) for k in draws)
-    table = M.report(scores, y, patient_id=patient, label_names=NAMES, n_boot=100, convention='trcgl')
-    assert table.loc['b', ENDS].tolist() == [.5, .5, .5, 1, 1, 1] and table.attrs['draws']['macro'] == 100
+    table = M.report(scores, y, patient_id=patient, label_names=NAMES, n_boot=1000, convention='trcgl')
+    assert table.loc['b', ['auroc', 'ap']].tolist() == [.5, 1] and table.attrs['draws']['macro'] == 1000
+    assert set(table.attrs['few']) == {'a', 'b'}                                     # they never vary
     assert table.ap_low['macro'] < table.ap['macro'] < table.ap_high['macro']
 
 
@@ -541,7 +565,7 @@ def test_delong_equals_its_formula(seed, digits):
     for c in range(2):
         k = known[:, c]
         positive = y[k, c] == 1
-        if positive.sum() < 2 or (~positive).sum() < 2: continue
+        if min(positive.sum(), (~positive).sum()) < 5: continue
         va, vb = (brute_force_placements(s[k, c], positive) for s in (a, b))
         S10, S01 = np.cov(va[positive], vb[positive]), np.cov(va[~positive], vb[~positive])
         S = S10/positive.sum() + S01/(~positive).sum()
