@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATUSES', 'NAMES', 'LATERAL', 'FRONTAL', 'WORDS', 'HEALTHY', 'BESIDE_HEALTHY', 'Check', 'say_count', 'read_texts',
-           'Role', 'guess_roles', 'guess_labels', 'parse_states', 'count_states', 'check_labels', 'is_rounded',
+           'Role', 'guess_roles', 'guess_labels', 'parse_states', 'tabulate_states', 'check_labels', 'is_rounded',
            'check_ids', 'check_names_of_files', 'check_people', 'split_text', 'findings_table']
 
 # %% ../nbs/01i1_roles.ipynb #fbf27cd9
@@ -230,7 +230,7 @@ def parse_states(
     return states
 
 # %% ../nbs/01i1_roles.ipynb #06a14ebc
-def count_states(
+def tabulate_states(
     states,             # (n, C), from parse_states
     labels,             # C names
     patient_id=None,    # (n,); None: not known

@@ -102,7 +102,7 @@ def test_rounded_identifiers(text, rounded): assert roles.is_rounded([text])[0] 
 
 def test_states_add_to_the_rows():
     table = pd.DataFrame(dict(Edema=['1', '1.0', '-1', None, '0', 'x', 'TRUE'], Mass=['0']*7), dtype=object)
-    counts = roles.count_states(roles.parse_states(table, ['Edema', 'Mass']), ['Edema', 'Mass'], list('aabbccc'))
+    counts = roles.tabulate_states(roles.parse_states(table, ['Edema', 'Mass']), ['Edema', 'Mass'], list('aabbccc'))
     assert counts.loc['Edema'].tolist() == [3, 1, 1, 1, 1, 2]
     assert counts.loc['Mass'].tolist() == [0, 7, 0, 0, 0, 0]
     assert (counts.iloc[:, :5].sum(axis=1) == 7).all()
