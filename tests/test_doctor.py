@@ -280,7 +280,8 @@ def test_the_command_to_type_trains(make, phantom, tmp_path, trained, monkeypatc
     stops, words = TREES[make]
     home = tmp_path/'mine'
     home.mkdir()
-    commands = find_commands(shell('doctor', *make(phantom, home), status=int(stops)))
+    arguments = make(phantom, home)
+    commands = find_commands(shell('doctor', *arguments, status=int(stops and '--write' not in arguments)))
     assert len(commands) == 1 and words in commands[0]
     size = [] if '.npz' in commands[0] else ['--size', '32']
     if make not in trained: monkeypatch.setattr('cxr_workbench.cli.train_run', open_only)
@@ -292,7 +293,7 @@ def test_without_write_the_table_is_written_first(phantom, tmp_path, monkeypatch
     make_other_names(phantom, tmp_path)
     first, second = find_commands(shell('doctor', tmp_path/'t.tsv', status=1))
     monkeypatch.chdir(tmp_path)
-    shell(*shlex.split(first)[1:], status=1)   # it says again what was wrong with the old table
+    shell(*shlex.split(first)[1:])   # nothing is wrong with the table that is written
     assert Path('repaired.csv').exists()
     assert find_commands(shell('doctor', 'repaired.csv'))[0] == second
     again = shell('doctor', 't.tsv', '--write', 'repaired.csv', status=1)
