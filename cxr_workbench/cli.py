@@ -99,6 +99,8 @@ LeaveOut = Annotated[Optional[list[str]], Option(help='rows with COLUMN=VALUE ar
 Look = Annotated[int, Option(help='images that are looked at; 0: none')]
 Original = Annotated[Optional[Path], Option(help='a table with whole patient ids, joined by the image')]
 Write = Annotated[Optional[Path], Option(help='write a table that `fit` reads, a new .csv')]
+Complete = Annotated[bool, Option(
+    '--complete', help='with --write: fill in blank labels that follow from others, by the tree of CheXpert')]
 Card = Annotated[Optional[Path], Option(help='write a data card with pictures, an .html')]
 
 # %% ../nbs/80_cli.ipynb #5001b671
@@ -147,6 +149,7 @@ def doctor(
     ids: Original = None,
     look: Look = 500,
     write: Write = None,
+    complete: Complete = False,
     card: Card = None,
     as_json: Annotated[bool, Option('--json', help='print JSON')] = False,
 ):
@@ -158,6 +161,7 @@ def doctor(
     if target[0] == 'overlap' and len(target) == 3:
         from cxr_workbench.overlaps import overlap
         return print_checks(overlap(*target[1:], ids=ids), as_json)
+    if complete and write is None: raise ValueError('--complete fills in the table that --write names: give --write')
     if len(target) > 2: raise ValueError('doctor takes one target, a collection and its folder, or: overlap A B')
     names = None if labels is None else [name.strip() for name in labels.split(',') if name.strip()]
     place = root if len(target) == 1 else Path(target[1])
@@ -174,7 +178,7 @@ def doctor(
         write_card(found, reports.check_place(card, found.source))
     written = None
     if write is not None:
-        page.write_repaired(found, write)
+        page.write_repaired(found, write, complete)
         written = page.examine_written(found, write)
     print_examination(found, written, card, as_json)
     if (written or found).stops: raise typer.Exit(1)

@@ -17,6 +17,7 @@ from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
+from .implied import check_implied, fill_table
 from .places import check_files, check_repeats, find_root, get_stem, locate_files
 from .reading import find_images, fit_image
 from .roles import Check, Role, check_ids, check_labels, check_names_of_files, check_people
@@ -171,6 +172,13 @@ def examine_pixels(
                                                f'--look {files} looks at all of them'))
     if any(check.advice == '--invert' for check in found.checks): found.options.append('--invert')
 
+# %% ../nbs/01i_doctor.ipynb #277612a7
+def check_all_labels(
+    found:Examination,   # with labels; gets checks
+):
+    "What is wrong with the labels, by themselves and by the tree of CheXpert."
+    found.checks += check_labels(found.table, found.label_names) + check_implied(found.table, found.label_names)
+
 # %% ../nbs/01i_doctor.ipynb #df94d892
 def find_label_roles(
     found:Examination,   # gets the labels; its table gets columns where the findings are texts
@@ -192,7 +200,7 @@ def find_label_roles(
         found.table = found.table.join(columns)
         found.labels = [Role(name, f'named in {column!r}') for name in columns]
         found.rewrite.append(f'the findings are texts in {column!r}')
-    if found.labels: found.checks += check_labels(found.table, found.label_names)
+    if found.labels: check_all_labels(found)
     else:
         detail = 'no column holds 0 and 1, or words for them, and none names findings'
         found.checks.append(Check('labels', 'missing', detail, 0, [], 'name them: --labels A,B'))
@@ -287,7 +295,7 @@ def examine_npz(
     found.labels = [Role(name, 'an array of labels') for name in names]
     advice = 'give fit a table with them: --table'
     if not names: found.checks.append(Check('labels', 'missing', 'no array `labels`', 0, [], advice))
-    else: found.checks += check_labels(found.table, names)
+    else: check_all_labels(found)
     if 'patient_id' in held:
         found.table['patient_id'] = [str(who) for who in held['patient_id']]
         found.roles['patients'] = Role('patient_id', 'an array of that name')
@@ -339,7 +347,8 @@ def examine_layout(
     found.labels = [Role(name, 'of the layout') for name in labels]
     found.paths = found.table['path'].tolist()
     examine_people(found, each_image)
-    found.checks += check_labels(found.table, labels) + check_people(found.table, found.roles)
+    check_all_labels(found)
+    found.checks += check_people(found.table, found.roles)
     found.checks += check_bits(table)
     train, held = entry.official.get(catalogue.get_year(found.kind, options), ('', ''))
     if 'split' in table and {train, held} <= set(table['split']): found.options.append('--fold official')
@@ -379,7 +388,7 @@ def examine_annotated(
     if 'split' in table: found.roles['parts'] = Role('split', 'folders or files of parts')
     found.labels = [Role(name, 'of the layout') for name in names]
     found.paths = found.table['path'].tolist()
-    found.checks += check_labels(found.table, names)
+    check_all_labels(found)
     examine_people(found, each_image)
     if 'parts' in found.roles: found.checks += check_parts(found)
     if look: examine_pixels(found, look)
@@ -405,7 +414,8 @@ def check_given(
     unused |= dict.fromkeys(ANNOTATED, [*(name for name in columns if name != 'patient'), 'options'])
     strange = [name for name in unused.get(found.kind, columns) if given.get(name)]
     if not strange: return
-    spelled = ', '.join('--' + name.removesuffix('s' if name == 'options' else '').replace('_', '-') for name in strange)
+    words = {'options': '--option', 'leave_out': '--leave-out'}
+    spelled = ', '.join(words.get(name, f'--{name}') for name in strange)
     what = {'npz': 'an .npz', 'table': 'a table', 'images': 'a folder of images'}.get(found.kind, found.kind)
     raise ValueError(f'{found.source} is read as {what}, which does not use {spelled}: leave it out, or name a table')
 
@@ -534,6 +544,7 @@ def count_left_out(
 def write_repaired(
     found:Examination,
     out,       # a CSV file that does not exist
+    complete=False,   # fill blank labels in that follow from others, see implied.fill_table
 )->int:        # rows written
     "Write a table that training reads; FileExistsError where the file is there, ValueError without image files."
     out = Path(out)
@@ -546,6 +557,7 @@ def write_repaired(
     rows = list_written(found)
     if not rows: raise ValueError('none of the files was found: name the folder that they lie in, --root')
     table = found.table.assign(**{column: paths}).iloc[rows]
+    if complete: table, _ = fill_table(table, found.label_names)
     write_atomic(out, table.to_csv(index=False).encode())
     return len(table)
 

@@ -60,7 +60,8 @@ class Home(NamedTuple):
 
     def spell(self)->str:
         "As `doctor` is told it."
-        return ' '.join(['doctor', self.name, str(self.folder), *(f'--option {k}={v}' for k, v in self.options.items())])
+        options = [f'--option {key}={value}' for key, value in self.options.items()]
+        return ' '.join(['doctor', self.name, str(self.folder), *options])
 
 # %% ../nbs/01i4_homes.ipynb #6bcc1938
 def find_sign(
@@ -188,7 +189,8 @@ def detect_kind(
         if is_table_file(path): return 'table', path
         raise ValueError(f'{path} is no table and no .npz: give one of them, or a folder')
     tables = list_tables(path)
-    own = None if find_homes(path, depth=0) else choose_table([table for table in tables if table.parent == path], sheet)
+    here = [] if find_homes(path, depth=0) else [table for table in tables if table.parent == path]
+    own = choose_table(here, sheet)
     if own is not None: return 'table', own
     home = find_home(path)
     if home is not None: return home.name, home.folder

@@ -84,8 +84,8 @@ def test_every_collection_has_a_sign():
 # ---- what is given has to be used ----
 
 @pytest.mark.parametrize('words, named', [
-    (('--path', 'Image Index'), '--path'), (('--patient', 'Patient ID'), '--patient'), (('--labels', 'Mass'), '--labels'),
-    (('--leave-out', 'a=b'), '--leave-out'), (('--sheet', 'One'), '--sheet')])
+    (('--path', 'Image Index'), '--path'), (('--patient', 'Patient ID'), '--patient'),
+    (('--labels', 'Mass'), '--labels'), (('--leave-out', 'a=b'), '--leave-out'), (('--sheet', 'One'), '--sheet')])
 def test_options_of_tables_are_not_swallowed_by_a_collection(words, named, tmp_path):
     make_nih(tmp_path)
     assert f'is read as nih14, which does not use {named}' in shell('doctor', tmp_path, *words, status=1)

@@ -67,6 +67,7 @@ GROUND = {
     'roles': {'states', 'csv_tables', 'answers', 'tables', 'splits', 'reading'},
     'places': {'csv_tables', 'reading', 'roles'},
     'copies': {'reading', 'roles', 'phantom'},
+    'implied': {'states', 'hierarchy', 'csv_tables', 'roles'},
 }
 DATA = {
     'dataset': {*GROUND},
