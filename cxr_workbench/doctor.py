@@ -17,6 +17,7 @@ from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
+from .homes import take_for_files
 from .implied import check_implied, fill_table
 from .places import check_files, check_repeats, find_root, get_stem, locate_files
 from .reading import find_images, fit_image
@@ -253,7 +254,7 @@ def examine_table(
     role = found.roles.get('image files')
     is_sure = role is not None and (role.why == 'given' or role.why.endswith('as images do'))
     by_files = None if is_sure else find_by_files(found.table, root, role)
-    if by_files is not None: found.roles['image files'] = by_files
+    if by_files is not None: found.roles = take_for_files(found.table, found.roles, by_files, given)
     find_label_roles(found, labels)
     examine_people(found, each_image)
     found.checks += check_people(found.table, found.roles)

@@ -87,16 +87,19 @@ def read_texts(
 # %% ../nbs/01i1_roles.ipynb #c5bc5857
 NAMES = {  # what a column is for -> its names, without capitals, blanks and punctuation; the first match wins
     'image files': [*map(plain_name, USUAL['image files']), 'pathtoimage', 'imagefilepath', 'filepath', 'fpath',
-                    'pngpath', 'jpgpath', 'dicompath', 'pathtodcm', 'imageid', 'dicomid', 'imagename', 'img'],
+                    'pngpath', 'jpgpath', 'dicompath', 'pathtodcm', 'imageid', 'dicomid', 'imagename', 'img',
+                    'datei', 'dateiname', 'bild', 'bilddatei', 'archivo', 'fichero', 'imagen', 'fichier'],
     'patients': [*map(plain_name, USUAL['patients']), 'deidpatientid'],
     'studies': ['studyid', 'study', 'studyinstanceuid', 'accessionnumber', 'accession', 'examid'],
     'parts': ['split', 'part', 'subset', 'partition', 'set', 'fold', 'cvfold', 'officialsplit'],
-    'views': ['frontallateral', 'viewposition', 'view', 'projection', 'viewpositiondicom', 'appa'],
-    'sex': ['sex', 'gender', 'patientsex', 'patientgender', 'patientsexdicom'],
-    'age': ['age', 'patientage', 'ageyears', 'patientbirth'],
+    'views': ['frontallateral', 'viewposition', 'view', 'projection', 'viewpositiondicom', 'appa', 'projektion',
+              'proyeccion', 'proyección'],
+    'sex': ['sex', 'gender', 'patientsex', 'patientgender', 'patientsexdicom', 'geschlecht', 'sexo', 'sexe'],
+    'age': ['age', 'patientage', 'ageyears', 'patientbirth', 'alter', 'edad'],
     'readers': ['radid', 'reader', 'readerid', 'radiologist', 'annotator'],
     'rows of the images': [*map(plain_name, USUAL['rows of the images'])],
-    'findings': ['findinglabels', 'findings', 'labels', 'finding', 'label', 'classname', 'diagnosis'],
+    'findings': ['findinglabels', 'findings', 'labels', 'finding', 'label', 'classname', 'diagnosis', 'befund',
+                 'befunde', 'diagnose', 'hallazgos', 'hallazgo', 'diagnóstico'],
 }
 
 # %% ../nbs/01i1_roles.ipynb #27019078

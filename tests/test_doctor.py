@@ -128,6 +128,24 @@ def test_whole_names_are_counted():
     assert found['nodule'].tolist() == ['1', '0', '1', None] and found['pseudonodule'].tolist() == ['1', '1', '0', None]
 
 
+def test_a_column_has_one_role(phantom, tmp_path):
+    numbers = [f'A{k:04d}' for k in range(20)]
+    write_images(phantom, tmp_path, [f'{number}.png' for number in numbers])
+    table = pd.DataFrame({'Accession': numbers, 'PatID': [f'p{k//2}' for k in range(20)], 'Edema': [0, 1]*10})
+    table.to_csv(tmp_path/'t.csv', index=False)
+    found = doctor.examine(tmp_path/'t.csv')
+    assert {what: role.column for what, role in found.roles.items()} == {'image files': 'Accession', 'patients': 'PatID'}
+    assert found.roles['image files'].why.endswith('; by its name it would be the studies') and not found.stops
+    other = table.assign(StudyInstanceUID=[f'1.2.{k//2}' for k in range(20)])
+    other.to_csv(tmp_path/'t.csv', index=False)
+    assert doctor.examine(tmp_path/'t.csv').roles['studies'].column == 'StudyInstanceUID'
+    by_patient = table.rename(columns={'Accession': 'PatientID', 'PatID': 'ward'})
+    by_patient.to_csv(tmp_path/'t.csv', index=False)
+    found = doctor.examine(tmp_path/'t.csv')
+    assert [found.roles[what].column for what in ('image files', 'patients')] == ['PatientID', 'PatientID']
+    assert found.roles['patients'].why == 'by its name; each has one image, of that name'
+
+
 # ---- places ----
 
 def touch(folder, *names):
