@@ -190,7 +190,7 @@ def padchest(
 def cxr_lt(
     root,                             # folder with the tables of the challenge
     year=2026,                        # 2023 | 2024 | 2026
-    split='train',                    # a part of that year; 2024 has published labels for training only; None: all
+    split='train',                    # an official part of that year; None: all, with a column split in meta
     images=None,                      # folder of the collection below: MIMIC-CXR-JPG or PadChest; None: root
     disjoint=False,                   # 2026: leave training images of test patients out
     labels=None,                      # some of its labels; None: all

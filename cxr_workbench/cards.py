@@ -16,7 +16,7 @@ from .writing import write_atomic
 
 # %% ../nbs/79d_cards.ipynb #22346471
 def draw_states(
-    counts,    # DataFrame of roles.count_states
+    counts,    # DataFrame of roles.tabulate_states
 ):             # plotly figure
     "The states of each label as bars."
     import plotly.graph_objects as go

@@ -90,7 +90,7 @@ class Entry:
 def collect_cxr_lt(
     root,             # folder with the tables of the challenge
     year=2026,        # 2023 | 2024 | 2026
-    split='train',    # a part; None: all, with a column split; 2024 has published labels for training only
+    split='train',    # a part; None: all, with a column split
     images=None,      # folder of the collection below: MIMIC-CXR-JPG or PadChest; None: root
     disjoint=False,   # 2026: leave training images of test patients out
     labels=None,      # some of its labels; None: all
@@ -103,8 +103,7 @@ def collect_cxr_lt(
     how = dict(labels=labels, files=files, **choice)
     if year == 2023: return collect_cxr_lt_2023(root, split, images, **how)
     if year == 2026: return collect_cxr_lt_2026(root, split, images, disjoint, **how)
-    if split not in (None, 'train'): raise ValueError(f"split={split!r}: CXR-LT 2024 has labels of 'train' only")
-    return collect_cxr_lt_2024(root, images, **how)
+    return collect_cxr_lt_2024(root, images, split=split, **how)
 
 # %% ../nbs/01cj_catalogue.ipynb #ca700010
 def make_split(
@@ -133,7 +132,8 @@ CATALOGUE = {
     'nih14_google': Entry(
         collect_nih14_google, ('nih14_google',),
         'google2019_nih-chest-xray-labels.csv, and the images of nih14 as there',
-        {'split': make_split('val', 'test'), **CHOICE, 'one_per': ONE_A_PATIENT}, labels=False),
+        {'split': make_split('val', 'test'), **CHOICE, 'one_per': ONE_A_PATIENT}, labels=False,
+        official={None: ('val', 'test')}, hint='val is what its makers tuned on; it has no training part'),
     'rsna': Entry(
         collect_rsna, ('rsna',), 'stage_2_train_labels.csv, and DICOM files in stage_2_train_images/', labels=False,
         hint='its images are of nih14, under other names'),
@@ -187,14 +187,16 @@ CATALOGUE |= {
              'is given'),
     'cxr_lt': Entry(
         collect_cxr_lt, ('cxr_lt_2023', 'cxr_lt_2024', 'cxr_lt_2026'),
-        '2023: train.csv, development.csv, test.csv. 2024: train_labeled.csv. 2026: train.csv, test.csv and the table '
-        'of PadChest. The images: --option images=FOLDER',
+        '2023: train.csv, development.csv, test.csv. 2024: train_labeled.csv, development_labeled_task1.csv, '
+        'test_labeled_task1.csv. 2026: train.csv, test.csv and the table of PadChest. The images: --option '
+        'images=FOLDER',
         {'year': Option('of the challenge', (2023, 2024, 2026), 2026, 'number'),
          'split': make_split('train', 'development', 'test', default='train'),
          'images': Option('folder of MIMIC-CXR-JPG, or of PadChest with its table', kind='folder'),
          'disjoint': Option('2026: leave training images of test patients out', default=False, kind='flag'),
          **WITHOUT_AGES},
-        official={2023: ('train', 'development'), 2026: ('train', 'test')}, reading={2026: {'stretch': True}},
+        official={**dict.fromkeys((2023, 2024), ('train', 'development')), 2026: ('train', 'test')},
+        reading={2026: {'stretch': True}},
         hint='2026: 534 of 1,606 test patients also have training images; --option disjoint=true leaves those out'),
     'vindr': Entry(
         collect_vindr, ('vindr',),

@@ -115,6 +115,8 @@ Original = Annotated[Optional[Path], Option(help='a table with whole patient ids
 Write = Annotated[Optional[Path], Option(help='write a table that `fit` reads, a new .csv')]
 Card = Annotated[Optional[Path], Option(help='write a data card, an .html')]
 CardImages = Annotated[bool, Option('--show-images', help='show images of patients in the data card')]
+Complete = Annotated[bool, Option(
+    '--complete', help='with --write: fill in blank labels that follow from others, by the tree of CheXpert')]
 
 # %% ../nbs/80_cli.ipynb #5001b671
 def print_checks(
@@ -125,6 +127,26 @@ def print_checks(
     if as_json: print_line(json.dumps([check.to_dict() for check in checks], indent=1, ensure_ascii=False))
     for check in [] if as_json else checks: print_line(str(check))
     if any(check.stops for check in checks): raise typer.Exit(1)
+
+# %% ../nbs/80_cli.ipynb #adab3607
+def print_examination(
+    found, written=None,   # Examinations of what was given, and of the table that was written
+    card=None,             # file of the data card
+    as_json=False,         # as JSON
+):
+    "What was found; of a table that was written, what is in it."
+    from cxr_workbench import doctor as page
+    commands = page.make_commands(found, None if written is None else written.source)
+    if as_json:
+        record = page.to_record(found, commands)
+        if card is not None: record['card'] = str(card)
+        if written is not None:
+            record['written'] = {**page.to_record(written, commands), 'left_out': page.count_left_out(found)}
+        print_line(json.dumps(record, indent=1, ensure_ascii=False))
+        return
+    print_line(page.format_examination(found, commands if written is None else []))
+    if card is not None: print_line(f'the data card: {card}')
+    if written is not None: print_line('\n' + page.format_written(found, written, commands))
 
 # %% ../nbs/80_cli.ipynb #a8ae618e
 @command
@@ -142,16 +164,21 @@ def doctor(
     ids: Original = None,
     look: Look = 500,
     write: Write = None,
+    complete: Complete = False,
     card: Card = None,
     show_images: CardImages = False,
     as_json: Annotated[bool, Option('--json', help='print JSON')] = False,
 ):
-    "What a data set is, what would train wrongly, where missing files lie, and the command to type."
+    """What a data set is, what would train wrongly, where missing files lie, and the command to type.
+
+    Exit status 0: nothing would train wrongly, or with --write nothing in the table that was written.
+    1: something would, or the command was refused, which a line that begins with error: says."""
     from cxr_workbench import doctor as page
     if target[0] == 'overlap' and len(target) == 3:
         from cxr_workbench.overlaps import overlap
         return print_checks(overlap(*target[1:], ids=ids), as_json)
     if show_images and card is None: raise ValueError('--show-images is for the data card: give --card FILE.html too')
+    if complete and write is None: raise ValueError('--complete fills in the table that --write names: give --write')
     if len(target) > 2: raise ValueError('doctor takes one target, a collection and its folder, or: overlap A B')
     names = None if labels is None else [name.strip() for name in labels.split(',') if name.strip()]
     place = root if len(target) == 1 else Path(target[1])
@@ -161,17 +188,19 @@ def doctor(
             raise ValueError('--path, --patient, --labels, --ids, --sheet and --leave-out are for tables')
         found = page.examine_collection(target[0], place, chosen, look, each_image)
     else:
-        if option: raise ValueError('--option is for collections, which are given with their folder')
-        found = page.examine(target[0], place, path, patient, names, look, ids, leave_out or (), each_image, sheet)
-    if write is not None: print_line(f'{page.write_repaired(found, write)} rows written to {write}')
+        given = dict(ids=ids, leave_out=leave_out or (), options=option or ())
+        found = page.examine(target[0], place, path, patient, names, look, each_image=each_image, sheet=sheet, **given)
     if card is not None:
         from cxr_workbench.cards import write_card
         write_card(found, reports.check_place(card, found.source, argument='card'), images=show_images)
-        print_line(f'the data card: {card}' + ('' if show_images else '; images only with --show-images'))
-    commands = page.make_commands(found, write)
-    if as_json: print_line(json.dumps(page.to_record(found, commands), indent=1, ensure_ascii=False))
-    else: print_line(page.format_examination(found, commands))
-    if found.stops: raise typer.Exit(1)
+    written = None
+    if write is not None:
+        page.write_repaired(found, write, complete)
+        written = page.examine_written(found, write)
+    print_examination(found, written, card, as_json)
+    if card is not None and not (show_images or as_json):
+        print_line('the card shows no image of a patient: --show-images adds them')
+    if (written or found).stops: raise typer.Exit(1)
 
 # %% ../nbs/80_cli.ipynb #1b2a03a1
 @command

@@ -142,8 +142,9 @@ LAYOUTS |= {
         'CXR-LT 2024', ('train_labeled.csv',),
         {'name': 'fpath', 'patient_id': 'subject_id', 'study_id': 'study_id', 'view': 'ViewPosition'},
         tuple(CXR_LT_2024),
-        {'train': {'images': 258_871, 'patients': 45_480}},
-        protocol='every row; frontal views by its makers',
+        {'train': {'images': 258_871, 'patients': 45_480}, 'development': {'images': 39_293},
+         'test': {'images': 78_946}},
+        protocol='the official parts and labels of the first task; frontal views by its makers',
         source='Lin et al., CXR-LT 2024, Medical Image Analysis 2025'),
 }
 

@@ -125,13 +125,21 @@ def collect_cxr_lt_2023(
     if split not in parts: raise ValueError(f'split={split!r}: give one of {", ".join(map(repr, parts))}')
     return collect_part(root, layout, split, [f'{split}.csv'], **how)
 
+# %% ../nbs/01ce_mimic_sets.ipynb #fcb862a0
+PARTS_2024 = {   # official part -> its table
+    'train': 'train_labeled.csv', 'development': 'development_labeled_task1.csv', 'test': 'test_labeled_task1.csv'}
+
 # %% ../nbs/01ce_mimic_sets.ipynb #d6b69afd
 def collect_cxr_lt_2024(
-    root,          # folder with train_labeled.csv
-    images=None,   # folder of MIMIC-CXR-JPG; None: root
-    labels=None,   # some of its labels; None: all that the table has of the 40
-    files=True,    # look for the image files
-    **choice,      # views, one_per of filters.choose_rows
+    root,            # folder with train_labeled.csv, development_labeled_task1.csv and test_labeled_task1.csv
+    images=None,     # folder of MIMIC-CXR-JPG; None: root
+    labels=None,     # some of its labels; None: all that the table has of the 40
+    files=True,      # look for the image files
+    split='train',   # 'train' | 'development' | 'test' | None: all, with a column split
+    **choice,        # views, one_per of filters.choose_rows
 )->Collected:
-    "CXR-LT 2024, 40 labels over MIMIC-CXR-JPG; Lin et al., Medical Image Analysis 2025."
-    return collect_part(root, LAYOUTS['cxr_lt_2024'], 'train', None, images, labels, files, **choice)
+    "CXR-LT 2024, the 40 labels of its first task over MIMIC-CXR-JPG; Lin et al., Medical Image Analysis 2025."
+    parts, how = PARTS_2024, dict(images=images, labels=labels, files=files, **choice)
+    if split is None: return join_parts({part: collect_cxr_lt_2024(root, split=part, **how) for part in parts})
+    if split not in parts: raise ValueError(f'split={split!r}: give one of {", ".join(map(repr, parts))}')
+    return collect_part(root, LAYOUTS['cxr_lt_2024'], split, [parts[split]], **how)

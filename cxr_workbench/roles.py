@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATUSES', 'NAMES', 'LATERAL', 'FRONTAL', 'WORDS', 'HEALTHY', 'BESIDE_HEALTHY', 'Check', 'say_count', 'read_texts',
-           'Role', 'guess_roles', 'guess_labels', 'parse_states', 'count_states', 'check_labels', 'is_rounded',
+           'Role', 'guess_roles', 'guess_labels', 'parse_states', 'tabulate_states', 'check_labels', 'is_rounded',
            'check_ids', 'check_names_of_files', 'check_people', 'split_text', 'findings_table']
 
 # %% ../nbs/01i1_roles.ipynb #fbf27cd9
@@ -87,16 +87,19 @@ def read_texts(
 # %% ../nbs/01i1_roles.ipynb #c5bc5857
 NAMES = {  # what a column is for -> its names, without capitals, blanks and punctuation; the first match wins
     'image files': [*map(plain_name, USUAL['image files']), 'pathtoimage', 'imagefilepath', 'filepath', 'fpath',
-                    'pngpath', 'jpgpath', 'dicompath', 'pathtodcm', 'imageid', 'dicomid', 'imagename', 'img'],
+                    'pngpath', 'jpgpath', 'dicompath', 'pathtodcm', 'imageid', 'dicomid', 'imagename', 'img',
+                    'datei', 'dateiname', 'bild', 'bilddatei', 'archivo', 'fichero', 'imagen', 'fichier'],
     'patients': [*map(plain_name, USUAL['patients']), 'deidpatientid'],
     'studies': ['studyid', 'study', 'studyinstanceuid', 'accessionnumber', 'accession', 'examid'],
     'parts': ['split', 'part', 'subset', 'partition', 'set', 'fold', 'cvfold', 'officialsplit'],
-    'views': ['frontallateral', 'viewposition', 'view', 'projection', 'viewpositiondicom', 'appa'],
-    'sex': ['sex', 'gender', 'patientsex', 'patientgender', 'patientsexdicom'],
-    'age': ['age', 'patientage', 'ageyears', 'patientbirth'],
+    'views': ['frontallateral', 'viewposition', 'view', 'projection', 'viewpositiondicom', 'appa', 'projektion',
+              'proyeccion', 'proyección'],
+    'sex': ['sex', 'gender', 'patientsex', 'patientgender', 'patientsexdicom', 'geschlecht', 'sexo', 'sexe'],
+    'age': ['age', 'patientage', 'ageyears', 'patientbirth', 'alter', 'edad'],
     'readers': ['radid', 'reader', 'readerid', 'radiologist', 'annotator'],
     'rows of the images': [*map(plain_name, USUAL['rows of the images'])],
-    'findings': ['findinglabels', 'findings', 'labels', 'finding', 'label', 'classname', 'diagnosis'],
+    'findings': ['findinglabels', 'findings', 'labels', 'finding', 'label', 'classname', 'diagnosis', 'befund',
+                 'befunde', 'diagnose', 'hallazgos', 'hallazgo', 'diagnóstico'],
 }
 
 # %% ../nbs/01i1_roles.ipynb #27019078
@@ -230,7 +233,7 @@ def parse_states(
     return states
 
 # %% ../nbs/01i1_roles.ipynb #06a14ebc
-def count_states(
+def tabulate_states(
     states,             # (n, C), from parse_states
     labels,             # C names
     patient_id=None,    # (n,); None: not known

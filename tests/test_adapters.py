@@ -263,8 +263,9 @@ def test_cxr_lt_2024_lies_over_mimic(mimic, tmp_path_factory):
     data = cxr_lt(root, 2024, images=mimic, size=8)
     labels = dict(zip(data.label_names, data.y[0].tolist()))
     assert levels(data) == [30] and labels == {'Edema': 0, 'Round(ed) Atelectasis': 1}
-    for year, split in ((2025, 'train'), (2024, 'test')):
+    for year, split in ((2025, 'train'), (2024, 'val')):
         with pytest.raises(ValueError): cxr_lt(root, year, split)
+    with pytest.raises(FileNotFoundError, match='test_labeled_task1.csv'): cxr_lt(root, 2024, 'test')
 
 
 # ---- PadChest and CXR-LT 2026 ----

@@ -37,6 +37,15 @@ def make_table(phantom, names, labels=4):
 NAMES = [f'{k:03d}.png' for k in range(60)]
 
 
+def test_the_states_of_every_label_are_printed(phantom, tmp_path):
+    write_images(phantom, tmp_path, NAMES[:4])
+    table = pd.DataFrame(dict(path=NAMES[:4], patient_id=[*'abcc'], Edema=[1, 1, -1, None], Mass=['0', '0', '1', 'x']))
+    table.to_csv(tmp_path/'t.csv', index=False)
+    lines = [line.split() for line in shell('doctor', tmp_path/'t.csv', status=1).splitlines()]
+    assert ['present', 'absent', 'uncertain', 'blank', 'other', 'patients'] in lines
+    assert ['Edema', '2', '0', '1', '1', '0', '2'] in lines and ['Mass', '1', '2', '0', '0', '1', '1'] in lines
+
+
 # ---- columns ----
 
 def test_entries_keep_their_spelling(tmp_path):
@@ -102,7 +111,7 @@ def test_rounded_identifiers(text, rounded): assert roles.is_rounded([text])[0] 
 
 def test_states_add_to_the_rows():
     table = pd.DataFrame(dict(Edema=['1', '1.0', '-1', None, '0', 'x', 'TRUE'], Mass=['0']*7), dtype=object)
-    counts = roles.count_states(roles.parse_states(table, ['Edema', 'Mass']), ['Edema', 'Mass'], list('aabbccc'))
+    counts = roles.tabulate_states(roles.parse_states(table, ['Edema', 'Mass']), ['Edema', 'Mass'], list('aabbccc'))
     assert counts.loc['Edema'].tolist() == [3, 1, 1, 1, 1, 2]
     assert counts.loc['Mass'].tolist() == [0, 7, 0, 0, 0, 0]
     assert (counts.iloc[:, :5].sum(axis=1) == 7).all()
@@ -117,6 +126,24 @@ def test_no_finding_beside_a_finding_but_not_beside_devices():
 def test_whole_names_are_counted():
     found = roles.findings_table(pd.Series(["['nodule', ' pseudonodule ']", 'Mass|pseudonodule', "['nodule", None]))
     assert found['nodule'].tolist() == ['1', '0', '1', None] and found['pseudonodule'].tolist() == ['1', '1', '0', None]
+
+
+def test_a_column_has_one_role(phantom, tmp_path):
+    numbers = [f'A{k:04d}' for k in range(20)]
+    write_images(phantom, tmp_path, [f'{number}.png' for number in numbers])
+    table = pd.DataFrame({'Accession': numbers, 'PatID': [f'p{k//2}' for k in range(20)], 'Edema': [0, 1]*10})
+    table.to_csv(tmp_path/'t.csv', index=False)
+    found = doctor.examine(tmp_path/'t.csv')
+    assert {what: role.column for what, role in found.roles.items()} == {'image files': 'Accession', 'patients': 'PatID'}
+    assert found.roles['image files'].why.endswith('; by its name it would be the studies') and not found.stops
+    other = table.assign(StudyInstanceUID=[f'1.2.{k//2}' for k in range(20)])
+    other.to_csv(tmp_path/'t.csv', index=False)
+    assert doctor.examine(tmp_path/'t.csv').roles['studies'].column == 'StudyInstanceUID'
+    by_patient = table.rename(columns={'Accession': 'PatientID', 'PatID': 'ward'})
+    by_patient.to_csv(tmp_path/'t.csv', index=False)
+    found = doctor.examine(tmp_path/'t.csv')
+    assert [found.roles[what].column for what in ('image files', 'patients')] == ['PatientID', 'PatientID']
+    assert found.roles['patients'].why == 'by its name; each has one image, of that name'
 
 
 # ---- places ----
@@ -280,7 +307,8 @@ def test_the_command_to_type_trains(make, phantom, tmp_path, trained, monkeypatc
     stops, words = TREES[make]
     home = tmp_path/'mine'
     home.mkdir()
-    commands = find_commands(shell('doctor', *make(phantom, home), status=int(stops)))
+    arguments = make(phantom, home)
+    commands = find_commands(shell('doctor', *arguments, status=int(stops and '--write' not in arguments)))
     assert len(commands) == 1 and words in commands[0]
     size = [] if '.npz' in commands[0] else ['--size', '32']
     if make not in trained: monkeypatch.setattr('cxr_workbench.cli.train_run', open_only)
@@ -292,11 +320,39 @@ def test_without_write_the_table_is_written_first(phantom, tmp_path, monkeypatch
     make_other_names(phantom, tmp_path)
     first, second = find_commands(shell('doctor', tmp_path/'t.tsv', status=1))
     monkeypatch.chdir(tmp_path)
-    shell(*shlex.split(first)[1:], status=1)   # it says again what was wrong with the old table
+    shell(*shlex.split(first)[1:])   # nothing is wrong with the table that is written
     assert Path('repaired.csv').exists()
     assert find_commands(shell('doctor', 'repaired.csv'))[0] == second
     again = shell('doctor', 't.tsv', '--write', 'repaired.csv', status=1)
     assert 'is there already' in again
+
+
+def test_exit_codes_say_whether_what_is_read_would_train_wrongly(phantom, tmp_path):
+    write_images(phantom, tmp_path, NAMES[:20])
+    table = make_table(phantom, NAMES[:20])
+    table.to_csv(tmp_path/'right.csv', index=False)
+    table.assign(path=[*NAMES[:17], 'gone/a.png', 'gone/b.png', None]).to_csv(tmp_path/'lost.csv', index=False)
+    table.assign(patient_id=['1.92E+38']*3 + [*table.patient_id[3:]]).to_csv(tmp_path/'rounded.csv', index=False)
+    assert 'wrong' not in shell('doctor', tmp_path/'right.csv')
+    shell('doctor', tmp_path/'lost.csv', status=1)
+    printed = shell('doctor', tmp_path/'lost.csv', '--write', tmp_path/'new.csv')   # nothing is wrong with new.csv
+    left_out = '1 row without the name of a file, 2 rows whose file was not found, or is one of several'
+    assert f'17 of 20 rows written to {tmp_path/"new.csv"}; left out: {left_out}' in printed
+    assert 'nothing in it would train wrongly' in printed and len(pd.read_csv(tmp_path/'new.csv')) == 17
+    printed = shell('doctor', tmp_path/'rounded.csv', '--write', tmp_path/'still.csv', status=1)
+    assert (tmp_path/'still.csv').exists() and 'wrong or missing in it:\nwrong     patients: rounded' in printed
+    assert shell('doctor', tmp_path/'right.csv', '--write', tmp_path/'new.csv', status=1).startswith('error: ')
+    shell('doctor', tmp_path/'right.csv', '--no-such-option', status=2)
+
+
+def test_json_stays_json_when_a_table_is_written(phantom, tmp_path):
+    write_images(phantom, tmp_path, NAMES[:20])
+    make_table(phantom, [*NAMES[:18], 'x.png', 'y.png']).to_csv(tmp_path/'t.csv', index=False)
+    printed = shell('doctor', tmp_path/'t.csv', '--write', tmp_path/'new.csv', '--card', tmp_path/'c.html', '--json')
+    record = json.loads(printed)
+    assert record['stops'] and not record['written']['stops'] and record['card'] == str(tmp_path/'c.html')
+    assert record['written']['rows'] == 18 and [*record['written']['left_out'].values()] == [2]
+    assert record['written']['labels']['Cardiomegaly']['present'] == int(phantom.labels[:18, 2].sum())
 
 
 def test_a_public_layout_has_a_command_too(phantom, tmp_path):

@@ -68,6 +68,7 @@ GROUND = {
     'roles': {'states', 'csv_tables', 'answers', 'tables', 'splits', 'reading'},
     'places': {'csv_tables', 'reading', 'roles'},
     'copies': {'reading', 'roles', 'phantom'},
+    'implied': {'states', 'hierarchy', 'csv_tables', 'roles'},
 }
 DATA = {
     'dataset': {*GROUND},
@@ -120,8 +121,9 @@ BESIDE = {
     'prediction': {*BELOW, 'metrics', 'programs', 'saving'},
     'learner': {*BELOW, 'views', 'metrics', 'stages', 'checkpoints', 'saving', 'prediction'},
     'explain': {*BELOW, 'views', 'metrics'},
-    'doctor': {*BELOW},
-    'overlaps': {*BELOW, 'doctor'},
+    'homes': {*BELOW},
+    'doctor': {*BELOW, 'homes'},
+    'overlaps': {*BELOW, 'homes', 'doctor'},
     'opening': {*BELOW},
     'grouping': set(),
     'reports': {*BELOW, 'views', 'metrics', 'intervals', 'learner'},
