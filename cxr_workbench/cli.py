@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'methods', 'data', 'doctor', 'version', 'fit', 'evaluate', 'compare', 'predict', 'export', 'pack', 'lab',
-           'reproduce', 'demo', 'main']
+           'reproduce', 'sweep', 'demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #9256c40f
 import contextlib, functools, json, os, sys, time, warnings
@@ -403,6 +403,8 @@ def fit(
     out: Annotated[Optional[Path], Option(help='folder of the run; without it runs/METHOD')] = None,
     device: Annotated[str, Option(help='auto, cpu, cuda or mps')] = 'auto',
     devices: Annotated[int, Option(help='how many of them')] = 1,
+    nodes: Annotated[int, Option(help='machines; this command runs on each, or torchrun starts it')] = 1,
+    strategy: Annotated[str, Option(help='of several: auto, ddp or fsdp, which cuts the method into shards')] = 'auto',
     precision: Annotated[str, Option(help='32-true, bf16-mixed or 16-mixed')] = '32-true',
     best: Annotated[Optional[str], Option(help='keep the best epoch by this column of history.csv')] = None,
     patience: Annotated[Optional[int], Option(help='stop after so many epochs without a better one')] = None,
@@ -434,7 +436,7 @@ def fit(
     record = dict(data=source, **split, regime=regime, fraction=fraction, seed=seed)
     out = out or Path('runs')/method
     outcome = train_run(method, record, arguments, out, epochs=epochs, batch_size=batch_size, workers=workers,
-                        labelled=labelled, start=start, device=device, devices=devices, precision=precision,
+                        labelled=labelled, start=start, device=device, devices=devices, nodes=nodes, strategy=strategy, precision=precision,
                         progress=progress, best=best, patience=patience, tune=tune)
     if outcome is not None: write_repeat(out, context, own)
 
@@ -788,6 +790,24 @@ def reproduce(
     outcome = page.reproduce(paper, **where, variants=variant, seed=seed, n_boot=n_boot, **how)
     if not reports.is_first_process(): return
     print_line(page.format_outcome(outcome))
+
+# %% ../nbs/80_cli.ipynb #swp00002
+@command
+def sweep(
+    plan: Annotated[Path, Argument(help='.toml, .yaml: out, common, grid and runs, with the options of fit')],
+    jobs: Annotated[int, Option(help='runs at a time')] = 1,
+    backend: Annotated[str, Option(help='loky: processes of this machine; dask or ray: a cluster')] = 'loky',
+    scheduler: Annotated[Optional[str], Option(help='of dask: the address of a cluster, tcp://HOST:PORT')] = None,
+    retry: Annotated[bool, Option('--retry', help='train again what failed')] = False,
+    dry: Annotated[bool, Option('--dry', help='list the runs and train none')] = False,
+):
+    "Train every run of a plan that has no row yet: one row a run in runs.csv, a failed one with its reason."
+    from cxr_workbench.sweeps import run_sweep
+    options = {spelled.lstrip('-') for spelled in settings.list_options(fit).values()}
+    how = {} if dry else dict(workers=jobs, backend=backend, scheduler=scheduler, retry=retry)
+    rows = run_sweep(plan, options, dry, print_line, **how)
+    failed = int((rows['state'] == 'failed').sum()) if 'state' in rows else 0
+    if failed and not dry: raise ValueError(f'{failed} of {len(rows)} runs failed, their rows say why; --retry: again')
 
 # %% ../nbs/80_cli.ipynb #e83889ac
 @command

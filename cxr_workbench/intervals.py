@@ -18,30 +18,57 @@ def rank_patients(
     scores, y,    # one label over its known entries, (n,)
     patient,      # (n,) codes 0 .. P-1
     patients:int, # P
-):                # two sparse (K, P) matrices: positives and negatives by rank (high scores first) and patient
+):                # a sparse matrix of ones, (M*S*S, P), and (M, S, S): positives, negatives and perhaps ties
     "Sort one label once; times patient weights, the result is the ROC curve of a resample."
     from scipy.sparse import csr_array
     order = np.argsort(-scores, kind='stable')
     s, positive, patient = scores[order], y[order] == 1, patient[order]
-    tie = np.cumsum(np.r_[True, s[1:] != s[:-1]]) - 1
-    some = np.bincount(tie, weights=positive) > 0
-    rank = (np.cumsum(np.r_[True, some[1:] | some[:-1]]) - 1)[tie]
-    shape = rank[-1] + 1, patients
-    def count(which): return csr_array((np.ones(which.sum()), (rank[which], patient[which])), shape=shape)
-    return count(positive), count(~positive)
+    same = np.cumsum(np.r_[True, s[1:] != s[:-1]]) - 1
+    some = np.bincount(same, weights=positive) > 0
+    rank = (np.cumsum(some) - some)[same]               # positive scores above
+    side = int(np.ceil(np.sqrt(some.sum() + 1)))
+    place, tied = rank % side*side + rank//side, ~positive & some[same]
+    kinds = [positive, ~positive, tied] if tied.any() else [positive, ~positive]
+    rows = np.concatenate([number*side*side + place[kind] for number, kind in enumerate(kinds)])
+    columns = np.concatenate([patient[kind] for kind in kinds])
+    shape = len(kinds), side, side
+    ones = np.ones(len(rows), np.float32)
+    return csr_array((ones, (rows, columns)), shape=(np.prod(shape), patients)), shape
+
+# %% ../nbs/07c_intervals.ipynb #scl00002
+def add_up(
+    weights,   # by rank, (S, S, R)
+):             # the same memory
+    "Running sums over the ranks, in place: down the columns, then what the columns before hold."
+    for row in range(1, len(weights)): weights[row] += weights[row - 1]
+    weights[:, 1:] += np.cumsum(weights[-1, :-1], 0)
+    return weights
 
 # %% ../nbs/07c_intervals.ipynb #24da0886
 def weighted_areas(
-    a, b,         # weight of positives and of negatives by rank, (K, R)
-):                # AUROC and AP, (R,) each; NaN where a resample has no positive or no negative
+    a, b, t=None,   # weights by rank, (S, S, R): positives, negatives (used up), negatives in a tie
+):                  # AUROC and AP, (R,) each; NaN where a resample has no positive or no negative
     "Both areas of many resamples at once."
-    A, B = np.cumsum(a, 0), np.cumsum(b, 0)
-    absent = (A[-1] == 0) | (B[-1] == 0)
-    precision = np.divide(A, A + B, out=np.zeros_like(A), where=A > 0)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        auc = (b*(A - a/2)).sum(0)/(A[-1]*B[-1])
-        ap = (a*precision).sum(0)/A[-1]
+    def total(x, y): return np.einsum('ijr,ijr->r', x, y)
+    b[0, 0] += 1e-300                                 # a sum with a whole number is the number, and nothing is 0/0
+    A, B = add_up(a.copy()), add_up(b)
+    positives, negatives = A[-1, -1].copy(), B[-1, -1].copy()
+    above = total(a, B) - (0 if t is None else total(a, t)/2)
+    B += A
+    np.divide(A, B, out=A)                            # the precision at every rank
+    pairs, absent = positives*negatives, (positives < 1) | (negatives < 1)
+    with np.errstate(invalid='ignore', divide='ignore'): auc, ap = (pairs - above)/pairs, total(a, A)/positives
     return np.where(absent, np.nan, auc), np.where(absent, np.nan, ap)
+
+# %% ../nbs/07c_intervals.ipynb #scl00006
+def weigh_ranks(
+    ranked,     # what rank_patients gives: a matrix and its shape
+    weights,    # of patients, whole numbers, (P, R)
+)->np.ndarray:  # (M, S, S, R)
+    "Weights of positives, negatives and ties by rank, for `weighted_areas`."
+    matrix, shape = ranked
+    kind = np.float32 if matrix.nnz*weights.max(initial=0) < 2**24 else float   # exact, and half the memory
+    return (matrix @ weights.astype(kind)).astype(float).reshape(*shape, -1)
 
 # %% ../nbs/07c_intervals.ipynb #6de02e21
 def draw_weights(
@@ -65,7 +92,7 @@ def bootstrap(
     scores, y, known=None,   # (n, C)
     patient_id=None,         # (n,); None: every row is taken for its own patient
     n_boot=1000, seed=0,     # resamples
-    chunk=250,               # resamples at a time, for memory
+    chunk=16,                # resamples at a time, few enough to stay in the cache
     convention='skip',       # labels that a resample lacks: 'skip' NaN, 'trcgl' as in `report`
 )->dict[str, np.ndarray]:    # 'auroc' and 'ap', (n_boot, C) each
     "AUROC and AP of resampled patients."
@@ -88,12 +115,12 @@ def bootstrap(
     for start in range(0, n_boot, chunk):
         rows = slice(start, min(start + chunk, n_boot))
         weights = draw_weights(rng, P, rows.stop - start)
-        for c, (positive, negative) in ranked.items():
-            a, b = positive @ weights, negative @ weights
-            auc, ap = weighted_areas(a, b)
+        for c, of in ranked.items():
+            a, *rest = weigh_ranks(of, weights)
+            auc, ap = weighted_areas(a, *rest)
             if convention == 'trcgl':
                 auc = np.nan_to_num(auc, nan=.5)
-                ap = np.where(np.isnan(ap), a.sum(0) > 0, ap)
+                ap = np.where(np.isnan(ap), a.sum((0, 1)) > 0, ap)
             draws['auroc'][rows, c] = auc
             draws['ap'][rows, c] = ap
     return draws

@@ -11,9 +11,10 @@ _all_ = ['Interrupted', 'calibrate', 'decide', 'export', 'find_model', 'load', '
          'set_trainable', 'read_config', 'start_from']
 
 # %% ../nbs/09_learner.ipynb #7528a26b
-import contextlib, logging, sys, time, warnings
+import contextlib, logging, os, sys, time, warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 import torch
 import lightning.pytorch as pl
@@ -127,11 +128,16 @@ class Training(pl.LightningModule):
             out[f'valid/ap{ending}'] = float(macro(average_precision(scores, y, known)))
         return out
 
+    def gather_means(self)->dict[str, float]:
+        "The loss and its terms, means over the steps of the epoch and over all processes."
+        parts = [{name: float(value)/self.seen for name, value in self.sums.items()}]*self.trainer.world_size
+        if len(parts) > 1: torch.distributed.all_gather_object(parts, parts[0])
+        return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+
     def on_train_epoch_end(self):
-        means = {name: float(value)/self.seen for name, value in self.sums.items()}
         place = dict(epoch=self.run_epoch + 1, stage=self.number, step=self.global_step)
         lr = float(self.optimizers().param_groups[-1]['lr'])
-        row = dict(place, lr=lr, **means, **self.score_valid(), seconds=time.time() - self.start)
+        row = dict(place, lr=lr, **self.gather_means(), **self.score_valid(), seconds=time.time() - self.start)
         self.history.append(row)
         for name in row:   # for callbacks
             if name not in place: self.log(name, float(row[name]), logger=False)
@@ -207,23 +213,82 @@ class EpochLines(ProgressBar):
         loss = float(training.sums['loss'])/training.seen
         self.lines.tell(f'{text}: loss {loss:.4f}', self.find_left(training, epoch + step/steps))
 
+# %% ../nbs/09_learner.ipynb #scp00001
+class Processes(NamedTuple):
+    "How the work is shared."
+    devices: object = 1     # of this machine: how many, or which
+    nodes: int = 1          # machines
+    strategy: str = 'auto'  # 'auto' | 'ddp' | 'fsdp'
+    several: bool = False   # whether there is more than one, as far as it is known
+
+# %% ../nbs/09_learner.ipynb #scp00003
+def find_processes(
+    devices, nodes, strategy,   # as in `fit`
+    environment=os.environ,     # names -> texts
+)->Processes:
+    "Who trains; those that torchrun has started where it did. ValueError where other numbers are given."
+    if strategy not in ('auto', 'ddp', 'fsdp'): raise ValueError(f"strategy={strategy!r}: give 'auto', 'ddp' or 'fsdp'")
+    check_number(1, nodes=nodes)
+    if 'TORCHELASTIC_RUN_ID' not in environment:
+        return Processes(devices, nodes, strategy, nodes > 1 or strategy != 'auto' or devices not in (1, '1'))
+    local, world = int(environment['LOCAL_WORLD_SIZE']), int(environment['WORLD_SIZE'])
+    for name, given, there in (('devices', devices, local), ('nodes', nodes, world//local)):
+        if given in (1, '1', -1, '-1', 'auto', there, str(there)): continue
+        raise ValueError(f'{name}={given}, and torchrun has started {there}: leave it out, torchrun decides')
+    return Processes(local, world//local, strategy, world > 1 or strategy != 'auto')
+
+# %% ../nbs/09_learner.ipynb #scp00006
+def check_sharding(
+    processes:Processes,
+    recipe, out, device,   # stages, and as in `fit`
+):
+    "Refuse fsdp where it cannot work (ValueError)."
+    if processes.strategy != 'fsdp': return
+    if device == 'cpu' or not torch.cuda.is_available():
+        raise ValueError("strategy='fsdp' needs a GPU, and torch sees none here: give strategy='ddp'")
+    if len(recipe) > 1: raise ValueError(f"strategy='fsdp' trains one stage, and this recipe has {len(recipe)}: "
+                                         "give strategy='ddp'")
+    if recipe[0].ema is not None: raise ValueError("strategy='fsdp' averages no weights: give the method ema=None")
+    if out is None: raise ValueError("strategy='fsdp' puts the weights together in a checkpoint: give out=")
+
+# %% ../nbs/09_learner.ipynb #scp00008
+def make_strategy(
+    processes:Processes,
+    device,   # as in `fit`
+):
+    "What Lightning takes as `strategy`."
+    from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+    if not processes.several: return 'auto'
+    if processes.strategy == 'fsdp': return FSDPStrategy(use_orig_params=True, state_dict_type='full')
+    backend = 'gloo' if device == 'cpu' else None
+    return DDPStrategy(find_unused_parameters=True, process_group_backend=backend)
+
 # %% ../nbs/09_learner.ipynb #89d8460e
-def make_trainer(stage, out, precision, device, devices, progress, validate, callbacks=()):
+def make_trainer(stage, out, precision, device, processes, progress, validate, callbacks=()):
     "Lightning's Trainer for one stage; deterministic order, own checkpoints, own samplers."
     from lightning.pytorch.loggers import TensorBoardLogger
-    from lightning.pytorch.strategies import DDPStrategy
-    backend, strategy = 'gloo' if device == 'cpu' else None, 'auto'
-    if devices not in (1, '1'): strategy = DDPStrategy(find_unused_parameters=True, process_group_backend=backend)
     shown = [Bar() if can_draw(sys.stdout) else EpochLines()] if progress else []
     callbacks = [*callbacks, *([KeepLast(out)] if out else []), *shown]
     return pl.Trainer(
-        accelerator={'cuda': 'gpu'}.get(device, device), devices=devices, strategy=strategy, precision=precision,
+        accelerator={'cuda': 'gpu'}.get(device, device), precision=precision,
+        devices=processes.devices, num_nodes=processes.nodes, strategy=make_strategy(processes, device),
         max_epochs=stage.epochs, gradient_clip_val=stage.clip, callbacks=callbacks,
         logger=TensorBoardLogger(out, name='tensorboard', version='') if out else False,
         enable_checkpointing=any(isinstance(each, pl.callbacks.Checkpoint) for each in callbacks),
         enable_model_summary=False, enable_progress_bar=progress,
         use_distributed_sampler=False, num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1,
         limit_val_batches=1. if validate else 0, log_every_n_steps=1)
+
+# %% ../nbs/09_learner.ipynb #scp00010
+def join_shards(
+    method:Method,   # whose parameters are shards
+    path,            # of the checkpoint
+):
+    "Put the whole tensors of a checkpoint into a method, in place."
+    state = torch.load(path, map_location='cpu', weights_only=True)['state_dict']
+    for name, tensor in [*method.named_parameters(), *method.named_buffers()]:
+        whole = f'method.{name}'
+        if whole in state: tensor.data = state[whole].to(tensor.device)
 
 # %% ../nbs/09_learner.ipynb #742ff080
 @contextlib.contextmanager
@@ -244,19 +309,20 @@ def silence_lightning():
 # %% ../nbs/09_learner.ipynb #eb46e015
 def run_stage(
     training:Training,
-    out, precision, device, devices, progress,   # as in `fit`
-    again:bool,                                  # whether it goes on from out/last.ckpt
-    callbacks=(),                                # of Lightning
+    out, precision, device, processes, progress,   # as in `fit`, and Processes
+    again:bool,                                    # whether it goes on from out/last.ckpt
+    callbacks=(),                                  # of Lightning
 ):
     "One `trainer.fit`; KeyboardInterrupt where the user stopped it."
     checkpoint = Path(out)/'last.ckpt' if again else None
     with silence_lightning():
         validate = training.valid is not None
-        trainer = make_trainer(training.stage, out, precision, device, devices, progress, validate, callbacks)
+        trainer = make_trainer(training.stage, out, precision, device, processes, progress, validate, callbacks)
         trainer.fit(training, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     if trainer.interrupted:
         kept = f'; {out} holds the last whole epoch' if out else ''
         raise KeyboardInterrupt(f'stopped by the user{kept}')
+    if processes.strategy == 'fsdp': join_shards(training.method, Path(out)/'last.ckpt')
     if training.average is not None: training.method.load_state_dict(training.average.module.state_dict())
 
 # %% ../nbs/09_learner.ipynb #8077ebda
@@ -277,15 +343,16 @@ def check_training_data(
 def count_processes(
     devices,        # as `fit` takes it: how many, or which
     device='cpu',   # as `fit` takes it
+    nodes=1,        # machines
 )->int:
     "How many processes train, as far as it is known before; ValueError for none, or for more than there are."
-    if isinstance(devices, (list, tuple)) and devices: return len(devices)
+    if isinstance(devices, (list, tuple)) and devices: return len(devices)*nodes
     number = int(devices) if str(devices).lstrip('-').isdigit() else devices
-    if number in (-1, 'auto'): return 1   # all that there are, found out later
+    if number in (-1, 'auto'): return nodes   # all that there are, found out later
     check_number(1, devices=number)
     there = torch.cuda.device_count() if device != 'cpu' and torch.cuda.is_available() else number
     if number > there: raise ValueError(f'devices={number}: torch sees {there} here; give devices={there}')
-    return number
+    return number*nodes
 
 # %% ../nbs/09_learner.ipynb #380dd67b
 def make_callbacks(
@@ -331,6 +398,8 @@ def fit(
     labelled=None,      # rows with known labels in a 'mixed' batch
     precision='32-true',  # or 'bf16-mixed', '16-mixed'
     device='auto', devices=1,  # 'cpu' | 'cuda' | 'mps'; several devices from the command line
+    nodes=1,            # machines on which this call runs; under torchrun it decides
+    strategy='auto',    # 'ddp': copies of the method, 'fsdp': shards of it, on GPUs; 'auto': ddp for several
     resume=True,        # continue the run in `out` where there is one, with more epochs too; False refuses to touch it
     progress=True,      # show bars
     best=None,          # 'valid/auroc', 'valid/ap', 'loss', 'term/...': keep its best epoch; None: the last epoch
@@ -345,11 +414,14 @@ def fit(
     check_device(device)
     if tune and valid is None: raise ValueError('tune=True needs a held-out part: give valid=')
     recipe = scale_epochs(method.recipe(), epochs)
+    processes = find_processes(devices, nodes, strategy)
+    check_sharding(processes, recipe, out, device)
+    world = count_processes(processes.devices, device, processes.nodes)
     keep, callbacks = make_callbacks(best, patience, callbacks, valid, out, len(recipe))
     check_training_data(method, data, valid)
     method.prepare(data.y, data.known)
     for number, stage in enumerate(recipe):
-        check_batches(method, stage, number, data, batch_size, labelled, count_processes(devices, device))
+        check_batches(method, stage, number, data, batch_size, labelled, world)
     settings = dict(batch_size=batch_size, seed=seed, labelled=labelled, precision=precision)
     record = make_record(method, recipe, data, valid, **settings, **({} if keep is None else dict(best=keep.score)))
     saved = prepare_folder(out, record, resume)
@@ -365,6 +437,6 @@ def fit(
             method, stage, data, valid, batch_size, seed, workers,
             number, before, total, labelled, history, record)
         again = saved is not None and number == first
-        run_stage(training, out, precision, device, devices, progress, again, callbacks)
+        run_stage(training, out, precision, device, processes, progress, again, callbacks)
         history = training.history
     return close_run(method, history, out, record, keep, valid if tune else None)

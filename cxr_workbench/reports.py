@@ -47,7 +47,8 @@ def score_model(
 # %% ../nbs/79b_reports.ipynb #1f8e01be
 def is_first_process()->bool:
     "Whether this is the process that prints and writes."
-    return int(os.environ.get('LOCAL_RANK', 0)) == 0 and int(os.environ.get('NODE_RANK', 0)) == 0
+    names = ['RANK'] if 'RANK' in os.environ else ['LOCAL_RANK', 'NODE_RANK']   # of torchrun, or of Lightning
+    return all(int(os.environ.get(name, 0)) == 0 for name in names)
 
 # %% ../nbs/79b_reports.ipynb #4aba3313
 def print_line(text):

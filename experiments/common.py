@@ -1,20 +1,22 @@
 """What all experiments share: parts of a data set, runs of equal length that are never lost, paired differences.
 
-A run is one row of a CSV file, written as soon as it has ended; a run whose row exists is not trained again, so an
-experiment that was stopped goes on with the same command. Differences are taken between runs on the same images with
+A run is one row of a CSV file, which it writes itself as soon as it has ended (`cxr_workbench.sweeps`); a run whose
+row exists is not trained again, so an experiment that was stopped goes on with the same command, and several commands
+may share one. A run that fails is a row of NAME-failed.csv with its reason, and the next command tries it again.
+Differences are taken between runs on the same images with
 the same labels (same fold, same draw, same seed). Draws are averaged inside a fold, folds are averaged, and the
 interval over folds is Student's, widened for what the training parts of patient folds share
 (`evidence.fold_interval`). Phantoms of different seeds share nothing.
 """
 import argparse, time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from cxr_workbench import evidence
 from cxr_workbench.evidence import compare_paired, fold_interval, format_difference  # noqa: F401
 from cxr_workbench.evidence import share_of_gap, summarise_variants  # noqa: F401
+from cxr_workbench.sweeps import RunTable, run_jobs
 
 # settings of the whole command; the preset is 'tiny' where there is no choice
 SETTINGS = ['size', 'backbone', 'batch_size', 'unlabelled', 'preset']
@@ -39,7 +41,9 @@ def build_parser(text, name):
     p.add_argument('--batch-size', type=int, default=64, help='rows with labels in a batch, for every variant')
     p.add_argument('--unlabelled', type=int, default=64, help='rows without labels in a batch, where they are used')
     p.add_argument('--device', default='auto')
-    p.add_argument('--jobs', type=int, default=1, help='runs at a time, each with one thread where there are several')
+    p.add_argument('--jobs', type=int, default=1, help='runs at a time, which share the cores')
+    p.add_argument('--backend', default='loky', help="of joblib: 'loky', or 'dask' and 'ray' for a cluster")
+    p.add_argument('--scheduler', help='address of a Dask cluster')
     p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/f'{name}.csv')
     p.add_argument('--report-only', action='store_true', help='train nothing, print the tables of the runs that exist')
     return p
@@ -131,10 +135,8 @@ def measure_scores(method, part):
 
 def train_and_score(o, job):
     "One run from its key and its method's arguments; gives the row."
-    import torch
     from cxr_workbench.core import seed_all
     from cxr_workbench.learner import fit
-    if o.jobs > 1: torch.set_num_threads(1)
     key, name, kw = job['key'], job['method'], job['arguments']
     train, valid, test = split_parts(o, key['fold'])
     train = reduce_labels(train, key['regime'], key['fraction'], key['draw'])
@@ -166,15 +168,7 @@ def list_keys(frame, names):
     return list(zip(*(map(str, frame[name].tolist()) for name in names)))
 
 
-def append_run(path, row):
-    "One more row in the file; where it has other columns, all rows are written with the columns of both."
-    row, have = pd.DataFrame([row]), read_runs(path)
-    if Path(path).exists() and list(row) == list(have):
-        row.to_csv(path, mode='a', index=False, header=False)
-        return
-    whole = Path(path).with_suffix('.part')
-    pd.concat([have, row] if len(have) else [row]).to_csv(whole, index=False)
-    whole.replace(path)
+def open_table(path): return RunTable(path, KEY)
 
 
 def run_all(o, jobs, train=train_and_score):
@@ -187,19 +181,19 @@ def run_all(o, jobs, train=train_and_score):
     todo = [job for job in jobs if make_key(job['key']) not in have]
     print(f'{len(jobs)} runs, {len(jobs)-len(todo)} of them exist in {o.out}', flush=True)
     if o.report_only or not todo: return read_runs(o.out)
-    with ProcessPoolExecutor(o.jobs, mp_context=get_context('spawn')) as pool:
-        waiting = {pool.submit(train, o, job): job for job in todo}
-        for n, future in enumerate(as_completed(waiting), 1):
-            key = waiting[future]['key']
-            if future.exception() is not None:
-                print(f'FAILED {key}: {future.exception()!r}', flush=True)
-                continue
-            row = future.result()
-            append_run(o.out, row)
-            run = '{variant} fold {fold} draw {draw} {regime} {fraction}'.format(**row)
-            scores = 'AUROC {auroc:.4f}, AP {ap:.4f}, {steps_done} steps, {seconds:.0f} s'.format(**row)
-            print(f'{n}/{len(todo)} {run}: {scores}', flush=True)
+    spread = dict(workers=o.jobs, backend=getattr(o, 'backend', 'loky'), scheduler=getattr(o, 'scheduler', None))
+    failed = RunTable(o.out.with_name(f'{o.out.stem}-failed.csv'), KEY)
+    run_jobs(todo, partial(train, o), open_table(o.out), failed, retry=True, say=print_run, **spread)
     return read_runs(o.out)
+
+
+def print_run(place, row):
+    "A line about a run that has ended."
+    run = '{variant} fold {fold} draw {draw} {regime} {fraction}'.format(**row)
+    if row['state'] == 'done':
+        scores = 'AUROC {auroc:.4f}, AP {ap:.4f}, {steps_done} steps, {seconds:.0f} s'.format(**row)
+        print(f'{place} {run}: {scores}', flush=True)
+    else: print(f'{place} {run}: {row["state"].upper()} {row.get("reason", "")}', flush=True)
 
 
 def run_experiment(o, list_jobs, format_tables, train=train_and_score, name=''):

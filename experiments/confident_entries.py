@@ -88,10 +88,8 @@ def measure_views(method, x, high, low):
 
 def train_and_measure(o, job):
     "One run; gives the row."
-    import torch
     from cxr_workbench.core import seed_all
     from cxr_workbench.learner import fit, predict
-    if o.jobs > 1: torch.set_num_threads(1)
     key = job['key']
     whole = split_parts(o, key['fold'])[0]
     train, seed = reduce_labels(whole, key['regime'], key['fraction'], key['draw']), 1000*key['fold'] + key['draw']

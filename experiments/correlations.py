@@ -111,10 +111,8 @@ def rank_pairs(method, train, declared=None):
 
 def run_on_parts(o, job, split):
     "One run on given parts; gives the row."
-    import torch
     from cxr_workbench.core import seed_all
     from cxr_workbench.learner import fit
-    if o.jobs > 1: torch.set_num_threads(1)
     key, (train, valid, test) = job['key'], split
     seed = 1000*key['fold'] + key['draw']
     seed_all(seed)

@@ -159,10 +159,8 @@ def score_part(method, part, tail):
 
 def train_on_tail(o, job):
     "One run from its key and its method's arguments; gives the row."
-    import torch
     from cxr_workbench.core import seed_all
     from cxr_workbench.learner import fit
-    if o.jobs > 1: torch.set_num_threads(1)
     key = job['key']
     train, valid, test = split_parts(o, key['fold'])
     train = thin_labels(train, o, key['fold'])

@@ -174,10 +174,8 @@ def list_jobs(o):
 
 def train_fully(o, job):
     "One run with all labels, from its key and its method's arguments; gives the row, with scores of the tail."
-    import torch
     from cxr_workbench.core import seed_all
     from cxr_workbench.learner import fit
-    if o.jobs > 1: torch.set_num_threads(1)
     key = job['key']
     train, valid, test = split_parts(o, key['fold'])
     tail, seed = find_tail(train, o), 1000*key['fold'] + key['draw']

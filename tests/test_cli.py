@@ -607,7 +607,8 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
         --preset --backbone --pretrained --weights --from
         --option --set --epochs --batch-size --seed --workers --labelled --out --device
         --best --patience --tune --config
-        --devices --precision --progress --no-progress --no-stretch --no-invert --no-window --no-pretrained''',
+        --devices --nodes --strategy --precision --progress --no-progress
+        --no-stretch --no-invert --no-window --no-pretrained''',
     'evaluate': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --fit
         --bits --stretch --invert --window --frame --rows --data-seed --by --n-boot --out --unfinished --name-rows
         --show-images --device --option''',
@@ -618,6 +619,7 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
     'export': '--to --out',
     'reproduce': '''--root --setting --dry --plan --variant --runs --epochs --size --backbone --weights --batch-size
         --images --packed --missing --seed --n-boot --out --workers --device --precision --progress --no-progress''',
+    'sweep': '--jobs --backend --scheduler --retry --dry',
     'pack': '''--verify
         --size --root --path --fit --bits --stretch --invert --window --frame --workers --no-stretch --no-invert
         --no-window --option --missing''',

@@ -136,12 +136,13 @@ BESIDE = {
     'protocols': {*GROUND},
     'obtained': {*GROUND, 'views', 'intervals', 'metrics', 'protocols'},
     'reproduce': {*BELOW, 'views', 'learner', 'opening', 'reports', 'trees', 'protocols', 'obtained'},
+    'sweeps': {'networks', 'writing', 'settings'},
     'cases': {*SHARED, 'style', 'views', 'metrics', 'prediction', 'explain', 'opening'},
     'outcomes': {*SHARED, 'views', 'cases'},
     'workbench': {*SHARED, 'views', 'widget', 'saving', 'prediction', 'explain', 'cases', 'outcomes'},
     'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases', 'workbench'},
     'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
-            'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'reproduce'},
+            'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'reproduce', 'sweeps'},
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
 LATER = {   # pages of one paper

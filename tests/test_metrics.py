@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from cxr_workbench import labels as L, metrics as M
-from cxr_workbench.intervals import rank_patients, weighted_areas
+from cxr_workbench.intervals import add_up, draw_weights, rank_patients, weigh_ranks, weighted_areas
 
 NAMES = ['a', 'b', 'c', 'd']
 
@@ -144,8 +144,8 @@ def test_weighted_areas_equal_sklearn_with_sample_weight(seed, digits):
     rng = np.random.default_rng(seed)
     P = patient.max() + 1
     weights = rng.integers(0, 4, (P, 7)).astype(float)
-    a, b = rank_patients(scores[:, 0], y[:, 0], patient, P)
-    auc, ap = weighted_areas(a @ weights, b @ weights)
+    ranked = rank_patients(scores[:, 0], y[:, 0], patient, P)
+    auc, ap = weighted_areas(*weigh_ranks(ranked, weights))
     for r in range(7):
         w = weights[patient, r]
         used = w > 0
@@ -154,6 +154,54 @@ def test_weighted_areas_equal_sklearn_with_sample_weight(seed, digits):
             assert np.isclose(auc[r], roc_auc_score(t, s, sample_weight=w))
             assert np.isclose(ap[r], average_precision_score(t, s, sample_weight=w))
         else: assert np.isnan(auc[r]) and np.isnan(ap[r])                          # one rule for both areas
+
+
+def sum_over_ranks(scores, y, weights):
+    "Both areas of one label by the formula with one rank for each score, a weight for each row, (n, R)."
+    ranks = np.unique(-scores, return_inverse=True)[1]
+    a, b = np.zeros((2, ranks.max() + 1, weights.shape[1]))
+    np.add.at(a, ranks, weights*y[:, None])
+    np.add.at(b, ranks, weights*(1 - y[:, None]))
+    A, B = a.cumsum(0), b.cumsum(0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        auc = (b*(A - a/2)).sum(0)/(A[-1]*B[-1])
+        ap = np.where(a > 0, a*A/(A + B), 0).sum(0)/A[-1]
+    absent = A[-1]*B[-1] == 0
+    auc[absent] = ap[absent] = np.nan
+    return auc, ap
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 8]), st.sampled_from([(1., 40), (.6, 1), (.6, 7)]))
+def test_bootstrap_equals_the_sum_over_all_ranks(seed, digits, sizes):
+    "Ties, entries that nobody knows, labels of one class, resamples that lack a class."
+    share, n_boot = sizes
+    scores, y, known, patient = random_scores(60, 5, seed, digits, share)
+    y[:, 0], y[:, 1], known[:, 2] = 0, 1, False
+    y[:, 3] = np.arange(60) == seed % 60                     # a positive in one patient: many resamples lack it
+    found = M.bootstrap(scores, y, known, patient, n_boot=n_boot, seed=seed)
+    codes = L.patient_codes(patient, len(y))
+    weights = draw_weights(np.random.default_rng(seed), codes.max() + 1, n_boot)[codes]
+    assert np.isnan(found['auroc'][:, :3]).all() and np.isnan(found['ap'][:, :3]).all()
+    for c in (3, 4):
+        rows = known[:, c]
+        wanted = sum_over_ranks(scores[rows, c], y[rows, c], weights[rows])
+        for name, area in zip(('auroc', 'ap'), wanted):
+            assert np.allclose(found[name][:, c], area, rtol=0, atol=1e-12, equal_nan=True)
+
+
+def test_running_sums_over_a_square_of_ranks():
+    ranks = np.random.default_rng(0).integers(0, 9, (25, 3)).astype(float)
+    square = ranks.reshape(5, 5, 3).swapaxes(0, 1).copy()
+    assert np.array_equal(add_up(square).swapaxes(0, 1).reshape(25, 3), ranks.cumsum(0))
+
+
+def test_weights_beyond_single_precision_stay_exact():
+    scores, y = np.array([.9, .8, .8, .1]), np.array([1., 1., 0., 0.])
+    weights = np.array([[2**24 + 1], [2**24 + 3], [2**24 + 5], [1]], float)
+    ranked = rank_patients(scores, y, np.arange(4), 4)
+    found = np.ravel(weighted_areas(*weigh_ranks(ranked, weights)))
+    assert np.array_equal(found, np.ravel(sum_over_ranks(scores, y, weights)))
 
 
 def test_bootstrap_draws_are_those_of_copied_rows():
