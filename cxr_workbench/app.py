@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'STYLE', 'SCRIPT', 'TOP', 'PAGE', 'ERROR', 'Settings', 'is_loopback', 'check_settings', 'limit_memory',
-           'show_bench', 'write_pages', 'serve']
+           'open_bench', 'write_pages', 'serve']
 
-# %% ../nbs/85_app.ipynb #03787059
+# %% ../nbs/85_app.ipynb #530136a9
 import ipaddress, json, os, secrets, socket, sys, tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/85_app.ipynb #f311e95e
+# %% ../nbs/85_app.ipynb #f8944454
 class Settings(NamedTuple):
     "How the app is bounded."
     root: str                # folder: runs and data below it can be chosen
@@ -23,8 +23,9 @@ class Settings(NamedTuple):
     memory: float = 6.       # GB of a page
     upload: float = 64.      # MB of a file that comes from the browser
     theme: str = 'light'     # or 'dark'
+    reference: int = 400     # images at most that a model is scored on
 
-# %% ../nbs/85_app.ipynb #fa716c19
+# %% ../nbs/85_app.ipynb #d4e2350b
 def is_loopback(
     ip:str,   # an address, or 'localhost'
 )->bool:
@@ -33,14 +34,14 @@ def is_loopback(
     try: return ipaddress.ip_address(ip).is_loopback
     except ValueError: return False
 
-# %% ../nbs/85_app.ipynb #577d639e
+# %% ../nbs/85_app.ipynb #f925ce35
 def check_settings(
     settings:Settings,
 )->Settings:   # with a token and a whole root
     "Settings that can be served; ValueError or OSError with what to give instead."
     root = Path(settings.root).expanduser()
     if not root.is_dir(): raise NotADirectoryError(f'{settings.root} is no folder: name one with --root')
-    for name, least in dict(kernels=1, idle=1, memory=1, upload=1).items():
+    for name, least in dict(kernels=1, idle=1, memory=1, upload=1, reference=1).items():
         if getattr(settings, name) < least: raise ValueError(f'--{name} is at least {least}')
     if settings.theme not in ('light', 'dark'): raise ValueError(f'--theme {settings.theme}: give light or dark')
     if 0 < len(settings.token) < 16: raise ValueError('--token: give 16 characters or more, or none and one is made')
@@ -52,7 +53,7 @@ def check_settings(
                           'with --port') from None
     return settings._replace(root=str(root.resolve()), token=settings.token or secrets.token_hex(24))
 
-# %% ../nbs/85_app.ipynb #a45c9e25
+# %% ../nbs/85_app.ipynb #37e14957
 def limit_memory(
     gigabytes:float,
 )->bool:   # whether the system knows such a limit
@@ -65,26 +66,26 @@ def limit_memory(
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     return sys.platform.startswith('linux')
 
-# %% ../nbs/85_app.ipynb #620e99b4
+# %% ../nbs/85_app.ipynb #78e49832
 SETTINGS = 'CXR_APP'   # variable of the environment
 
-def show_bench():
-    "The bench of this kernel; KeyError outside of the app."
-    from IPython.display import display
+def open_bench():
+    "The bench of this kernel, an ipywidgets VBox; KeyError outside of the app."
     from cxr_workbench.workbench import Bench, Workbench
     settings = Settings(**json.loads(os.environ[SETTINGS]))
     limit_memory(settings.memory)
     os.chdir(settings.root)   # records of runs name their data from here
-    shown = Workbench(Bench(root=settings.root))
+    shown = Workbench(Bench(most=settings.reference, root=settings.root))
     shown.downloads, shown.menus['file'].most = True, int(settings.upload*1e6)
-    display(shown.widget)
+    return shown.widget
 
-# %% ../nbs/85_app.ipynb #92507130
+# %% ../nbs/85_app.ipynb #93620602
 STYLE = """
 html, body { margin: 0; background: var(--jp-layout-color0, #fff); color: var(--jp-content-font-color1, #222); }
 #rendered_cells, #top { max-width: 1180px; margin: 0 auto; padding: 8px 10px; }
 #top { font: 13px sans-serif; }
-#ended { position: sticky; top: 0; z-index: 99; padding: 10px; background: #B00020; color: #fff; font: 15px sans-serif; }
+#ended { position: sticky; top: 0; z-index: 99; padding: 10px; }
+#ended { background: #B00020; color: #fff; font: 15px sans-serif; }
 #ended[hidden] { display: none; }
 .jp-mod-noOutputs.jp-mod-noInput { display: none; }
 """
@@ -103,10 +104,12 @@ SCRIPT = """
   ask();
 """
 
-# %% ../nbs/85_app.ipynb #3b2b4bd3
-TOP = ('<header id="top"><b>cxr-workbench</b>, for research. Not a medical device: nothing here is a diagnosis.</header>'
-       '<div id="ended" role="alert" hidden>This page has ended: it was not used for a while, it needed more memory than '
-       'it may have, or the server stopped. <b>Reload the page to begin again.</b></div>')
+# %% ../nbs/85_app.ipynb #e9a878ca
+TOP = """
+<header id="top"><b>cxr-workbench</b>, for research. Not a medical device: nothing here is a diagnosis.</header>
+<div id="ended" role="alert" hidden>This page has ended: it was not used for a while, it needed more memory than it may
+have, or the server stopped. <b>Reload the page to begin again.</b></div>
+"""
 
 PAGE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
 {% import "spinner.macro.html.j2" as spinner %}
@@ -124,7 +127,7 @@ ERROR = """<!doctype html><html lang="en"><meta charset="utf-8"><title>cxr-workb
 <h1>cxr-workbench</h1><p role="alert">{{ message or status_message }}</p><p>{{ status_code }}</p></html>
 """
 
-# %% ../nbs/85_app.ipynb #76a2ad72
+# %% ../nbs/85_app.ipynb #d593b5e7
 def write_pages(
     folder,   # gets the notebook and the template
 )->Path:      # of the notebook
@@ -135,13 +138,13 @@ def write_pages(
     page = PAGE.replace('STYLE', STYLE).replace('TOP', TOP).replace('SCRIPT', SCRIPT)
     texts = {'index.html.j2': page, 'error.html': ERROR, 'page.html': ERROR, 'conf.json': '{"base_template": "lab"}'}
     for name, text in texts.items(): (templates/name).write_text(text)
-    code = nbformat.v4.new_code_cell('from cxr_workbench.app import show_bench\nshow_bench()')
+    code = nbformat.v4.new_code_cell('from cxr_workbench.app import open_bench\nopen_bench()')
     kernel = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
     notebook = nbformat.v4.new_notebook(cells=[code], metadata={'kernelspec': kernel})
     nbformat.write(notebook, Path(folder)/'bench.ipynb')
     return Path(folder)/'bench.ipynb'
 
-# %% ../nbs/85_app.ipynb #64ffa103
+# %% ../nbs/85_app.ipynb #a21e0ea9
 def make_kernel_manager(
     most:int,   # kernels at once
 ):
@@ -163,7 +166,7 @@ def make_kernel_manager(
             return await super().start_kernel(**how)
     return Bounded
 
-# %% ../nbs/85_app.ipynb #9da676a2
+# %% ../nbs/85_app.ipynb #d618b058
 EXTENSIONS = ['@jupyter-widgets/jupyterlab-manager', '@voila-dashboards/widgets-manager8', 'anywidget']   # of the page
 
 def configure(
@@ -189,7 +192,7 @@ def configure(
         KernelManager=dict(autorestart=False, transport='tcp' if os.name == 'nt' else 'ipc'),
         ZMQChannelsWebsocketConnection=dict(limit_rate=False))
 
-# %% ../nbs/85_app.ipynb #9947ffdc
+# %% ../nbs/85_app.ipynb #dfdd0c2c
 def make_server(
     notebook:Path,   # of write_pages
     settings:Settings,
@@ -205,7 +208,7 @@ def make_server(
     server.initialize([str(notebook)])
     return server
 
-# %% ../nbs/85_app.ipynb #88626110
+# %% ../nbs/85_app.ipynb #1726305e
 def serve(
     settings:Settings,
     say=print,   # gets lines for the user

@@ -135,7 +135,7 @@ def show_standing(
     from cxr_workbench.style import apply_style
     labels = list(next(iter(standing.values())).index)
     marks = [''] * len(labels) if truth is None else ['● ' if present else '' for present in truth]
-    fig = make_subplots(1, len(standing), subplot_titles=list(standing), shared_yaxes=True, horizontal_spacing=.04)
+    fig = make_subplots(1, len(standing), subplot_titles=list(standing), shared_yaxes=True, horizontal_spacing=.07)
     for column, (name, table) in enumerate(standing.items(), 1): add_standing(fig, table, reference[name], column)
     fig.update_xaxes(title_text='rank among reference images', range=[-.02, 1.02], tickformat='.0%')
     texts = [mark + name for mark, name in zip(marks, labels)]

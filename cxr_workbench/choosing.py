@@ -83,7 +83,8 @@ def list_below(
         for entry in sorted(here, key=lambda entry: entry.name):
             if entry.name.startswith('.') or entry.is_symlink(): continue
             is_folder, inner = entry.is_dir(), os.path.join(name, entry.name)
-            if not is_folder and not (entry.name.endswith('.npz') or is_table_file(entry.name)): continue
+            is_data = entry.name.endswith('.npz') or is_table_file(entry.name) and not entry.name.endswith('.txt')
+            if not is_folder and not is_data: continue
             try: kind = detect_below(home/inner)
             except OSError: continue
             if kind is not None: found['run' if kind == 'run' else 'data'].append(inner)
@@ -104,7 +105,8 @@ def open_images(
     files = [folder/name for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith('.')][:most]
     if not files: raise ValueError(f'{folder.name} holds no file with the suffix of an image')
     blank = np.zeros((len(files), len(label_names)))
-    return CXRDataset([str(file) for file in files], blank, blank.astype(bool), label_names=label_names, size=size or 64)
+    paths = [str(file) for file in files]
+    return CXRDataset(paths, blank, blank.astype(bool), label_names=label_names, size=size or 64)
 
 # %% ../nbs/81b_choosing.ipynb #7559eeb1
 def open_held_out(
@@ -133,6 +135,7 @@ def open_below(
     if kind == 'run': data = open_held_out(root, path)
     elif kind == 'images': data = open_images(path, size, list(label_names))
     else: data = opening.open_data(str(path), size=size if kind == 'table' else None)
-    if data.paths is not None and kind != 'pack': check_below(root, data.paths)
+    if kind == 'pack': check_below(root, path.iterdir())
+    elif data.paths is not None: check_below(root, data.paths)
     if not len(data): raise ValueError(f'{name} holds no image')
     return data

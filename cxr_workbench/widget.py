@@ -275,8 +275,32 @@ def explore(
     return box
 
 # %% ../nbs/06c_widget.ipynb #807dbd13
-_FILES = """
+_TAKE = """
     const mega = bytes => (bytes/1e6).toFixed(1);
+    async function take(model, say, file) {
+      const most = model.get('most');
+      if (file.size > most) {
+        say.textContent = `${file.name} has ${mega(file.size)} MB: at most ${mega(most)} MB are read`;
+        return;
+      }
+      say.textContent = `reading ${file.name} …`;
+      const bytes = await file.arrayBuffer(), part = 2**21;
+      model.send({begin: file.name, size: bytes.byteLength});
+      for (let at = 0; at < bytes.byteLength; at += part)
+        model.send({part: at}, undefined, [bytes.slice(at, at + part)]);
+      model.send({end: true});
+    }
+    function give(name, content) {
+      const link = document.createElement('a');
+      link.href = URL.createObjectURL(new Blob([content], {type: 'text/html'}));
+      link.download = name;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    }
+"""
+
+# %% ../nbs/06c_widget.ipynb #8269d8f7
+_FILES = _TAKE + """
     export default {
       render({model, el}) {
         el.classList.add('cxr-files');
@@ -288,47 +312,26 @@ _FILES = """
         button.className = 'jupyter-button widget-button';
         button.style.cssText = 'width:auto; padding:0 10px';
         button.title = model.get('hint');
+        button.textContent = model.get('description');
         el.append(button, say);
-        const name = () => {
-          button.textContent = model.get('description');
-          button.disabled = model.get('disabled');
-        };
-        const take = async file => {
-          const most = model.get('most');
-          if (file.size > most) {
-            say.textContent = `${file.name} has ${mega(file.size)} MB: at most ${mega(most)} MB are read`;
-            return;
-          }
-          say.textContent = `reading ${file.name} …`;
-          const bytes = await file.arrayBuffer(), part = 2**21;
-          model.send({begin: file.name, size: bytes.byteLength});
-          for (let at = 0; at < bytes.byteLength; at += part)
-            model.send({part: at}, undefined, [bytes.slice(at, at + part)]);
-          model.send({end: true});
-        };
-        input.addEventListener('change', () => { if (input.files.length) take(input.files[0]); });
+        const enable = () => { button.disabled = model.get('disabled'); };
+        input.addEventListener('change', () => { if (input.files.length) take(model, say, input.files[0]); });
         button.addEventListener('click', () => { input.value = ''; input.click(); });
-        model.on('change:disabled', name);
+        model.on('change:disabled', enable);
         model.on('msg:custom', (message, buffers) => {
           if (message.taken) say.textContent = '';
-          if (!message.save) return;
-          const link = document.createElement('a');
-          link.href = URL.createObjectURL(new Blob([buffers[0]], {type: 'text/html'}));
-          link.download = message.save;
-          link.click();
-          setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+          if (message.save) give(message.save, buffers[0]);
         });
-        const over = event => event.preventDefault();
         const drop = event => {
           event.preventDefault();
-          if (event.dataTransfer.files.length && !button.disabled) take(event.dataTransfer.files[0]);
+          if (event.dataTransfer.files.length && !button.disabled) take(model, say, event.dataTransfer.files[0]);
         };
         setTimeout(() => {
           const bench = el.closest('.cxr-workbench') ?? el;
-          bench.addEventListener('dragover', over);
+          bench.addEventListener('dragover', event => event.preventDefault());
           bench.addEventListener('drop', drop);
         }, 0);
-        name();
+        enable();
       }
     }
 """

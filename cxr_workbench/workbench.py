@@ -7,7 +7,7 @@ __all__ = ['PANELS', 'CASE', 'Choice', 'make_phantom', 'Bench', 'read_dropped', 
            'write_run', 'Workbench', 'open_workbench']
 
 # %% ../nbs/82_workbench.ipynb #be5c0003
-import hashlib, html, os, tempfile
+import contextlib, hashlib, html, os, tempfile, warnings
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +46,11 @@ def make_phantom(size=None, label_names=()):   # of a source: side in pixels; na
     from cxr_workbench.phantom import SyntheticCXR
     return SyntheticCXR(400, size=size or 64, seed=2026)
 
+# %% ../nbs/82_workbench.ipynb #76b954f2
+def open_below(root, name):
+    "A source: data below a root, opened when they are asked for."
+    return lambda size, names: choosing.open_below(root, name, size, names)
+
 # %% ../nbs/82_workbench.ipynb #c274988b
 class Bench:
     "Data, models, and what was computed from them."
@@ -59,8 +64,9 @@ class Bench:
         self.sources = {} if data is None else {'the data': lambda size, names: data}
         self.sources['a phantom'] = make_phantom
         self.listing = choosing.Found([], [], True) if root is None else choosing.list_below(root)
-        for name in self.listing.runs: self.add(name)
-        for name in self.listing.data: self.sources[name] = partial(choosing.open_below, root, name)
+        for name in self.listing.runs:
+            with contextlib.suppress(ValueError): self.add(name)   # a link among its files
+        for name in self.listing.data: self.sources[name] = open_below(root, name)
         self.source, self.data = next(iter(self.sources)), None
         self.open(self.source)
 
@@ -68,9 +74,12 @@ class Bench:
         "One more run or data set below the root, by its name; ValueError where it is neither."
         path = choosing.resolve_below(self.root, name)
         kind = choosing.detect_below(path)
-        if kind == 'run': self.runs.setdefault(name, path)
+        if kind == 'run':
+            choosing.check_below(self.root, path.iterdir())
+            self.runs.setdefault(name, path)
+            if (path/'run.json').is_file(): self.sources[f'held out of {name}'] = open_below(self.root, name)
         elif kind in (None, 'image'): raise ValueError(f'{name} is no run, no data set and no image')
-        else: self.sources[name] = partial(choosing.open_below, self.root, name)
+        else: self.sources[name] = open_below(self.root, name)
 
     def open(self, source, size=None, label_names=()):
         "Take up a source of data; what was there before stays where this fails."
@@ -82,11 +91,12 @@ class Bench:
         self.source, self._references = source, {}
         self._kept.clear()
 
-    def fit_size(self, name):
-        "Open the data again in the size of a model, where they come in another."
-        size = (self.read(name).config or {}).get('size')
-        if size in (None, self.data.size): return
-        self.open(self.source, size, self.read(name).label_names)
+    def fit(self, name):
+        "Open the data again as a model takes them: in its size, and images without labels under its labels."
+        method = self.read(name)
+        size, names = (method.config or {}).get('size'), list(method.label_names)
+        other = not bool(self.data.known.any()) and self.data.label_names != names
+        if other or size not in (None, self.data.size): self.open(self.source, size, names)
 
     def read(self, name:str):
         "A model by its name, in evaluation mode, whatever its size."
@@ -103,7 +113,7 @@ class Bench:
         size = (method.config or {}).get('size', self.data.size)
         if size != self.data.size:
             raise ValueError(f'{name} takes images of {size} px, the data have {self.data.size} px: '
-                             f'open the data with size={size}')
+                             f'open the data with size={size}, or choose a model of {self.data.size} px')
         return method
 
     def reference(self, name:str)->cases.Reference:
@@ -111,6 +121,12 @@ class Bench:
         if name not in self._references:
             self._references[name] = cases.score_reference(self.load(name), self.data, self.most)
         return self._references[name]
+
+    def hide_root(self, text):
+        "A message without the place of the root on this machine."
+        if self.root is None: return text
+        home = str(Path(self.root).resolve())
+        return text.replace(home + os.sep, '').replace(home, 'the root')
 
     def keep(self, make, *key):
         "What `make()` gives, made once for a key; the last eight are kept."
@@ -281,6 +297,7 @@ def draw_severity(
 ):
     "How the scores answer to the finding as it grows; for phantoms."
     if bench.phantom is None or choice.row is None: raise ValueError('severity can be turned in a phantom only')
+    if choice.label not in bench.phantom.label_names: raise ValueError(f'the phantom does not paint {choice.label}')
     if choice.label == 'No Finding': raise ValueError('No Finding has no severity: choose a finding')
     steps = np.linspace(0, 1, levels)
     doses = {name: cases.measure_dose(method, bench.phantom, choice.row, choice.label, steps)
@@ -311,8 +328,8 @@ PANELS = {   # name -> what draws it, and its controls
                                  frame=(0, 8, 1, 4), family=['GNI-FGSM', 'MI-FGSM', 'I-FGSM', 'FGSM', 'PGD'])),
     'thresholds': (draw_outcomes, dict(tau_pos=(.3, .95, .05, .7), tau_neg=(0., .25, .01, .1),
                                        behind=list(outcomes.OUTCOMES))),
-    'relations': (draw_relations, dict(table=['correlations', 'learned'], shown=['tables', 'lines'], edges=(5, 60, 5, 20),
-                                       similar=True, difference=False)),
+    'relations': (draw_relations, dict(table=['correlations', 'learned'], shown=['tables', 'lines'],
+                                       edges=(5, 60, 5, 20), similar=True, difference=False)),
     'similar images': (draw_neighbours, {}),
     'severity': (draw_severity, dict(levels=(3, 8, 1, 6))),
     'probes': (draw_probes, {})}
@@ -335,11 +352,14 @@ class PanelWidget:
         "Draw again what is in sight."
         self.mark('working', True)
         try:
-            with self.pace.measure(): self.place(self.draw(self.bench, self.choose(), **self.get_values()))
-            self.message.value, self.fresh = '', True
+            with self.pace.measure(), warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter('always')
+                self.place(self.draw(self.bench, self.choose(), **self.get_values()))
+            said = dict.fromkeys(str(each.message) for each in heard if each.category is UserWarning)
+            self.message.value, self.fresh = self.bench.hide_root('<br>'.join(map(html.escape, said))), True
             self.mark('old', False)
         except Exception as error:
-            self.message.value = format_error(error)
+            self.message.value = self.bench.hide_root(format_error(error))
             self.mark('old', True)
         finally: self.mark('working', False)
 
@@ -364,7 +384,6 @@ def read_dropped(
     most=256e6,     # bytes that are accepted
 )->Tensor:          # (1, 1, size, size) in [0, 1]
     "An image file as a model takes it; ValueError where it is too large or no image."
-    import warnings
     from cxr_workbench.prediction import decide_reading, try_read
     if len(content) > most: raise ValueError(f'{name} has {len(content)/1e6:.0f} MB: at most {most/1e6:.0f} are read')
     with warnings.catch_warnings():
@@ -386,10 +405,12 @@ def list_present(data, row)->list[str]:
 # %% ../nbs/82_workbench.ipynb #be5c0031
 def choose_start(data, labels):
     "A first image that shows something, and what it shows; row 0 where no image has a known finding."
-    for row in range(len(data)):
-        for name in list_present(data, row):
-            if name in labels and name != 'No Finding': return row, name
-    return 0, labels[0]
+    wanted = [name for name in labels if name in data.label_names and name != 'No Finding']
+    columns = [data.label_names.index(name) for name in wanted]
+    present = (data.y[:, columns] > .5) & data.known[:, columns]
+    rows = present.any(1).nonzero().flatten()[:1].tolist()
+    if rows: return rows[0], wanted[int(present[rows[0]].nonzero()[0])]
+    return 0, next((name for name in labels if name != 'No Finding'), labels[0])
 
 # %% ../nbs/82_workbench.ipynb #be5c0036
 def make_menus(bench):
@@ -493,15 +514,14 @@ class Board:
         self.note = w.HTML()
         self.buttons = {name: w.Button(description=f'save the {name}', tooltip=f'one HTML file of this {name}')
                         for name in ('case', 'run')}
-        self.widget = w.VBox([arrange_controls([*self.menus.values(), *self.buttons.values()]), self.note, self.tabs])
+        self.inputs = [*self.menus.values(), *self.buttons.values()]
+        self.widget = w.VBox([arrange_controls(self.inputs), self.note, self.tabs])
         self.widget.add_class('cxr-workbench')
         for name, menu in self.menus.items():
             if name != 'file': menu.observe(getattr(self, f'change_{name}', self.change), 'value')
-        self.menus['second'].observe(self.change_first, 'value')
         self.menus['file'].on_file(self.take)
         for name, button in self.buttons.items(): button.on_click(partial(self.press_save, name))
         self.tabs.observe(self.turn, 'selected_index')
-        self.inputs = [*self.menus.values(), *self.buttons.values()]
         self.inputs += [control for panel in self.panels.values() for control in panel.controls.values()]
         for each in self.inputs: each.disabled = True
         self.change()
@@ -515,7 +535,6 @@ class Board:
         self.tabs.send_state()
 
     def choose(self)->Choice:
-        "What is chosen now."
         values = {name: self.menus[name].value for name in ('first', 'second', 'row', 'label')}
         return self.bench.choose(**values, x=self.read_file())
 
@@ -538,41 +557,67 @@ class Board:
         self.say()
         self.turn()
 
-    def set_quietly(self, **values):   # name of a menu -> what it gets
-        "Set menus without drawing."
+    @contextlib.contextmanager
+    def quietly(self):
+        "Menus are set without drawing."
         self.quiet = True
-        try:
-            for name, value in values.items(): self.menus[name].value = value
+        try: yield
         finally: self.quiet = False
+
+    def set_quietly(self, **values):   # name of a menu -> what it gets
+        with self.quietly():
+            for name, value in values.items(): self.menus[name].value = value
 
     def offer(self):
         "Rows and labels as the data and the models have them; what was chosen stays where it can."
         labels, kept, row = self.bench.list_labels(*self.chosen), self.menus['label'].value, self.menus['row'].value
-        last = len(self.bench.data) - 1
-        self.quiet = True
-        try:
+        last, other = len(self.bench.data) - 1, next((name for name in labels if name != 'No Finding'), labels[0])
+        with self.quietly():
             self.menus['label'].options = labels
-            self.menus['label'].value = kept if kept in labels else labels[0]
+            self.menus['label'].value = kept if kept in labels else other
             self.menus['row'].value = min(row, last)
             self.menus['row'].max, self.menus['row'].tooltip = last, f'row of the data, 0 to {last}'
-        finally: self.quiet = False
 
-    def change_first(self, change=None):
-        "Other models: the data in the size of the first, and the labels that both have."
-        if self.quiet: return
-        before, self.chosen = self.chosen, (self.menus['first'].value, self.menus['second'].value)
+    def take_models(self, first, second):
+        "Data in the size of the first model, the labels that both have; what fails leaves all as it was."
+        before = self.chosen
         try:
-            self.bench.fit_size(self.chosen[0])
+            self.chosen = first, second
+            self.bench.fit(first)
             self.offer()
             self.read_file()
-        except Exception as error:
+        except Exception:
             self.chosen = before
-            self.set_quietly(first=before[0], second=before[1])
-            self.bench.fit_size(before[0])
+            self.bench.fit(before[0])
             self.offer()
-            self.note.value = f'{format_error(error)}<br>the models are those of before'
-            return
+            raise
+
+    def change_first(self, change=None):
+        "Another model; a second one that does not go with it is taken away."
+        if self.quiet: return
+        (first, second), said = (self.menus['first'].value, self.menus['second'].value), ''
+        try: self.take_models(first, second)
+        except Exception as error:
+            if second is None: return self.refuse(error, 'the model is that of before')
+            try: self.take_models(first, None)
+            except Exception as error: return self.refuse(error, 'the model is that of before')
+            said = f'{second} does not go beside {first}: {error}'
+        self.set_quietly(second=self.chosen[1])
         self.change()
+        if said: self.note.value += f'<br>{self.bench.hide_root(html.escape(said))}'
+
+    def change_second(self, change=None):
+        if self.quiet: return
+        try: self.take_models(self.chosen[0], self.menus['second'].value)
+        except Exception as error: return self.refuse(error, 'the models are those of before')
+        self.change()
+
+    def refuse(self, error, said):
+        "Menus back to what the pictures show, and why."
+        self.set_quietly(first=self.chosen[0], second=self.chosen[1])
+        if 'data' in self.menus: self.set_quietly(data=self.bench.source)
+        self.note.value = self.bench.hide_root(f'{format_error(error)}<br>{said}')
+
 
 # %% ../nbs/82_workbench.ipynb #38d2ba15
 class Workbench(Board):
@@ -583,16 +628,14 @@ class Workbench(Board):
         "Other data; those of before stay where they cannot be opened."
         if self.quiet: return
         method = self.bench.load(self.menus['first'].value)
-        before = self.bench.source
+        before, how = self.bench.source, ((method.config or {}).get('size'), list(method.label_names))
         try:
-            self.bench.open(self.menus['data'].value, (method.config or {}).get('size'), list(method.label_names))
+            self.bench.open(self.menus['data'].value, *how)
             self.offer()
         except Exception as error:
-            if self.bench.source != before: self.bench.open(before, (method.config or {}).get('size'))
-            self.set_quietly(data=before)
+            if self.bench.source != before: self.bench.open(before, *how)
             self.offer()
-            self.note.value = f'{format_error(error)}<br>the data are those of before'
-            return
+            return self.refuse(error, 'the data are those of before')
         row, label = choose_start(self.bench.data, self.menus['label'].options)
         self.file = None
         self.set_quietly(row=row, label=label)
@@ -610,17 +653,13 @@ class Workbench(Board):
                 if path.stat().st_size > self.menus['file'].most: raise ValueError(f'{name} is too large')
                 return self.take(path.name, path.read_bytes())
             self.bench.add(name)
-        except Exception as error:
-            self.note.value = format_error(error)
-            return
-        self.quiet = True
-        try:
-            runs, kept = list(self.bench.runs), self.chosen
-            self.menus['first'].options, self.menus['first'].value = runs, kept[0]
+        except Exception as error: return self.refuse(error, '')
+        runs, (first, second) = list(self.bench.runs), self.chosen
+        with self.quietly():
+            self.menus['first'].options, self.menus['first'].value = runs, first
             self.menus['second'].options = [('none', None), *((each, each) for each in runs)]
-            self.menus['second'].value = kept[1]
+            self.menus['second'].value = second
             self.menus['data'].options, self.menus['data'].value = list(self.bench.sources), self.bench.source
-        finally: self.quiet = False
         self.menus['first' if kind == 'run' else 'data'].value = name
 
     def take(self, name:str, content:bytes):
@@ -628,8 +667,8 @@ class Workbench(Board):
         before, self.file = self.file, (name, content)
         try: self.read_file()
         except Exception as error:
-            self.file, self.note.value = before, format_error(error)
-            return
+            self.file = before
+            return self.refuse(error, 'the image is that of before')
         self.change()
 
     def drop(self, change):
@@ -648,12 +687,12 @@ class Workbench(Board):
                 self.menus['file'].save(file.name, exporting.make_page(*made).encode())
                 self.note.value = f'{file} is in the downloads of the browser'
             else: self.note.value = f'saved: {html.escape(str(exporting.write_page(file, *made).resolve()))}'
-        except Exception as error: self.note.value = format_error(error)
+        except Exception as error: self.refuse(error, '')
 
     def say(self):
         "What the image is, in words."
         if self.file is not None:
-            self.note.value = f'{html.escape(self.file[0])} is a file: it has no labels here; another image is a row away'
+            self.note.value = html.escape(f'{self.file[0]} is a file: it has no labels here; any row takes its place')
         else:
             row = self.menus['row'].value
             present = list_present(self.bench.data, row)
