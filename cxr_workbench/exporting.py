@@ -86,7 +86,7 @@ def make_figure(
     words, spec = describe_figure(figure), figure.to_json().replace('<', '\\u003c')
     said = html.escape(words, quote=True)
     data = f'<script type="application/json">{spec}</script>'
-    return f'<figure><div role="img" aria-label="{said}"></div><figcaption>{said}</figcaption>{data}</figure>'
+    return f'<figure><div role="figure" aria-label="{said}"></div><figcaption>{said}</figcaption>{data}</figure>'
 
 # %% ../nbs/81c_exporting.ipynb #b83d5bfe
 NOTE = 'For research. Not a medical device: nothing in this file is a diagnosis.'

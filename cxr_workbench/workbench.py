@@ -228,7 +228,7 @@ def draw_attack(
         frames = film(bench, choice, name, direction, eps, steps, family)
         now = min(frame, len(frames.images) - 1)
         scores = cases.show_film_scores(frames, method.label_names, now)
-        scores.update_layout(title_text=f'{name}: {scores.layout.title.text}')
+        scores.update_layout(title_text=f'{cases.shorten(name, 300)}: {scores.layout.title.text}')
         way, mask = find_own_way(method, choice.x), find_mask(bench, choice)
         figures += [cases.show_frame(frames, now), scores, cases.show_film_maps(frames, method, way, now, mask)]
     return figures
@@ -246,7 +246,7 @@ def draw_outcomes(
         reference = bench.reference(name)
         entries, labels = outcomes.sort_entries(reference, tau_pos, tau_neg), list(reference.data.label_names)
         chart = outcomes.show_outcomes(entries, labels)
-        chart.update_layout(title_text=f'{name}, {chart.layout.title.text}')
+        chart.update_layout(title_text=f'{cases.shorten(name, 300)}, {chart.layout.title.text}')
         rows = outcomes.find_behind(reference, entries, behind, choice.label)
         figures += [chart, outcomes.show_behind(reference, rows, choice.label, behind)]
     return figures
@@ -273,7 +273,8 @@ def draw_relations(
         else:
             for caption, m in tables.items():
                 figure = views.show_label_graph(m, names, edges, of)
-                figures.append(figure.update_layout(title_text=f'{name}, {caption}: {figure.layout.title.text}'))
+                title = f'{cases.shorten(name, 160)}, {caption}: {figure.layout.title.text}'
+                figures.append(figure.update_layout(title_text=title))
     if not figures: raise ValueError('neither model keeps a table over labels: choose LCC or TRCGL-Net')
     return figures
 
@@ -512,15 +513,13 @@ class Board:
                        for name, (draw, specs) in PANELS.items()}
         self.tabs = w.Tab([panel.box for panel in self.panels.values()], titles=list(self.panels))
         self.note = w.HTML()
-        self.buttons = {name: w.Button(description=f'save the {name}', tooltip=f'one HTML file of this {name}')
-                        for name in ('case', 'run')}
+        self.buttons = {name: w.Button(description=name) for name in ('back to the data', 'save the case', 'save the run')}
         self.inputs = [*self.menus.values(), *self.buttons.values()]
         self.widget = w.VBox([arrange_controls(self.inputs), self.note, self.tabs])
         self.widget.add_class('cxr-workbench')
         for name, menu in self.menus.items():
             if name != 'file': menu.observe(getattr(self, f'change_{name}', self.change), 'value')
         self.menus['file'].on_file(self.take)
-        for name, button in self.buttons.items(): button.on_click(partial(self.press_save, name))
         self.tabs.observe(self.turn, 'selected_index')
         self.inputs += [control for panel in self.panels.values() for control in panel.controls.values()]
         for each in self.inputs: each.disabled = True
@@ -529,10 +528,8 @@ class Board:
     def listen(self):
         "The page stands: what was grey can be used, at what the kernel has."
         if not self.menus['first'].disabled: return
-        for each in self.inputs:
-            each.disabled = False
-            each.send_state()
-        self.tabs.send_state()
+        for each in self.inputs: each.disabled = False
+        for each in [*self.inputs, self.tabs]: each.send_state()
 
     def choose(self)->Choice:
         values = {name: self.menus[name].value for name in ('first', 'second', 'row', 'label')}
@@ -541,8 +538,8 @@ class Board:
     def read_file(self):
         "The pixels of the file for the first model, or None."
         if self.file is None: return None
-        method = self.bench.load(self.menus['first'].value)
-        return self.bench.keep(lambda: read_dropped(method, self.file[1], self.file[0]), 'file', id(method), self.file)
+        method, (name, content) = self.bench.load(self.chosen[0]), self.file
+        return self.bench.keep(lambda: read_dropped(method, content, name), 'file', id(method), self.file)
 
     def turn(self, change=None):
         "Draw the panel in sight, where it is not what is chosen."
@@ -580,9 +577,8 @@ class Board:
 
     def take_models(self, first, second):
         "Data in the size of the first model, the labels that both have; what fails leaves all as it was."
-        before = self.chosen
+        before, self.chosen = self.chosen, (first, second)
         try:
-            self.chosen = first, second
             self.bench.fit(first)
             self.offer()
             self.read_file()
@@ -623,6 +619,11 @@ class Board:
 class Workbench(Board):
     "The bench as a widget: `.widget` is shown, `.menus` and `.panels` can be set from code."
     downloads = False   # whether what is saved goes to the browser; else into the folder of the kernel
+
+    def __init__(self, bench:Bench):
+        super().__init__(bench)
+        self.buttons['back to the data'].on_click(self.press_back)
+        for kind in ('case', 'run'): self.buttons[f'save the {kind}'].on_click(partial(self.press_save, kind))
 
     def change_data(self, change=None):
         "Other data; those of before stay where they cannot be opened."
@@ -675,6 +676,11 @@ class Workbench(Board):
         "The same, as a FileUpload of ipywidgets tells it."
         for each in change['new']: self.take(each['name'], bytes(each['content']))
 
+    def press_back(self, button=None):
+        "The row that is chosen, in place of the file."
+        self.file = None
+        self.change()
+
     def press_save(self, kind, button=None):
         "One HTML file of the case or of the first model."
         name = ''.join(c if c.isalnum() else '_' for c in self.chosen[0])
@@ -692,7 +698,7 @@ class Workbench(Board):
     def say(self):
         "What the image is, in words."
         if self.file is not None:
-            self.note.value = html.escape(f'{self.file[0]} is a file: it has no labels here; any row takes its place')
+            self.note.value = html.escape(f'{self.file[0]} is a file: it has no labels here')
         else:
             row = self.menus['row'].value
             present = list_present(self.bench.data, row)

@@ -126,6 +126,7 @@ def test_own_dicom_and_own_run_take_five_clicks_at_most(page, home):
     assert change(panel, lambda: menu.select_option('runs/mine'), 60)
     clicks += 2     # the menu, and its line
     assert clicks <= 5 and menu.input_value() == 'runs/mine' and not error_of(panel)
+    page.wait_for_function("![...document.querySelectorAll('.cxr-working')].some(sign => sign.textContent)")
     SHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SHOTS/'app.png')
 
@@ -184,19 +185,21 @@ def test_a_case_is_one_file_that_asks_for_nothing(page, browser, home, tmp_path)
     for name in ('light', 'dark'):
         shown.screenshot(path=SHOTS/f'case_{name}.png', full_page=True)
         if name == 'light': assert shown.evaluate(ground) == 'rgb(255, 255, 255)'
-        shown.get_by_role('button').click()
+        shown.get_by_role('button', name='light or dark').click()
+        shown.wait_for_timeout(800)
     assert count >= 10 and len(set(asked)) == 1, asked
     wide = shown.evaluate('document.documentElement.scrollWidth')
     shown.close()
     assert wide <= 1200
 
 
+QUIET = os.getloadavg()[0] < os.cpu_count()   # before the tests
 MOVES = {   # panel -> the most that a picture may take on a quiet machine, seconds
     'scores': .3, 'where it looks': .3, 'attack': 1., 'thresholds': .3, 'relations': .3}
 
 
 def test_times_from_control_to_picture(page):
-    "Printed; judged by ten times what is aimed at, because test machines are shared."
+    "Printed; judged where the machine has no other work, by three times what is aimed at."
     page.locator('.cxr-workbench select').first.select_option('supervised')
     said = []
     for name, aim in MOVES.items():
@@ -210,7 +213,7 @@ def test_times_from_control_to_picture(page):
                     page.locator(ROW).press('Enter')
             took.append(change(panel, move) or 20.)
         said.append(f'{name} {median(took)*1000:.0f} ms')
-        assert median(took) < 10*aim, f'{name}: {took}'
+        if QUIET: assert median(took) < 3*aim, f'{name}: {took}'
     print('from control to picture, median:', ', '.join(said))
 
 
