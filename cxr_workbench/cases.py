@@ -123,6 +123,16 @@ def add_standing(
     fig.add_scatter(x=places, y=np.arange(len(table)), mode='markers', marker=mark, name='this image',
                     showlegend=column == 1, hovertext=words, hoverinfo='text', row=1, col=column)
 
+# %% ../nbs/81_cases.ipynb #8a964a5a
+def shorten(
+    name:str,
+    side,      # room in pixels; a letter takes about seven
+)->str:
+    "A name that fits over a picture."
+    most = max(8, int(side/7.2))
+    if len(name) <= most: return name
+    return f'{name[:most//3]}…{name[-(most - most//3 - 1):]}'
+
 # %% ../nbs/81_cases.ipynb #ca5e0019
 def show_standing(
     standing:dict,    # name of a model -> DataFrame of measure_standing
@@ -135,7 +145,8 @@ def show_standing(
     from cxr_workbench.style import apply_style
     labels = list(next(iter(standing.values())).index)
     marks = [''] * len(labels) if truth is None else ['● ' if present else '' for present in truth]
-    fig = make_subplots(1, len(standing), subplot_titles=list(standing), shared_yaxes=True, horizontal_spacing=.04)
+    names = [shorten(name, 240) for name in standing]
+    fig = make_subplots(1, len(standing), subplot_titles=names, shared_yaxes=True, horizontal_spacing=.07)
     for column, (name, table) in enumerate(standing.items(), 1): add_standing(fig, table, reference[name], column)
     fig.update_xaxes(title_text='rank among reference images', range=[-.02, 1.02], tickformat='.0%')
     texts = [mark + name for mark, name in zip(marks, labels)]
@@ -167,7 +178,8 @@ def show_maps(
         way = how if isinstance(how, str) else how[name]
         found = attribute(method, x, label, way)[0].cpu()
         score = score_batch(method, x)[0][list(method.label_names).index(label)]
-        titles.append(f'{name}, {way}: p = {score:.2f}{", empty" if is_empty(found) else ""}')
+        said = f', {way}: p = {score:.2f}{", empty" if is_empty(found) else ""}'
+        titles.append(shorten(name, side - 7.2*len(said)) + said)
         maps.append(normalise_map(found))
     said = 'empty: nothing raises the score' if any(title.endswith('empty') for title in titles) else None
     images = x.expand(len(maps), -1, -1, -1)
@@ -343,7 +355,8 @@ def show_dose(
     names, own = list(label_names), list(label_names).index(finding)
     change = np.max([np.abs(scores[-1] - scores[0]) for scores in doses.values()], 0)
     chosen = [own, *(int(c) for c in np.argsort(-change, kind='stable') if c != own)][:most + 1]
-    fig = make_subplots(1, len(doses), subplot_titles=list(doses), shared_yaxes=True, horizontal_spacing=.05)
+    heads = [shorten(name, 230) for name in doses]
+    fig = make_subplots(1, len(doses), subplot_titles=heads, shared_yaxes=True, horizontal_spacing=.07)
     for column, scores in enumerate(doses.values(), 1):
         for i, c in enumerate(chosen):
             line = dict(line_style(i), width=4 if i == 0 else 2)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'methods', 'data', 'doctor', 'version', 'fit', 'evaluate', 'compare', 'predict', 'export', 'pack', 'lab',
-           'reproduce', 'sweep', 'demo', 'main']
+           'serve_app', 'reproduce', 'sweep', 'demo', 'main']
 
 # %% ../nbs/80_cli.ipynb #9256c40f
 import contextlib, functools, json, os, sys, time, warnings
@@ -744,6 +744,25 @@ def lab(
     if not start: return
     print_line('JupyterLab starts on this machine only; its address, with the token, follows. Ctrl-C stops it.')
     launcher.start_lab(folder, port, browser)
+
+# %% ../nbs/80_cli.ipynb #91499e93
+@command
+def serve_app(
+    root: Annotated[Path, Option(help='folder: runs and data below it can be chosen, nothing above it')] = Path('.'),
+    port: Annotated[int, Option(help='of the server')] = 8866,
+    ip: Annotated[str, Option(help='its address; another than 127.0.0.1 opens it to others')] = '127.0.0.1',
+    token: Annotated[str, Option(help='16 characters or more; without it one is made')] = '',
+    kernels: Annotated[int, Option(help='pages that are open at once')] = 4,
+    idle: Annotated[int, Option(help='minutes until a page ends that nobody touches')] = 30,
+    memory: Annotated[float, Option(help='GB that a page may hold (Linux)')] = 6.,
+    upload: Annotated[float, Option(help='MB of a file that comes from the browser')] = 64.,
+    theme: Annotated[str, Option(help='light or dark')] = 'light',
+    reference: Annotated[int, Option(help='images at most that a model is scored on')] = 400,
+):
+    "The workbench in a browser, without code: your images, your runs, two models side by side."
+    from cxr_workbench.app import Settings, serve
+    serve(Settings(str(root), port, ip, token, kernels, idle, memory, upload, theme, reference), print_line)
+app.registered_commands[-1].name = 'app'
 
 # %% ../nbs/80_cli.ipynb #4e9d0002
 @command

@@ -627,6 +627,7 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
     'doctor': '''--root --path --patient --labels --each-image-a-patient --leave-out --ids --look --write --card --show-images
         --json --option''',
     'lab': '--start --no-start --browser --no-browser --port',
+    'app': '--root --port --ip --token --kernels --idle --memory --upload --theme --reference',
     'demo': '--out --epochs --rows',
 }
 

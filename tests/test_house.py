@@ -139,10 +139,14 @@ BESIDE = {
     'sweeps': {'networks', 'writing', 'settings'},
     'cases': {*SHARED, 'style', 'views', 'metrics', 'prediction', 'explain', 'opening'},
     'outcomes': {*SHARED, 'views', 'cases'},
-    'workbench': {*SHARED, 'views', 'widget', 'saving', 'prediction', 'explain', 'cases', 'outcomes'},
+    'choosing': {*BELOW, 'opening'},
+    'exporting': {*BELOW, 'style', 'views', 'opening'},
+    'workbench': {*SHARED, 'views', 'widget', 'saving', 'prediction', 'explain', 'cases', 'outcomes', 'choosing',
+                  'exporting'},
     'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases', 'workbench'},
+    'app': {'workbench'},
     'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
-            'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'reproduce', 'sweeps'},
+            'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'reproduce', 'sweeps', 'app'},
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
 LATER = {   # pages of one paper
@@ -154,7 +158,7 @@ HEAVY = {
     'lightning', 'timm', 'sklearn', 'plotly', 'kornia', 'captum', 'pydicom', 'diffusers', 'transformers',
     'openpyxl', 'IPython', 'nbdev', 'fastcore'}
 MAY_LOAD = {   # at import; lightning's metrics load transformers where it is installed
-    **dict.fromkeys([*PARTS, 'views', 'workbench'], {'plotly'}),
+    **dict.fromkeys([*PARTS, 'views', 'exporting', 'workbench'], {'plotly'}),
     **dict.fromkeys(['checkpoints', 'learner'], {'lightning', 'transformers'}),
     'live': {'plotly', 'lightning', 'transformers'},
 }
