@@ -8,7 +8,7 @@ ARGS ?=
 PAGES ?=
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help lab demo test browser export lint execute benchmarks wheel clean pages-ready dev-ready
+.PHONY: help lab demo test browser docs mathjax export lint execute benchmarks wheel clean pages-ready dev-ready
 
 help: ## list these commands
 	@echo "usage: make COMMAND [ARGS=\"...\"]"
@@ -42,10 +42,16 @@ browser: dev-ready ## run every notebook in JupyterLab in headless Chromium and 
 	echo "--- pytest tests/browser with $$browser, $(JOBS) processes"; \
 	BROWSER_PATH="$$browser" $(BIN)/python -m pytest tests/browser -q -n $(JOBS) --durations=15 --durations-min=1 $(ARGS)
 
+docs: dev-ready ## build the site into _docs/: pages, reference, results; nothing is run or fetched; open _docs/index.html
+	@$(BIN)/python scripts/build_docs.py $(ARGS)
+
+mathjax: dev-ready ## once before docs: MathJax by npm into docs/mathjax/; without it equations are shown as their source
+	@$(BIN)/python scripts/build_docs.py --mathjax
+
 export: dev-ready ## write cxr_workbench/ from the notebooks
 	@$(BIN)/nbdev_export && echo "--- cxr_workbench/ is what nbs/ exports"
 
-lint: dev-ready ## look for long lines and likely errors in notebooks, tests, experiments, benchmarks and scripts
+lint: dev-ready ## look for long lines and likely errors in notebooks, tests, experiments, benchmarks, scripts and docs
 	@$(BIN)/python -m ruff check .
 
 execute: dev-ready ## run notebooks for committing (pictures kept, widget state dropped), then export; PAGES="nbs/00_core.ipynb" for some

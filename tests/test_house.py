@@ -358,7 +358,7 @@ def test_page_keeps_its_size(path):
 
 # ---- lines and reading order ----
 
-FOLDERS = ('cxr_workbench', 'tests', 'experiments', 'benchmarks', 'scripts')
+FOLDERS = ('cxr_workbench', 'tests', 'experiments', 'benchmarks', 'scripts', 'docs')
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT/folder).rglob('*.py')) if path.name != '_modidx.py']
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT, tokenize.ENDMARKER}
 

@@ -1,0 +1,1 @@
+"What turns notebooks, modules and tables of results into the site."
