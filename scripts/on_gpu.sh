@@ -32,7 +32,7 @@ names = {path.stem: path.name for path in (folder/'images_256').iterdir()}
 table['path'] = [names.get(Path(str(name)).stem, '') for name in table.iloc[:, 0]]
 table = table[table['path'] != ''].reset_index(drop=True)
 table.to_csv('.pack/table.csv', index=False)
-pack(table, '.pack/pack', 224, path='path', root=folder/'images_256')
+pack(table, '.pack/pack', 224, root=folder/'images_256', path_column='path')
 PY
     ;;
 esac
