@@ -139,8 +139,8 @@ def forms(o):
 def scan(o):
     "Selective scan against mambapy, and mamba_ssm where it is."
     import scan as page
-    sizes = dict(tokens=(64, 256), channels=(512, 1024)) if o.gpu else dict(tokens=(16,), channels=(32,))
-    rows = page.measure_rows(rounds=o.rounds, device=o.device, **sizes)
+    tokens, channels = ((64, 256), (512, 1024)) if o.gpu else ((16,), (32,))
+    rows = page.measure_rows(tokens, channels, o.rounds, o.device)
     for line in rows:
         wanted = '>= 0.77' if line['way'] == 'mamba_ssm' else '>= 1' if line['way'] != 'selective_scan' else ''
         fine = line['times'] >= float(wanted.split()[-1]) if wanted and o.gpu else None
@@ -252,7 +252,9 @@ PARTS = dict(device=describe, contract=contract, steps=method_steps, ranking=ran
 def guard(what, make):
     "The rows of a part; where it fails, what there is and a row with the reason."
     try: yield from make()
-    except Exception as error: yield row(what, f'{type(error).__name__}: {" ".join(str(error).split())[:300]}', '', False)
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:300]
+        yield row(what, f'{type(error).__name__}: {reason}', '', False)
 
 
 def format_table(rows):
