@@ -7,8 +7,8 @@ import importlib, os, platform, sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ['importing', 'bootstrap', 'phantom', 'reading', 'memory', 'training', 'frozen', 'methods', 'attack', 'elastic',
-         'scan', 'diffusion']
+NAMES = ['importing', 'waiting', 'bootstrap', 'phantom', 'decoding', 'reading', 'memory', 'training', 'frozen',
+         'methods', 'attack', 'elastic', 'scan', 'diffusion']
 
 
 def describe_machine():

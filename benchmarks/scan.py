@@ -35,8 +35,17 @@ def find_scans():
     "Name -> scan of the same six arguments."
     found = {'selective_scan': selective_scan, 'loop': scan_by_loop}
     try: from mambapy.mamba import MambaBlock
+    except ImportError: pass
+    else: found['mambapy'] = lambda *given: MambaBlock.selective_scan(None, *given)
+    try: from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError: return found
-    return {**found, 'mambapy': lambda *given: MambaBlock.selective_scan(None, *given)}
+    return {**found, 'mamba_ssm': lambda *given: call_kernel(selective_scan_fn, *given)}
+
+
+def call_kernel(kernel, u, delta, A, B, C, D):
+    "The kernel of mamba_ssm, which wants channels before tokens."
+    u, delta, B, C = (t.transpose(1, 2).contiguous() for t in (u, delta, B, C))
+    return kernel(u, delta, A, B, C, D).transpose(1, 2)
 
 
 def draw_arguments(tokens, channels, device):

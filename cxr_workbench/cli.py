@@ -435,9 +435,9 @@ def fit(
     if not opening.is_official(dict(data=source, **split)) and fold is None: catalogue.mention_official(data, chosen)
     record = dict(data=source, **split, regime=regime, fraction=fraction, seed=seed)
     out = out or Path('runs')/method
-    outcome = train_run(method, record, arguments, out, epochs=epochs, batch_size=batch_size, workers=workers,
-                        labelled=labelled, start=start, device=device, devices=devices, nodes=nodes, strategy=strategy, precision=precision,
-                        progress=progress, best=best, patience=patience, tune=tune)
+    where = dict(device=device, devices=devices, nodes=nodes, strategy=strategy, precision=precision, workers=workers)
+    outcome = train_run(method, record, arguments, out, epochs=epochs, batch_size=batch_size, labelled=labelled,
+                        start=start, progress=progress, best=best, patience=patience, tune=tune, **where)
     if outcome is not None: write_repeat(out, context, own)
 
 # %% ../nbs/80_cli.ipynb #c0de0001

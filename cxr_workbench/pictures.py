@@ -279,8 +279,9 @@ def check_palette(
     chunks:list,   # from read_png_chunks
 ):
     "Raises Refusal where pixels ask for colours that the palette does not hold."
+    if im.mode != 'P': return
     most, colours = np.asarray(im).max(), len(dict(chunks).get(b'PLTE', b''))//3
-    if im.mode == 'P' and most >= colours:
+    if most >= colours:
         raise Refusal(f'its palette has {colours} colours, and its pixels ask for number {most}: it is damaged, or '
                       'its palette was lost. Copy it again, or leave it out')
 

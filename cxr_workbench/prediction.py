@@ -138,11 +138,13 @@ def predict_files(
     reading, done, errors = decide_reading(method, reading), [], []
     def finished_rows(): return make_table(method, done, map(str, paths[:len(done)]), errors)
     pool = ThreadPoolExecutor(max(1, workers))
+    def begin(start): return [pool.submit(try_read, path, reading) for path in paths[start:start + batch_size]]
     try:
+        coming = begin(0)
         for start in range(0, len(paths), batch_size):
-            part = paths[start:start+batch_size]
-            images, reasons = zip(*pool.map(lambda path: try_read(path, reading), part))
-            scores = np.full((len(part), method.labels), np.nan, np.float32)
+            images, reasons = zip(*(read.result() for read in coming))
+            coming = begin(start + batch_size)       # is read while this batch is scored
+            scores = np.full((len(images), method.labels), np.nan, np.float32)
             good = [i for i, image in enumerate(images) if image is not None]
             if good:
                 x = torch.from_numpy(np.stack([images[i] for i in good]))[:, None]

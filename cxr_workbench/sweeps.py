@@ -266,9 +266,9 @@ def read_plan(
     return out, list(jobs.values())
 
 # %% ../nbs/86_sweeps.ipynb #sw860040
-CODE = """import os, sys, threading
-def wait():
-    sys.stdin.read()
+CODE = """import os, threading
+def wait():   # without sys.stdin, whose lock would be held when Python ends
+    while os.read(0, 1): pass
     os._exit(1)
 threading.Thread(target=wait, daemon=True).start()
 from cxr_workbench.cli import main

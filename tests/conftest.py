@@ -16,7 +16,14 @@ def pytest_configure(config):
     errors = [f'error::{kind}:cxr_workbench' for kind in ('DeprecationWarning', 'FutureWarning', 'RuntimeWarning')]
     for line in [f'ignore{what}' for what in ignored] + errors:
         config.addinivalue_line('filterwarnings', line)
+    config.addinivalue_line('markers', 'gpu: needs a GPU that torch sees; skipped with a reason where there is none')
     load_hypothesis_profile()
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker('gpu') is None: return
+    import torch
+    if not torch.cuda.is_available(): pytest.skip('torch sees no GPU here')
 
 
 def load_hypothesis_profile():

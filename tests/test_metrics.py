@@ -172,17 +172,16 @@ def sum_over_ranks(scores, y, weights):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([1, 2, 8]), st.sampled_from([(1., 40), (.6, 1), (.6, 7)]))
-def test_bootstrap_equals_the_sum_over_all_ranks(seed, digits, sizes):
+@given(seed=st.integers(0, 10**6), digits=st.integers(1, 8), n_boot=st.integers(1, 40))
+def test_bootstrap_equals_the_sum_over_all_ranks(seed, digits, n_boot):
     "Ties, entries that nobody knows, labels of one class, resamples that lack a class."
-    share, n_boot = sizes
-    scores, y, known, patient = random_scores(60, 5, seed, digits, share)
+    scores, y, known, patient = random_scores(60, 5, seed, digits, known=.6 + .4*(n_boot > 7))
     y[:, 0], y[:, 1], known[:, 2] = 0, 1, False
     y[:, 3] = np.arange(60) == seed % 60                     # a positive in one patient: many resamples lack it
     found = M.bootstrap(scores, y, known, patient, n_boot=n_boot, seed=seed)
     codes = L.patient_codes(patient, len(y))
     weights = draw_weights(np.random.default_rng(seed), codes.max() + 1, n_boot)[codes]
-    assert np.isnan(found['auroc'][:, :3]).all() and np.isnan(found['ap'][:, :3]).all()
+    for name in ('auroc', 'ap'): assert np.isnan(found[name][:, :3]).all()
     for c in (3, 4):
         rows = known[:, c]
         wanted = sum_over_ranks(scores[rows, c], y[rows, c], weights[rows])

@@ -17,7 +17,8 @@ class Linear(Method):
     "A network that sees one row at a time: its loss is a mean over rows, whoever holds them."
     def __init__(self):
         super().__init__(['a', 'b'])
-        self.head = nn.Sequential(nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 2))
+        layers = nn.LayerNorm(64), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 2)
+        self.head = nn.Sequential(nn.Flatten(), *layers)
     def look(self, x): return self.head(x), {}
     def step(self, batch, progress=1., stage=0):
         logits = self(batch.x)
@@ -28,7 +29,8 @@ class Linear(Method):
 def make_parts():
     "64 rows to train on and 11, which do not divide, held out."
     rng = np.random.default_rng(0)
-    images, y = rng.integers(0, 255, (75, 8, 8), np.uint8), (rng.random((75, 2)) < .5).astype(float)
+    images = rng.integers(0, 255, (75, 8, 8), np.uint8)
+    y = (rng.random((75, 2)) < .5).astype(float)
     y[:, 0] = images.mean((1, 2)) > 127
     data = from_arrays(images, y, patient_id=np.arange(75), label_names=['a', 'b'])
     return data.subset(range(64)), data.subset(range(64, 75))
@@ -64,7 +66,8 @@ def launch(folder, processes, batch, kill=False):
     "torchrun with so many processes."
     script = folder/f'train{kill}.py'
     out = folder/f'run{processes}'
-    script.write_text(textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent), out=str(out), batch=batch, kill=kill))
+    values = dict(tests=str(Path(__file__).parent), out=str(out), batch=batch, kill=kill)
+    script.write_text(textwrap.dedent(SCRIPT).format(**values))
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes)]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(sys.path)}
     done = subprocess.run([*command, str(script)], capture_output=True, text=True, timeout=900, env=environment)
@@ -92,7 +95,8 @@ def check_against(alone, out, processes):
         assert np.allclose(mine[name], history[name], atol=1e-5), name
     for _, other in parts: assert all(torch.allclose(other[name], state[name], atol=1e-5) for name in state)
     seen = {}
-    for epoch, step, *of in sum((part[0] for part in parts), []): seen.setdefault((epoch, step), []).extend(of)
+    for noted, _ in parts:
+        for epoch, step, *of in noted: seen.setdefault((epoch, step), []).extend(of)
     for place, of in seen.items():
         assert len(of) == len(set(of)) == 16 and set(of) == rows[place], place
     return seen
@@ -119,8 +123,9 @@ def test_torchrun_decides_how_many_there_are():
     assert find_processes(1, 1, 'auto', TORCHRUN) == Processes(2, 2, 'auto', True)
     assert find_processes('auto', 2, 'ddp', TORCHRUN) == Processes(2, 2, 'ddp', True)
     assert not find_processes(1, 1, 'auto', {}).several and find_processes(1, 2, 'auto', {}).several
-    with pytest.raises(ValueError, match='devices=4, and torchrun has started 2'): find_processes(4, 1, 'auto', TORCHRUN)
-    with pytest.raises(ValueError, match='nodes=3, and torchrun has started 2'): find_processes(1, 3, 'auto', TORCHRUN)
+    for given, words in (((4, 1), 'devices=4'), ((1, 3), 'nodes=3')):
+        with pytest.raises(ValueError, match=f'{words}, and torchrun has started 2'):
+            find_processes(*given, 'auto', TORCHRUN)
     with pytest.raises(ValueError, match="give 'auto', 'ddp' or 'fsdp'"): find_processes(1, 1, 'dpp', {})
 
 
