@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = ['importing', 'phantom', 'reading', 'memory', 'training', 'frozen', 'methods', 'attack', 'elastic', 'scan',
-         'diffusion']
+         'diffusion', 'redraws']
 
 
 def describe_machine():

@@ -230,7 +230,9 @@ def draw_attack(
         scores = cases.show_film_scores(frames, method.label_names, now)
         scores.update_layout(title_text=f'{cases.shorten(name, 300)}: {scores.layout.title.text}')
         way, mask = find_own_way(method, choice.x), find_mask(bench, choice)
-        figures += [cases.show_frame(frames, now), scores, cases.show_film_maps(frames, method, way, now, mask)]
+        maps = cases.show_film_maps(frames, method, way, now, mask)
+        maps.update_layout(title_text=f'{cases.shorten(name, 300)}: {maps.layout.title.text}')
+        figures += [cases.show_frame(frames, now, title=f'{cases.shorten(name, 300)}: the image'), scores, maps]
     return figures
 
 # %% ../nbs/82_workbench.ipynb #be5c0018
@@ -450,7 +452,7 @@ def make_case(
     row = choice.row
     what = 'a file' if row is None else f'image {row} of {bench.source if paths else "the data"}'
     present = [] if row is None else list_present(bench.data, row)
-    facts = {'image': what, 'what it is known to show': ', '.join(present) or 'nothing', 'label': choice.label}
+    facts = {'image': what, 'known to show': ', '.join(present) or 'not known', 'label': choice.label}
     for name, method in choice.methods.items():
         told = exporting.describe_model(name, method, bench.runs.get(name), paths)
         facts |= told if len(choice.methods) == 1 else {f'{key}, {name}': text for key, text in told.items()}

@@ -193,6 +193,30 @@ def test_a_case_is_one_file_that_asks_for_nothing(page, browser, home, tmp_path)
     assert wide <= 1200
 
 
+REACH = """() => {
+    const bench = document.querySelector('.cxr-workbench'), seen = element => element.offsetParent !== null;
+    const inputs = [...bench.querySelectorAll('select, input, button, .noUi-handle')].filter(seen);
+    const own = inputs.filter(each => !each.closest('.modebar') && each.type !== 'file');
+    return own.filter(each => each.tabIndex < 0 || each.disabled).map(each => each.outerHTML.slice(0, 120));
+}"""
+MUTE = """() => [...document.querySelectorAll('.cxr-panel [role=figure]')]
+    .filter(plot => plot.querySelector('.main-svg') && (plot.getAttribute('aria-label') || '').length < 12)
+    .map(plot => plot.innerText.slice(0, 80))"""
+
+
+def test_the_keyboard_reaches_every_control_and_figures_have_words(page):
+    for name in ('where it looks', 'attack', 'relations'):
+        panel = turn(page, name)
+        assert page.evaluate(REACH) == [] and page.evaluate(MUTE) == []
+        assert not error_of(panel)
+    tab = page.locator('.cxr-workbench .lm-TabBar-tab[aria-selected=true]')
+    tab.focus()
+    page.keyboard.press('ArrowRight')
+    page.keyboard.press('Enter')
+    selected = page.locator('.cxr-workbench .lm-TabBar-tab[aria-selected=true]').inner_text()
+    assert selected == 'similar images', selected
+
+
 QUIET = os.getloadavg()[0] < os.cpu_count()   # before the tests
 MOVES = {   # panel -> the most that a picture may take on a quiet machine, seconds
     'scores': .3, 'where it looks': .3, 'attack': 1., 'thresholds': .3, 'relations': .3}
