@@ -9,7 +9,8 @@ from statistics import median
 from measure import time_call
 
 SETTINGS = {   # panel -> a control of it and its values; None: other images
-    'scores': None, 'where it looks': None, 'attack': ('frame', (0, 1, 2, 3, 4)), 'thresholds': ('tau_pos', (.5, .6, .7)),
+    'scores': None, 'where it looks': None, 'attack': ('frame', (0, 1, 2, 3, 4)),
+    'thresholds': ('tau_pos', (.5, .6, .7)),
     'relations': ('edges', (10, 20, 30)), 'similar images': None}
 
 
@@ -54,7 +55,8 @@ def measure_rows(redraws=500, warm=60, runs=('supervised', 'lcc')):
     gc.collect()
     grown = read_memory()/before - 1
     rows = [dict(what=f'{name}, two models', ms=median(seconds)*1e3, n=len(seconds)) for name, seconds in taken.items()]
-    return rows + [dict(what=f'memory after {redraws} redraws: {before/1e6:.0f} MB and {grown:+.1%}', wanted='under +10 %')]
+    said = f'memory after {redraws} redraws: {before/1e6:.0f} MB and {grown:+.1%}'
+    return rows + [dict(what=said, wanted='under +10 %')]
 
 
 if __name__ == '__main__':

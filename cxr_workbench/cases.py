@@ -145,7 +145,8 @@ def tell_standing(
         parts = [f'{row.Index} {row.score:.2f}, above {row.above_absent:.0%} of the images without it'
                  for row in top.itertuples()]
         said.append(f'{name}: {"; ".join(parts)}')
-    return 'Scores of one image beside those of reference images. ' + '. '.join(said).replace('nan%', 'an unknown share')
+    whole = '. '.join(said).replace('nan%', 'an unknown share')
+    return f'Scores of one image beside those of reference images. {whole}'
 
 # %% ../nbs/81_cases.ipynb #ca5e0019
 def show_standing(

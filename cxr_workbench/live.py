@@ -59,7 +59,8 @@ def add_term(fig, watch, name, line, window, said='', marker=None):
     title = name.removeprefix('term/') + said
     if not said:
         thin = dict(line, width=.6)
-        fig.add_scatter(x=x, y=y, line=thin, mode='lines', opacity=.4, hoverinfo='skip', showlegend=False, row=1, col=1)
+        pale = dict(opacity=.4, hoverinfo='skip', showlegend=False)
+        fig.add_scatter(x=x, y=y, line=thin, mode='lines', row=1, col=1, **pale)
     look = dict(line=line, mode='lines+markers', marker=marker)   # told apart by more than colour
     fig.add_scatter(x=x, y=smooth_steps(y, window) if rows else [], name=title, row=1, col=1, **look)
 

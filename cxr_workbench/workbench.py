@@ -505,6 +505,8 @@ def write_run(
     return exporting.write_page(path, *make_run(bench, name, paths))
 
 # %% ../nbs/82_workbench.ipynb #be5c0032
+BUTTONS = 'back to the data', 'save the case', 'save the run'
+
 class Board:
     "Menus over panels: what is chosen, and what is drawn of it."
     def __init__(self, bench:Bench):
@@ -515,7 +517,7 @@ class Board:
                        for name, (draw, specs) in PANELS.items()}
         self.tabs = w.Tab([panel.box for panel in self.panels.values()], titles=list(self.panels))
         self.note = w.HTML()
-        self.buttons = {name: w.Button(description=name) for name in ('back to the data', 'save the case', 'save the run')}
+        self.buttons = {name: w.Button(description=name) for name in BUTTONS}
         self.inputs = [*self.menus.values(), *self.buttons.values()]
         self.widget = w.VBox([arrange_controls(self.inputs), self.note, self.tabs])
         self.widget.add_class('cxr-workbench')

@@ -12,7 +12,9 @@ def root(tmp_path_factory):
     "A folder of images, a run of another size with labels of its own, and one that is broken."
     root = tmp_path_factory.mktemp('root')
     (root/'images').mkdir()
-    for k in range(6): Image.fromarray(np.full((70, 70), 30*k, np.uint8)).save(root/'images'/f'{k}.png')
+    for k in range(6):
+        image = Image.fromarray(np.full((70, 70), 30*k, np.uint8))
+        image.save(root/'images'/f'{k}.png')
     seed_all(0)
     save(create_method('supervised', labels=['Edema', 'Odd one'], size=32, preset='tiny'), root/'runs'/'small')
     (root/'runs'/'broken').mkdir()
