@@ -1,10 +1,11 @@
 """The bench as a whole: what its menus say is what its pictures show, whatever is chosen in whatever order."""
 import io
+from functools import partial
 import numpy as np, pytest
 from PIL import Image
 from cxr_workbench import cases, workbench
 from cxr_workbench.core import create_method, seed_all
-from cxr_workbench.saving import find_model, save
+from cxr_workbench.saving import find_model, load, save
 
 
 @pytest.fixture(scope='module')
@@ -23,9 +24,13 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope='module')
+def runs(): return {name: load(find_model(name)) for name in ('supervised', 'lcc')}
+
+
 @pytest.fixture
-def board(root):
-    runs = {name: find_model(name) for name in ('supervised', 'lcc')}
+def board(root, runs, monkeypatch):
+    monkeypatch.setattr(cases, 'score_reference', partial(cases.score_reference, n_boot=0))   # quicker
     return workbench.Workbench(workbench.Bench(runs=runs, most=12, root=root))
 
 

@@ -55,16 +55,18 @@ def app(home):
     command += [f'--{name}={value}' for name, value in options.items()]
     log = open(home.parent/'app.log', 'w')
     server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    address = None
-    for _ in range(600):
-        address = re.search(r'http://\S+token=\S+', (home.parent/'app.log').read_text())
-        if address or server.poll() is not None: break
-        time.sleep(.1)
-    assert address, (home.parent/'app.log').read_text()
-    yield SimpleNamespace(port=port, url=address.group(), process=server)
-    server.terminate()
-    server.wait(30)
-    log.close()
+    try:
+        address = None
+        for _ in range(1800):
+            address = re.search(r'http://\S+token=\S+', (home.parent/'app.log').read_text())
+            if address or server.poll() is not None: break
+            time.sleep(.1)
+        assert address, (home.parent/'app.log').read_text()
+        yield SimpleNamespace(port=port, url=address.group(), process=server)
+    finally:
+        server.terminate()
+        server.wait(60)
+        log.close()
 
 
 def open_page(browser, app, findings):
