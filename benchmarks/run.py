@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = ['importing', 'waiting', 'bootstrap', 'phantom', 'decoding', 'reading', 'memory', 'training', 'frozen',
-         'methods', 'attack', 'elastic', 'scan', 'diffusion']
+         'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws']
 
 
 def describe_machine():

@@ -133,6 +133,21 @@ def shorten(
     if len(name) <= most: return name
     return f'{name[:most//3]}…{name[-(most - most//3 - 1):]}'
 
+# %% ../nbs/81_cases.ipynb #3b4ca8ce
+def tell_standing(
+    standing:dict,   # name of a model -> DataFrame of measure_standing
+    most=3,          # labels of each model
+)->str:
+    "Where the scores of an image stand, in words."
+    said = []
+    for name, table in standing.items():
+        top = table.sort_values('above_absent', ascending=False, na_position='last')[:most]
+        parts = [f'{row.Index} {row.score:.2f}, above {row.above_absent:.0%} of the images without it'
+                 for row in top.itertuples()]
+        said.append(f'{name}: {"; ".join(parts)}')
+    whole = '. '.join(said).replace('nan%', 'an unknown share')
+    return f'Scores of one image beside those of reference images. {whole}'
+
 # %% ../nbs/81_cases.ipynb #ca5e0019
 def show_standing(
     standing:dict,    # name of a model -> DataFrame of measure_standing
@@ -152,7 +167,8 @@ def show_standing(
     texts = [mark + name for mark, name in zip(marks, labels)]
     fig.update_yaxes(tickvals=list(range(len(labels))), ticktext=texts, range=[len(labels) - .4, -.6], automargin=True)
     fig.update_layout(legend=dict(orientation='h', y=-.16, x=0))
-    return apply_style(fig, title, width=220 + 265*len(standing), height=120 + 30*len(labels), margin_t=60, margin_b=90)
+    return apply_style(fig, title, tell_standing(standing), width=220 + 265*len(standing), height=120 + 30*len(labels),
+                       margin_t=60, margin_b=90)
 
 # %% ../nbs/81_cases.ipynb #ca5e0023
 def is_empty(
@@ -222,6 +238,7 @@ def show_frame(
     film:Film,
     frame=None,   # 0 is the clean image; None: the last
     side=220,
+    title=None,
 ):                # plotly figure: the clean image, the frame, and what was added
     "One frame of an attack beside the clean image; the difference in colour, on the scale of the budget."
     from cxr_workbench.views import show_overlay
@@ -231,7 +248,7 @@ def show_frame(
     maps, grey = torch.stack([added*0, added*0, added]), torch.stack([clean, now, now*0 + .5])
     titles = ['clean', f'after step {frame}', f'added, up to {film.eps*255:.3g}/255']
     return show_overlay(grey, maps, signed=True, smooth=False, limit=max(film.eps, 1e-6), name='added',
-                        titles=titles, side=side)
+                        titles=titles, side=side, title=title)
 
 # %% ../nbs/81_cases.ipynb #ca5e0033
 def find_flips(

@@ -52,15 +52,17 @@ def smooth_steps(
     return (sums[ends] - sums[starts])/(ends - starts)
 
 # %% ../nbs/83_live.ipynb #11fe0011
-def add_term(fig, watch, name, line, window, said=''):
+def add_term(fig, watch, name, line, window, said='', marker=None):
     "One loss term of a run: its running mean, and thin the steps where it is the run in view."
     rows = [row for row in watch.steps if name in row]
     x, y = [row['step'] for row in rows], [row[name] for row in rows]
     title = name.removeprefix('term/') + said
     if not said:
         thin = dict(line, width=.6)
-        fig.add_scatter(x=x, y=y, line=thin, opacity=.4, hoverinfo='skip', showlegend=False, row=1, col=1)
-    fig.add_scatter(x=x, y=smooth_steps(y, window) if rows else [], line=line, name=title, row=1, col=1)
+        pale = dict(opacity=.4, hoverinfo='skip', showlegend=False)
+        fig.add_scatter(x=x, y=y, line=thin, mode='lines', row=1, col=1, **pale)
+    look = dict(line=line, mode='lines+markers', marker=marker)   # told apart by more than colour
+    fig.add_scatter(x=x, y=smooth_steps(y, window) if rows else [], name=title, row=1, col=1, **look)
 
 # %% ../nbs/83_live.ipynb #11fe0010
 def show_progress(
@@ -70,13 +72,15 @@ def show_progress(
 ):                    # plotly figure: terms by step on the left, held-out scores by epoch on the right
     "Losses by step and scores by epoch, beside those of the run before."
     from plotly.subplots import make_subplots
-    from cxr_workbench.style import apply_style, line_style
+    from cxr_workbench.style import apply_style, curve_style, line_style
     fig = make_subplots(1, 2, subplot_titles=['loss terms by step', 'held-out scores by epoch'], horizontal_spacing=.1)
     names = [name for name in (watch.steps[-1] if watch.steps else {}) if name not in ('step', 'epoch')]
     if len(names) == 2: names = names[1:]   # one term is the loss
     for i, name in enumerate(names):
-        add_term(fig, watch, name, dict(line_style(i), dash='solid'), window)
-        if before is not None: add_term(fig, before, name, dict(line_style(i), dash='dot'), window, ' before')
+        marker = curve_style(i, 14)['marker']
+        add_term(fig, watch, name, dict(line_style(i), dash='solid'), window, marker=marker)
+        if before is None: continue
+        add_term(fig, before, name, dict(line_style(i), dash='dot'), window, ' before', marker)
     for i, name in enumerate(('valid/auroc', 'valid/ap')):
         for run, dash, said in ((watch, 'solid', ''), (before, 'dot', ' before')):
             rows = [] if run is None else [row for row in run.epochs if name in row]
@@ -194,6 +198,17 @@ class LiveWidget:
         for name, press in dict(start=self.press_start, stop=self.press_stop, more=self.press_more).items():
             self.buttons[name].on_click(press)
         self.offer_weights()
+        for each in (*self.controls.values(), self.buttons['start']): each.disabled = True
+        self.curves.on_msg(self.listen)
+        self.curves.show(show_progress(make_watch()))
+
+    def listen(self, *heard):
+        "The page stands: what was grey can be used, at what the kernel has."
+        if not self.controls['method'].disabled: return
+        for each in self.controls.values():
+            each.disabled = False
+            each.send_state()
+        self.buttons['start'].disabled = self.run is not None and self.run.is_running
 
     def offer_weights(self, change=None):
         "The terms of the chosen method."

@@ -230,7 +230,9 @@ def draw_attack(
         scores = cases.show_film_scores(frames, method.label_names, now)
         scores.update_layout(title_text=f'{cases.shorten(name, 300)}: {scores.layout.title.text}')
         way, mask = find_own_way(method, choice.x), find_mask(bench, choice)
-        figures += [cases.show_frame(frames, now), scores, cases.show_film_maps(frames, method, way, now, mask)]
+        maps = cases.show_film_maps(frames, method, way, now, mask)
+        maps.update_layout(title_text=f'{cases.shorten(name, 300)}: {maps.layout.title.text}')
+        figures += [cases.show_frame(frames, now, title=f'{cases.shorten(name, 300)}: the image'), scores, maps]
     return figures
 
 # %% ../nbs/82_workbench.ipynb #be5c0018
@@ -450,7 +452,7 @@ def make_case(
     row = choice.row
     what = 'a file' if row is None else f'image {row} of {bench.source if paths else "the data"}'
     present = [] if row is None else list_present(bench.data, row)
-    facts = {'image': what, 'what it is known to show': ', '.join(present) or 'nothing', 'label': choice.label}
+    facts = {'image': what, 'known to show': ', '.join(present) or 'not known', 'label': choice.label}
     for name, method in choice.methods.items():
         told = exporting.describe_model(name, method, bench.runs.get(name), paths)
         facts |= told if len(choice.methods) == 1 else {f'{key}, {name}': text for key, text in told.items()}
@@ -503,6 +505,8 @@ def write_run(
     return exporting.write_page(path, *make_run(bench, name, paths))
 
 # %% ../nbs/82_workbench.ipynb #be5c0032
+BUTTONS = 'back to the data', 'save the case', 'save the run'
+
 class Board:
     "Menus over panels: what is chosen, and what is drawn of it."
     def __init__(self, bench:Bench):
@@ -513,7 +517,7 @@ class Board:
                        for name, (draw, specs) in PANELS.items()}
         self.tabs = w.Tab([panel.box for panel in self.panels.values()], titles=list(self.panels))
         self.note = w.HTML()
-        self.buttons = {name: w.Button(description=name) for name in ('back to the data', 'save the case', 'save the run')}
+        self.buttons = {name: w.Button(description=name) for name in BUTTONS}
         self.inputs = [*self.menus.values(), *self.buttons.values()]
         self.widget = w.VBox([arrange_controls(self.inputs), self.note, self.tabs])
         self.widget.add_class('cxr-workbench')

@@ -13,7 +13,9 @@ def root(tmp_path):
     "Four images under a table, a run, and beside them what must not be opened."
     root = tmp_path/'root'
     (root/'images').mkdir(parents=True)
-    for k in range(8): Image.fromarray(np.full((40, 40), 20*k, np.uint8)).save(root/'images'/f'{k}.png')
+    for k in range(8):
+        image = Image.fromarray(np.full((40, 40), 20*k, np.uint8))
+        image.save(root/'images'/f'{k}.png')
     table = pd.DataFrame(dict(path=[f'images/{k}.png' for k in range(8)], Edema=[0, 1]*4, patient_id=list('abcdefgh')))
     table.to_csv(root/'table.csv', index=False)
     seed_all(0)

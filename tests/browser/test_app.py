@@ -55,16 +55,18 @@ def app(home):
     command += [f'--{name}={value}' for name, value in options.items()]
     log = open(home.parent/'app.log', 'w')
     server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    address = None
-    for _ in range(600):
-        address = re.search(r'http://\S+token=\S+', (home.parent/'app.log').read_text())
-        if address or server.poll() is not None: break
-        time.sleep(.1)
-    assert address, (home.parent/'app.log').read_text()
-    yield SimpleNamespace(port=port, url=address.group(), process=server)
-    server.terminate()
-    server.wait(30)
-    log.close()
+    try:
+        address = None
+        for _ in range(1800):
+            address = re.search(r'http://\S+token=\S+', (home.parent/'app.log').read_text())
+            if address or server.poll() is not None: break
+            time.sleep(.1)
+        assert address, (home.parent/'app.log').read_text()
+        yield SimpleNamespace(port=port, url=address.group(), process=server)
+    finally:
+        server.terminate()
+        server.wait(60)
+        log.close()
 
 
 def open_page(browser, app, findings):
@@ -191,6 +193,30 @@ def test_a_case_is_one_file_that_asks_for_nothing(page, browser, home, tmp_path)
     wide = shown.evaluate('document.documentElement.scrollWidth')
     shown.close()
     assert wide <= 1200
+
+
+REACH = """() => {
+    const bench = document.querySelector('.cxr-workbench'), seen = element => element.offsetParent !== null;
+    const inputs = [...bench.querySelectorAll('select, input, button, .noUi-handle')].filter(seen);
+    const own = inputs.filter(each => !each.closest('.modebar') && each.type !== 'file');
+    return own.filter(each => each.tabIndex < 0 || each.disabled).map(each => each.outerHTML.slice(0, 120));
+}"""
+MUTE = """() => [...document.querySelectorAll('.cxr-panel [role=figure]')]
+    .filter(plot => plot.querySelector('.main-svg') && (plot.getAttribute('aria-label') || '').length < 12)
+    .map(plot => plot.innerText.slice(0, 80))"""
+
+
+def test_the_keyboard_reaches_every_control_and_figures_have_words(page):
+    for name in ('where it looks', 'attack', 'relations'):
+        panel = turn(page, name)
+        assert page.evaluate(REACH) == [] and page.evaluate(MUTE) == []
+        assert not error_of(panel)
+    tab = page.locator('.cxr-workbench .lm-TabBar-tab[aria-selected=true]')
+    tab.focus()
+    page.keyboard.press('ArrowRight')
+    page.keyboard.press('Enter')
+    selected = page.locator('.cxr-workbench .lm-TabBar-tab[aria-selected=true]').inner_text()
+    assert selected == 'similar images', selected
 
 
 QUIET = os.getloadavg()[0] < os.cpu_count()   # before the tests

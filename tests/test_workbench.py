@@ -1,0 +1,168 @@
+"""The bench as a whole: what its menus say is what its pictures show, whatever is chosen in whatever order."""
+import io
+from functools import partial
+import numpy as np, pytest
+from PIL import Image
+from cxr_workbench import cases, workbench
+from cxr_workbench.core import create_method, seed_all
+from cxr_workbench.saving import find_model, load, save
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    "A folder of images, a run of another size with labels of its own, and one that is broken."
+    root = tmp_path_factory.mktemp('root')
+    (root/'images').mkdir()
+    for k in range(6):
+        image = Image.fromarray(np.full((70, 70), 30*k, np.uint8))
+        image.save(root/'images'/f'{k}.png')
+    seed_all(0)
+    save(create_method('supervised', labels=['Edema', 'Odd one'], size=32, preset='tiny'), root/'runs'/'small')
+    (root/'runs'/'broken').mkdir()
+    (root/'runs'/'broken'/'model.json').write_text('{')
+    (root/'notes.md').write_text('no data')
+    return root
+
+
+@pytest.fixture(scope='module')
+def runs(): return {name: load(find_model(name)) for name in ('supervised', 'lcc')}
+
+
+@pytest.fixture
+def board(root, runs, monkeypatch):
+    monkeypatch.setattr(cases, 'score_reference', partial(cases.score_reference, n_boot=0))   # quicker
+    return workbench.Workbench(workbench.Bench(runs=runs, most=12, root=root))
+
+
+def choose(board): return {name: board.menus[name].value for name in ('first', 'second', 'data', 'label', 'row')}
+
+
+def make_png(value):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((64, 64), value, np.uint8)).save(buffer, 'png')
+    return buffer.getvalue()
+
+
+def test_what_lies_below_the_root_is_offered(board):
+    assert board.menus['first'].options == ('supervised', 'lcc', 'runs/broken', 'runs/small')
+    assert board.menus['data'].options == ('a phantom', 'images')
+
+
+def test_controls_wait_for_a_picture_that_stands(board):
+    inputs = [*board.menus.values(), *board.buttons.values()]
+    inputs += [each for panel in board.panels.values() for each in panel.controls.values()]
+    assert all(each.disabled for each in inputs)
+    board.panels['scores'].pictures.children[0]._handle_custom_msg({'stands': True}, [])
+    assert not any(each.disabled for each in inputs)
+
+
+def test_a_model_of_another_size_takes_the_data_along_and_a_second_one_that_does_not_fit_is_taken_away(board):
+    board.menus['first'].value = 'runs/small'
+    assert choose(board)['second'] is None and board.bench.data.size == 32
+    assert 'lcc does not go beside runs/small' in board.note.value and board.menus['label'].value == 'Edema'
+    assert board.choose().x.shape[-1] == 32 and board.panels['scores'].fresh
+    board.menus['second'].value = 'lcc'
+    assert choose(board)['second'] is None and 'the models are those of before' in board.note.value
+    board.menus['first'].value = 'lcc'
+    assert board.bench.data.size == 64 and board.choose().x.shape[-1] == 64
+
+
+@pytest.mark.parametrize('menu, value', [('first', 'runs/broken'), ('place', '../x'), ('place', 'notes.md')])
+def test_what_cannot_be_taken_leaves_all_as_it_was(board, root, menu, value):
+    before, pictures = choose(board), [picture.spec for picture in board.panels['scores'].pictures.children]
+    board.menus[menu].value = value
+    assert choose(board) == before and 'Error' in board.note.value and str(root) not in board.note.value
+    assert [picture.spec for picture in board.panels['scores'].pictures.children] == pictures
+    board.menus['row'].value = 5
+    assert 'Error' not in board.note.value and board.panels['scores'].fresh
+
+
+def test_images_without_labels_follow_the_labels_of_the_model(board):
+    board.menus['data'].value = 'images'
+    assert board.bench.data.label_names == list(board.bench.load('supervised').label_names)
+    assert 'no finding is known' in board.note.value and board.panels['scores'].message.value.count('Error') == 0
+    assert board.menus['row'].max == 5
+    board.menus['first'].value = 'runs/small'
+    assert board.bench.data.label_names == ['Edema', 'Odd one'] and board.bench.data.size == 32
+
+
+def test_a_file_goes_and_comes_back(board):
+    row = board.menus['row'].value
+    for _ in range(2):   # the same file twice
+        board.take('grey.png', make_png(90))
+        assert board.choose().row is None and 'grey.png is a file' in board.note.value
+        board.press_back()
+        assert board.choose().row == row and 'is a file' not in board.note.value
+    board.take('grey.png', make_png(90))
+    board.take('bad.png', b'nothing')
+    assert board.choose().row is None and 'bad.png' in board.note.value   # the file of before stays
+    board.menus['first'].value = 'runs/small'
+    assert board.choose().x.shape[-1] == 32 and np.allclose(board.choose().x, 90/255, atol=.01)
+
+
+def test_an_image_below_the_root_is_opened_by_its_name(board):
+    board.menus['place'].value = 'images/3.png'
+    assert board.choose().row is None and np.allclose(board.choose().x, 90/255, atol=.01)
+    assert board.menus['place'].value == ''
+
+
+def test_a_run_that_is_named_joins_the_menus(board, root):
+    save(create_method('supervised', labels=['Edema'], size=64, preset='tiny'), root/'later')
+    board.menus['place'].value = 'later'
+    assert choose(board)['first'] == 'later' and 'later' in board.menus['second'].options
+    assert board.menus['label'].options == ('Edema',)
+
+
+def test_pictures_of_an_earlier_choice_are_pale_under_an_error(board):
+    board.tabs.selected_index = list(board.panels).index('severity')
+    panel = board.panels['severity']
+    assert panel.message.value == '' and not panel.pictures.children[0].old
+    board.menus['label'].value = 'No Finding'
+    assert 'has no severity' in panel.message.value and all(picture.old for picture in panel.pictures.children)
+    board.menus['label'].value = 'Edema'
+    assert panel.message.value == '' and not any(picture.old for picture in panel.pictures.children)
+
+
+def test_another_frame_of_an_attack_is_not_attacked_again(board, monkeypatch):
+    attacks, plain = [], cases.film_attack
+    monkeypatch.setattr(cases, 'film_attack', lambda *args, **kw: attacks.append(1) or plain(*args, **kw))
+    board.tabs.selected_index = list(board.panels).index('attack')
+    for frame in (0, 1, 2, 3): board.panels['attack'].controls['frame'].value = frame
+    assert len(attacks) == 2   # one for each model
+    board.menus['label'].value = 'Cardiomegaly'
+    assert len(attacks) == 4
+
+
+def test_the_strongest_edges_are_as_many_as_the_slider_says(board):
+    board.tabs.selected_index = list(board.panels).index('relations')
+    controls = board.panels['relations'].controls
+    controls['shown'].value, controls['edges'].value = 'lines', 10
+    bench, choice = board.bench, board.choose()
+    for figure in workbench.draw_relations(bench, choice, shown='lines', edges=10):
+        assert sum(trace.mode == 'lines' for trace in figure.data) == 10
+
+
+def test_warnings_are_written_in_the_panel(board):
+    board.menus['first'].value = 'runs/small'
+    board.tabs.selected_index = list(board.panels).index('where it looks')
+    assert 'single cell' in board.panels['where it looks'].message.value
+    assert 'Error' not in board.panels['where it looks'].message.value
+
+
+def test_a_case_is_saved_beside_the_notebook_or_handed_to_the_browser(board, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    board.menus['second'].value = None
+    board.press_save('case')
+    assert (tmp_path/'cxr_case_supervised.html').exists() and 'saved' in board.note.value
+    given = []
+    board.downloads, board.menus['file'].save = True, lambda name, content: given.append((name, len(content)))
+    board.press_save('run')
+    assert given[0][0] == 'cxr_run_supervised.html' and given[0][1] > 4_000_000
+
+
+def test_long_names_fit_over_narrow_pictures(board):
+    name = 'runs/a_long_name_of_a_run_that_somebody_gave_to_it_in_the_evening_seed_3'
+    choice = board.choose()
+    method = next(iter(choice.methods.values()))
+    figure = cases.show_maps({name: method, 'lcc': method}, choice.x, choice.label, 'integrated_gradients', side=320)
+    assert all(len(note.text) < 48 for note in figure.layout.annotations)
