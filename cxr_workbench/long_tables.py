@@ -50,6 +50,7 @@ def widen(
     most=100,           # findings at most, the most frequent ones
 ):                      # DataFrame with a row for each image, names of the findings, checks
     "One row an image from one row a finding."
+    import pandas as pd
     rest = table.drop(columns=[long.finding] + ([] if long.state is None else [long.state]))
     groups = rest[rest[long.image].notna()].groupby(long.image, sort=False)
     differ = [name for name in rest if name != long.image and (groups[name].nunique(dropna=False) > 1).any()]
@@ -59,7 +60,8 @@ def widen(
     for name in names:
         answers = [said[name].get(image, {absent}) for image in images[long.image]]
         doubtful += sum(len(states) > 1 for states in answers)
-        images[name.replace(',', ' ')] = [next(iter(states)) if len(states) == 1 else None for states in answers]
+        agreed = [next(iter(states)) if len(states) == 1 else None for states in answers]
+        images[name.replace(',', ' ')] = pd.Series(agreed, dtype=object)
     detail = f'a row for each finding: {say_count(len(table), "row")} become {say_count(len(images), "image")}'
     meaning = 'a finding that is not named is absent' if long.state is None else 'a finding without an answer is blank'
     checks = [Check('table', 'note', f'{detail}; {meaning}', len(table))]
