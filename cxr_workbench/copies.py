@@ -199,7 +199,7 @@ def check_range(
     if not len(sample.images): return []
     brightest = float(sample.images.max())
     if not 0 < brightest < 1/8: return []
-    bits = int(np.ceil(np.log2(brightest*65535 + 1)))
+    bits = round(brightest*65535).bit_length()
     detail = f'no pixel of {say_count(len(sample.images), "image")} is brighter than {brightest:.1%} of the range'
     advice = f'files of 16 bits may hold {bits}: --bits {bits}; else --stretch'
     return [Check('pixels', 'wrong', detail, len(sample.images), [], advice)]

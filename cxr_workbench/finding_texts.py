@@ -32,7 +32,7 @@ def choose_marks(
     plain = [text for text in spellings if not text.startswith('[')]
     if any(mark in text for text in plain for mark in '|;'): return '|;'
     count = lambda marks: len({name for text in plain for name in split_text(text, marks)})
-    return '|;,' if count('|;,') < count('|;') else '|;'
+    return '|;,' if count('|;,') <= count('|;') else '|;'
 
 # %% ../nbs/01i0_finding_texts.ipynb #3704f363
 def findings_table(
@@ -46,7 +46,7 @@ def findings_table(
     sets = [set(split_text(text, marks)) for text in spellings]
     times = np.bincount(codes[codes >= 0], minlength=len(sets))
     counts = Counter()
-    for names, count in zip(sets, times.tolist()): counts.update(dict.fromkeys(names, count))
+    for names, count in zip(sets, times.tolist()): counts.update(dict.fromkeys(sorted(names), count))
     chosen = [name for name, count in counts.most_common() if count >= least]
     kinds = pd.DataFrame({name: [str(int(name in names)) for names in sets] for name in chosen}, dtype=object)
     found = kinds.reindex(codes).set_axis(column.index)

@@ -224,7 +224,7 @@ def test_floats_beyond_one_are_said(phantom, tmp_path):
     np.savez(tmp_path/'x.npz', images=images, labels=np.asarray(phantom.labels)[:, :2],
              patient_id=np.array(phantom.patient_id).astype(str))
     printed = shell('doctor', tmp_path/'x.npz', status=1)
-    assert 'values up to 255 in an array of float32' in printed and 'of one grey' not in printed
+    assert 'values up to 255 in an array of float32' in printed and 'images of one grey' not in printed
     np.savez(tmp_path/'y.npz', images)
     assert 'Save each array under its name, np.savez(' in shell('doctor', tmp_path/'y.npz', status=1)
     record = json.loads(shell('doctor', tmp_path/'x.npz', '--json', status=1))
