@@ -59,4 +59,5 @@ def holds_sentences(
     "Whether entries are sentences and no names."
     texts = column.dropna().iloc[:500]
     names = [name for text in texts if not text.startswith('[') for name in re.split('[|;,]', text)]
-    return bool(names) and float(np.mean([len(name.split()) > 5 for name in names])) > .3
+    sentences = [len(name.split()) > 5 or name.rstrip().endswith('.') for name in names]
+    return bool(names) and float(np.mean(sentences)) > .3

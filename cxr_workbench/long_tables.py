@@ -67,6 +67,6 @@ def widen(
     checks = [Check('table', 'note', f'{detail}; {meaning}', len(table))]
     if differ: checks.append(Check('table', 'note', f'{first_few(differ)} differ within an image and are left out'))
     if doubtful:
-        checks.append(Check('labels', 'wrong', f'{say_count(doubtful, "entry")} with answers that contradict each other', doubtful, [],
-                            'correct them: they are blank until then'))
+        detail = f'{say_count(doubtful, "entry")} with answers that contradict each other'
+        checks.append(Check('labels', 'wrong', detail, doubtful, [], 'correct them: they are blank until then'))
     return images, [name.replace(',', ' ') for name in names], checks

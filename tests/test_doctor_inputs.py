@@ -122,7 +122,8 @@ def test_a_report_names_no_findings(home, table):
 
 @pytest.mark.parametrize('name, is_one', [
     ('PatNr', True), ('Pat_ID', True), ('Patientennummer', True), ('Id Paciente', True), ('NHC', True),
-    ('pattern', False), ('Paciente edad', False), ('Patientenalter', False), ('path', False), ('Geburtsdatum Patient', False)])
+    ('pattern', False), ('Paciente edad', False), ('Patientenalter', False), ('path', False),
+    ('Geburtsdatum Patient', False)])
 def test_patients_in_other_languages(name, is_one): assert is_patient_name(name) == is_one
 
 
