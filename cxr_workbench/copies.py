@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEAR', 'ALIKE', 'NEGATIVE', 'find_same_bytes', 'find_same_rows', 'hash_images', 'count_differing', 'find_near',
-           'find_constant', 'measure_polarity', 'Sample', 'spread_rows', 'read_sample', 'check_copies',
+           'find_constant', 'measure_polarity', 'Sample', 'spread_rows', 'read_sample', 'check_copies', 'check_range',
            'check_pixels_of']
 
 # %% ../nbs/01i3_copies.ipynb #c568a6fb
@@ -191,6 +191,19 @@ def check_copies(
                             len(pairs), some, 'look at them (--card): scaled or compressed copies, or one visit'))
     return checks
 
+# %% ../nbs/01i3_copies.ipynb #c64d9551
+def check_range(
+    sample:Sample,
+)->list[Check]:
+    "Images that use a small part of the range of their files."
+    if not len(sample.images): return []
+    brightest = float(sample.images.max())
+    if not 0 < brightest < 1/8: return []
+    bits = round(brightest*65535).bit_length()
+    detail = f'no pixel of {say_count(len(sample.images), "image")} is brighter than {brightest:.1%} of the range'
+    advice = f'files of 16 bits may hold {bits}: --bits {bits}; else --stretch'
+    return [Check('pixels', 'wrong', detail, len(sample.images), [], advice)]
+
 # %% ../nbs/01i3_copies.ipynb #5d294f15
 def check_pixels_of(
     sample:Sample,
@@ -203,6 +216,7 @@ def check_pixels_of(
         reasons = [f'{names[row]} ({reason})' for row, reason in sample.unread[:5]]
         checks.append(Check('pixels', 'wrong', f'{say_count(len(sample.unread), "file")} cannot be read',
                             len(sample.unread), reasons, 'copy them again, or leave their rows out'))
+    checks += check_range(sample)
     constant = rows[find_constant(sample.images)]
     if len(constant):
         checks.append(Check('pixels', 'wrong', f'{say_count(len(constant), "image")} of one grey', len(constant),

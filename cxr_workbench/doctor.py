@@ -8,18 +8,19 @@ __all__ = ['HELD_OUT', 'Examination', 'find_shared', 'restore_ids', 'list_images
            'format_written', 'to_record']
 
 # %% ../nbs/01i_doctor.ipynb #cc5e60a2
-import os, shlex, warnings
+import os, re, shlex, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from .annotation_sets import ANNOTATED
+from .annotation_sets import ANNOTATED, PLACES
 from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_bytes, find_same_rows
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
 from .homes import take_for_files
 from .implied import check_implied, fill_table
-from .places import check_files, check_repeats, find_root, get_stem, locate_files
+from .long_tables import find_long, widen
+from .places import check_files, check_masks, check_repeats, find_root, get_stem, locate_files
 from .reading import find_images, fit_image
 from .roles import Check, Role, check_ids, check_labels, check_names_of_files, check_people
 from .roles import findings_table, guess_labels, guess_roles, parse_states
@@ -134,7 +135,7 @@ def examine_files(
     names = found.names()
     places = locate_files(names, root)
     found.paths, found.root = places.paths, find_root(names, places)
-    found.checks += check_files(names, places, root)
+    found.checks += check_files(names, places, root) + check_masks(names, found.kind)
     readers = found.table[found.roles['readers'].column] if 'readers' in found.roles else None
     found.checks += check_repeats(names, readers)
     if places.moves and found.root is None: found.rewrite.append('the files have other names')
@@ -172,6 +173,8 @@ def examine_pixels(
     if files > look: found.checks.append(Check('pixels', 'note', f'{look} of {files:,} files were looked at', look, [],
                                                f'--look {files} looks at all of them'))
     if any(check.advice == '--invert' for check in found.checks): found.options.append('--invert')
+    dark = next((check.advice for check in found.checks if '--bits ' in check.advice and check.stops), None)
+    if dark is not None: found.options.append(re.search('--bits [0-9]+', dark)[0])
 
 # %% ../nbs/01i_doctor.ipynb #277612a7
 def check_all_labels(
@@ -186,8 +189,14 @@ def find_label_roles(
     labels,              # names that are given; or None
 ):
     "The labels: those given, those recognised, or those named in a column of findings."
-    taken = [role.column for role in found.roles.values()]
-    if labels:
+    taken, long = [role.column for role in found.roles.values()], find_long(found.table, found.roles)
+    if long is not None and not labels:
+        found.table, names, checks = widen(found.table, long)
+        found.labels = [Role(name, f'named in {long.finding!r}, a row each') for name in names]
+        found.roles = {what: role for what, role in found.roles.items() if role.column in found.table}
+        found.checks += checks
+        found.rewrite.append('there is a row for each finding')
+    elif labels:
         missing = [name for name in labels if name not in found.table]
         if missing: raise ValueError(f'no label columns {missing}: the table has {list(found.table.columns)}')
         found.labels = [Role(name, 'given') for name in labels]
@@ -201,6 +210,11 @@ def find_label_roles(
         found.table = found.table.join(columns)
         found.labels = [Role(name, f'named in {column!r}') for name in columns]
         found.rewrite.append(f'the findings are texts in {column!r}')
+    with_comma = {name: name.replace(',', ' ') for name in found.label_names if ',' in name}
+    if with_comma:   # --labels separates by commas
+        found.table = found.table.rename(columns=with_comma)
+        found.labels = [Role(with_comma.get(*[role.column]*2), role.why) for role in found.labels]
+        found.rewrite.append('names of labels have commas')
     if found.labels: check_all_labels(found)
     else:
         detail = 'no column holds 0 and 1, or words for them, and none names findings'
@@ -276,6 +290,7 @@ def list_images(
     table = pd.DataFrame({'path': paths}, dtype=object)
     parents = [path.rpartition('/')[0].rpartition('/')[2] for path in paths]
     is_class = len(set(parents)) > 1 and all(parents) and len(set(parents)) <= max(2, len(paths)//4)
+    is_class = is_class and not any(re.fullmatch(PLACES, plain_name(parent)) for parent in parents)
     if is_class and patients_from_names(paths) is None: table['finding'] = parents
     return table
 
@@ -302,7 +317,11 @@ def examine_npz(
         found.roles['patients'] = Role('patient_id', 'an array of that name')
     examine_people(found, each_image)
     rows = spread_rows(range(n), look)
-    scale = 255 if images.dtype == np.uint8 else 1
+    scale = 255 if images.dtype == np.uint8 else max(1., float(images.max(initial=0)))
+    if scale > 1 and images.dtype != np.uint8:
+        detail = f'values up to {scale:g} in an array of {images.dtype}'
+        found.checks.append(Check('pixels', 'wrong', detail, n, [],
+                                  'give uint8, or floats in [0, 1]: divide by the largest value of the bit depth'))
     small = [fit_image(np.asarray(images[row], np.float32)/scale, 64) for row in rows]
     found.sample = Sample(rows, np.stack(small) if small else np.zeros((0, 64, 64), np.float32), [])
     found.near = [(rows[a], rows[b], bits) for a, b, bits in find_near(found.sample.images)]

@@ -61,12 +61,14 @@ def fill_table(
     table, labels,   # DataFrame of texts, and label columns
 ):                   # DataFrame, and how many entries were filled in
     "A table whose blank entries are those that follow from no other."
+    import pandas as pd
     states = parse_states(table, labels)
     whole = complete_states(labels, states)
     changed = np.isnan(states) & ~np.isnan(whole)
     words = {1: '1', 0: '0', -1: '-1'}
     columns = {}
     for c in np.flatnonzero(changed.any(0) & ~np.isinf(whole).any(0)):
-        columns[labels[c]] = [words.get(state) for state in whole[:, c].tolist()]
+        spelled = [words.get(state) for state in whole[:, c].tolist()]
+        columns[labels[c]] = pd.Series(spelled, table.index, dtype=object)
     filled = sum(int(changed[:, list(labels).index(name)].sum()) for name in columns)
     return table.assign(**columns), filled

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['index_files', 'count_needed', 'Move', 'describe_move', 'Places', 'locate_files', 'find_root', 'check_files',
-           'check_repeats']
+           'check_repeats', 'check_masks']
 
 # %% ../nbs/01i2_places.ipynb #07ad88fb
-import os
+import os, re, unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from .roles import Check, say_count
 def get_stem(name:str)->str:
     "The name of a file in small letters, without folders and the suffix of an image."
     last = name.replace('\\', '/').rstrip('/').rsplit('/', 1)[-1].strip().lower()
+    last = unicodedata.normalize('NFC', last)   # macOS writes letters and their marks apart
     stem, dot, suffix = last.rpartition('.')
     is_image = dot and '.' + suffix in SUFFIXES
     return stem if is_image and stem else last
@@ -204,6 +205,28 @@ def find_root(
         if all(os.path.isfile(os.path.join(move.base, names[row])) for row in rows): return move.base
     return None
 
+# %% ../nbs/01i2_places.ipynb #265f8e58
+def find_bases(
+    names:list,   # what a table calls its files
+    folder,       # that is searched with everything below it
+    most=4,       # folders at most
+)->list[str]:
+    "The folders from which every name leads to a file."
+    found = []
+    for here, below, _ in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith('.'))
+        if all(os.path.isfile(os.path.join(here, name)) for name in names): found.append(here)
+        if len(found) == most: break
+    return found
+
+# %% ../nbs/01i2_places.ipynb #b123a7f9
+def list_archives(
+    folders,   # that were searched
+)->list[str]:
+    "Archives in some folders."
+    endings = ('.zip', '.tar', '.tar.gz', '.tgz', '.7z', '.rar')
+    return [name for folder in folders for name in sorted(os.listdir(folder)) if name.lower().endswith(endings)]
+
 # %% ../nbs/01i2_places.ipynb #fbde8447
 def check_files(
     names,           # what a table calls its files, (n,)
@@ -227,12 +250,17 @@ def check_files(
         checks.append(Check('image files', 'missing', detail, len(rows), some(rows), remedy))
     if places.unclear:
         detail = f'{len(places.unclear):,} of {say_count(n, "file")} not where the table says; several have the name'
-        checks.append(Check('image files', 'missing', detail, len(places.unclear), some(places.unclear),
-                            'write their folders into the table'))
+        rows = [names[row] for row in places.unclear]
+        folders = [f'--root {folder}' for folder in find_bases(rows, places.searched[-1])]
+        advice = 'write their folders into the table'
+        if folders: advice = f'name the folder that is meant: {" or ".join(folders)}'
+        checks.append(Check('image files', 'missing', detail, len(places.unclear), some(places.unclear), advice))
     if places.absent:
         detail = f'{len(places.absent):,} of {say_count(n, "file")} not found in {first_few(places.searched)}'
         advice = 'get them, or leave these rows out: --missing skip'
         if not any(places.paths): advice = 'name the folder that they lie in: --root'
+        archives = list_archives(places.searched)
+        if archives: advice = f'unpack {first_few(archives)}, which may hold them'
         checks.append(Check('image files', 'missing', detail, len(places.absent), some(places.absent), advice))
     return checks
 
@@ -251,3 +279,20 @@ def check_repeats(
     what = 'keep one row of each: training takes one row for an image'
     if readers is not None: what = 'a row for each reader: decide for any, most or all readers, one row for an image'
     return [Check('image files', 'wrong', detail, len(twice), twice[:5], what)]
+
+# %% ../nbs/01i2_places.ipynb #e06f576b
+def check_masks(
+    names,     # what a table calls its files, (n,); None where blank
+    kind='table',   # 'table' | 'images', as of doctor
+)->list[Check]:
+    "Files that are called masks."
+    word = r'(^|[\W_])(masks?|segmentations?|seg)$'
+    def is_mask(name):
+        *folders, _ = name.replace('\\', '/').split('/')
+        return any(re.search(word, part.lower()) for part in [*folders, get_stem(name)])
+    rows = [row for row, name in enumerate(names) if name is not None and is_mask(name)]
+    if not rows or len(rows) == len(names): return []
+    detail = f'{len(rows):,} of {say_count(len(names), "file")} are called masks'
+    status = 'wrong' if kind == 'images' else 'note'
+    return [Check('image files', status, detail, len(rows), [names[row] for row in rows[:5]],
+                  'they would train as images: name the folder of the images alone, or leave them out')]

@@ -56,6 +56,19 @@ def write_stream(
     writer.merge()
     return out
 
+# %% ../nbs/02c_streams.ipynb #de2a2829
+def open_stream(
+    folder:str, cache=None,   # as in StreamedImages
+):                            # StreamingDataset
+    "litdata's data set; ConnectionError with the reason where a store gives none."
+    litdata = import_litdata()
+    if '://' not in folder: return litdata.StreamingDataset(folder, cache_dir=cache)
+    try: return litdata.StreamingDataset(folder, cache_dir=cache)
+    except Exception as error:   # each store has its own
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ConnectionError(f'{folder} gives no stream: {reason}. Check the address, the credentials of the store '
+                              '(for s3:// those of boto3), and that index.json lies there') from error
+
 # %% ../nbs/02c_streams.ipynb #1582a132
 class StreamedImages:
     "The images of a stream: `[i]` is (size, size) uint8, `[rows]` is (k, size, size)."
@@ -74,8 +87,7 @@ class StreamedImages:
     def data(self):
         "litdata's own data set, opened once in each process."
         if self._open is None or self._open[0] != os.getpid():
-            stream = import_litdata().StreamingDataset(self.folder, cache_dir=self.cache)
-            self._open = os.getpid(), stream
+            self._open = os.getpid(), open_stream(self.folder, self.cache)
         return self._open[1]
 
     @property

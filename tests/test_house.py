@@ -65,9 +65,11 @@ GROUND = {
                   'vindr_sets'},
     'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'text_rows', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
-    'roles': {'states', 'csv_tables', 'answers', 'tables', 'splits', 'reading'},
+    'finding_texts': set(),
+    'roles': {'states', 'csv_tables', 'answers', 'tables', 'splits', 'reading', 'finding_texts'},
     'places': {'csv_tables', 'reading', 'roles'},
     'copies': {'reading', 'roles', 'phantom'},
+    'long_tables': {'csv_tables', 'tables', 'roles'},
     'implied': {'states', 'hierarchy', 'csv_tables', 'roles'},
 }
 DATA = {

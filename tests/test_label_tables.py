@@ -1,8 +1,9 @@
 "Whole label tables of public collections: what the readers count is what their makers count."
-import shutil
+import ast, shutil
 import numpy as np
 import pandas as pd
 import pytest
+from cxr_workbench.catalogue import get_official
 from cxr_workbench.chexpert_sets import collect_chexpert
 from cxr_workbench.filters import count_mixed, keep_views
 from cxr_workbench.nih_sets import collect_nih14, collect_nih14_google, collect_rsna, nih14_boxes
@@ -123,6 +124,40 @@ def test_padchest(padchest):
     assert filters == {'labels': 103, 'not exclude': 1_312, 'not suboptimal study': 1_839}
     assert len(padchest.labels) == 193 - 3 and padchest.labels[0] == 'normal'
     assert padchest.table.patient_id.str.len().min() > 30 and not padchest.table[padchest.labels].isna().any(axis=None)
+
+
+def test_the_columns_of_padchest(label_tables):
+    file = label_tables/'PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz'
+    names = ['Projection', 'BitsStored_DICOM', 'MethodLabel', 'Labels', 'PatientBirth', 'PatientSex_DICOM']
+    table = pd.read_csv(file, usecols=names, keep_default_na=False, dtype=str)
+    counts = {name: table[name].value_counts().to_dict() for name in names}
+    views = dict(PA=91_728, L=49_579, AP_horizontal=14_346, AP=4_559, COSTAL=630, EXCLUDE=11, UNK=8)
+    assert counts['Projection'] == views
+    assert counts['BitsStored_DICOM'] == {'12': 144_051, '10': 16_810}
+    assert counts['MethodLabel'] == dict(Physician=39_053, RNN_model=121_808)
+    assert (table.PatientBirth == '').sum() == 6 and counts['PatientSex_DICOM']['O'] == 18
+    spelled = {}
+    for text, rows in counts['Labels'].items():
+        for name in ast.literal_eval(text) if text != 'nan' else (): spelled[name] = spelled.get(name, 0) + rows
+    assert counts['Labels']['nan'] == 103 and len(spelled) == 350
+    assert len({name.strip().lower() for name in spelled} - {''}) == 193
+    assert sum(rows for name, rows in spelled.items() if name != name.strip()) == 41_824
+    assert sum(rows for name, rows in spelled.items() if not name.strip()) == 3_041
+
+
+def test_headers_beside_rsna_and_readers_of_vindr(label_tables):
+    headers = pd.read_csv(label_tables/'kaggle_stage_2_train_images_dicom_headers.csv.gz')
+    assert len(headers) == headers.PatientID.nunique() == 26_684
+    assert headers.ViewPosition.value_counts().to_dict() == dict(PA=14_511, AP=12_173)
+    boxes = pd.read_csv(label_tables/'vinbigdata-train.csv.gz')
+    assert len(boxes) == 67_914 and set(boxes.groupby('image_id').rad_id.nunique()) == {3}
+
+
+def test_official_parts_of_the_second_reading_share_no_patient(label_tables):
+    parts = {part: collect_nih14_google(label_tables, part, files=False).table for part in get_official('nih14_google')}
+    assert {part: len(table) for part, table in parts.items()} == dict(val=2_414, test=1_962)
+    patients = [set(table.patient_id) for table in parts.values()]
+    assert [*map(len, patients)] == [835, 860] and not patients[0] & patients[1]
 
 
 def test_a_finding_is_no_word_in_a_text(label_tables):

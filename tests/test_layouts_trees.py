@@ -335,7 +335,8 @@ def open_official(name, root, each_image=False, **options):
 
 @pytest.mark.parametrize('case, sizes, left_out', [
     ('nih14', (12, 4), 0), ('chexpert', (12, 4), 0), ('chexpert_plus', (12, 4), 0),
-    ('nih14_google', (8, 8), 0), ('mimic_cxr', (8, 4), 4), ('cxr_lt_2023', (10, 4), 2), ('cxr_lt_2024', (10, 4), 2)])
+    ('nih14_google', (8, 8), 0), ('mimic_cxr', (8, 4), 4),
+    ('cxr_lt_2023', (10, 4), 2), ('cxr_lt_2024', (10, 4), 2)])
 def test_official_parts_share_no_patient(case, sizes, left_out, tmp_path):
     name, options, _ = build(case, tmp_path/'root')
     chosen = catalogue.parse_options(name, options[1::2])
