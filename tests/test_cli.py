@@ -221,7 +221,7 @@ FIRST_HOUR = [   # arguments behind `fit`, and the line that they end with
     ('supervised --data mimic_cxr --option ages=18-', "mimic_cxr has no option 'ages'"),
     ('supervised --data nih14 --option ages=adults', '--option ages=adults: give years as 18-90, 18- or -90'),
     ('supervised --data table.csv --option split=train', '--option is for '),
-    ('supervised --data nih14 --root empty --uncertain ones', '--data nih14 does not use what is given (--uncertain '),
+    ('supervised --data nih14 --root empty --uncertain ones', '--data nih14 does not use what is given, --uncertain '),
     ('supervised --data padchest --root empty --path file', '--path is for csv'),
     ('supervised --fold official', '--fold official is for collections: phantom has folds by number'),
     ('supervised --device cudda', '--device cudda: give auto, cpu, cuda or mps; did you mean cuda?'),
