@@ -86,7 +86,7 @@ def test_predict_takes_a_table_and_shows_nothing_else_of_it(run, tmp_path):
     assert float(table['Edema'][0]) == pytest.approx(folder['Edema'][3], abs=1e-6)     # read in the same way
     for arguments, words in (
         ((tmp_path/'t.csv', home), 'is a table: give one table, or files and folders'),
-        ((tmp_path/'t.csv', '--path', 'file'), '--path'), ((home, '--root', home), '--root is for tables'),
+        ((tmp_path/'t.csv', '--path', 'file'), "no column 'file'"), ((home, '--root', home), '--root is for tables'),
         ((home, '--sheet', 'A'), '--path and --sheet are for tables'), ((tmp_path/'no.csv',), 'no such file'),
         ((home, '--decide'), 'train it with fit --tune'), (('nih14',), 'nih14 needs --root')):
         said = shell('predict', run, *arguments, '--out', tmp_path/'x.csv', status=1)
