@@ -606,6 +606,7 @@ def find_inputs(
         if how or root or len(inputs) > 1: raise ValueError(f'{name} holds pixels: give it alone, without such options')
         return None, None, {}
     if not named and kind != 'csv' and root: raise ValueError('--root is for tables and collections: leave it out')
+    settings.check_places(name, root=root)
     chosen = catalogue.parse_options(name, option) if named else None
     if named:
         root = inputs[1] if len(inputs) == 2 and root is None else opening.find_known_root([run], name, root)
@@ -662,7 +663,8 @@ def predict(
     if decisions: result = result.join(learner.decide(result, model).add_prefix('present: '))
     reports.write_table(result, out)
     bad = result[result['error'] != ''] if 'error' in result else result[:0]
-    for reason in bad.get('error', ()): typer.echo(f'not read: {reason}', err=True)
+    for reason in list(bad.get('error', ()))[:20]: typer.echo(f'not read: {reason}', err=True)
+    if len(bad) > 20: typer.echo(f'not read: {len(bad) - 20} more, see the column error of {out}', err=True)
     print_line(f'{len(result) - len(bad)} of {len(result)} files scored, {len(bad)} not read; written to {out}')
     if len(bad) == len(result): raise typer.Exit(1)
 

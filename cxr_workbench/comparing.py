@@ -151,12 +151,11 @@ def describe_policies(
     first, second,   # dict of each, as in describe_pair
     pair:Pair,
 )->str:              # '' where both are alike
-    "How two runs differ in what uncertain and blank entries mean, with the remedy."
+    "How two runs differ in what uncertain and blank entries mean."
     if first['policy'] == second['policy']: return ''
     return (f'The two runs read their labels differently. {first["name"]}: {first["policy"]}; '
             f'{second["name"]}: {second["policy"]}. '
-            f'{pair.lone} entries that one of them alone knows are left out, and {pair.differ} whose labels differ. '
-            'With source=..., uncertain=... and blank=... both are read in one way.')
+            f'{pair.lone} entries that one of them alone knows are left out, and {pair.differ} whose labels differ.')
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00024
 def make_sections(
@@ -278,7 +277,8 @@ def compare_runs(
         facts.append(describe_pair(first, other, pair))
         caution = describe_policies(first, other, pair)
         sections += make_sections(table, facts[-1], first['name'], other['name'], caution)
-        notes.append(' '.join(filter(None, (reports.describe_intervals(table), caution))))
+        remedy = 'With source=..., uncertain=... and blank=... both are read in one way.' if caution else ''
+        notes.append(' '.join(filter(None, (reports.describe_intervals(table), caution, remedy))))
         named = reports.add_reasons(table).reset_index()
         tables.append(named.assign(first=first['name'], second=other['name']))
     whole = pd.concat(tables, ignore_index=True)

@@ -246,7 +246,7 @@ def summarize_groups(
     "The mean row of each group; groups that were not scored have no values."
     means = table[table['label'] == 'shared']
     means = means.set_index((means['by'] + ': ' + means['group']).rename('group of rows'))
-    wanted = ['rows', 'patients', 'auroc', 'auroc_low', 'auroc_high', 'ap', 'ap_low', 'ap_high']
+    wanted = ['rows', 'patients', 'auroc', 'auroc_low', 'auroc_high', 'ap', 'ap_low', 'ap_high', 'interval']
     return means.reindex(columns=wanted)
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00051
@@ -511,9 +511,11 @@ def evaluate_run(
     opened = open_rows(run, source, **how)
     stem, key = find_place(opened, by, out)
     counts = count_entries(opened.data)
+    study = [text for text in by if text.partition('=')[0] == 'study']
+    rows = Scored([], None, None, None, opened.data.patient_id, opened.model.label_names, opened.data.meta)
+    for text in set(by) - set(study): find_groups(rows, text)   # refuses before anything is scored
     images = score_data(opened.model, opened.data, opened.description, device)
     seen = check_seen(opened, images)
-    study = [text for text in by if text.partition('=')[0] == 'study']
     scored = average_studies(images, find_studies(images, study[0])) if study else images
     result = reports.score_table(opened.model, scored.probs, scored.y, scored.known, scored.patient, n_boot)
     groupings = [find_groups(scored, text, images=images) for text in by if text not in study]

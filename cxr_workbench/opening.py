@@ -169,7 +169,7 @@ def check_used(
         whole = [other for other in CATALOGUE if name in list_used(other)]
         return ', '.join([*USED_BY[name], *(['every collection'] if len(whole) == len(CATALOGUE) else whole)])
     reasons = [f'{name}=... is for {list_users(name)}' for name in unused]
-    raise ValueError(f'source={str(source)!r} does not use what is given ({"; ".join(reasons)}): leave it out')
+    raise ValueError(f'source={str(source)!r} does not use what is given, {"; ".join(reasons)}: leave it out')
 
 # %% ../nbs/79a_opening.ipynb #490638f5
 def to_json_values(

@@ -13,8 +13,9 @@ def can_draw(
     stream=None,   # a file; None: the standard error
 )->bool:
     "Whether a bar can be drawn: on a terminal, or in a notebook."
-    stream = sys.stderr if stream is None else stream
-    return 'ipykernel' in sys.modules or bool(getattr(stream, 'isatty', bool)())
+    stream, ipython = sys.stderr if stream is None else stream, sys.modules.get('IPython')
+    shell = None if ipython is None else ipython.get_ipython()
+    return hasattr(shell, 'kernel') or bool(getattr(stream, 'isatty', bool)())
 
 # %% ../nbs/01a30_progress.ipynb #2e13994a
 class Lines:

@@ -83,8 +83,10 @@ def add_reasons(
     table,     # DataFrame of metrics.report, or of comparing.compare_scores
 ):             # with a text column `interval`: '', or why there is none
     "A table with the reason why a row has no interval."
-    few = table.attrs.get('few', {})
-    return table.assign(interval=[few.get(row, '') for row in table.index])
+    few, names = table.attrs.get('few', {}), list(table.columns)
+    place = 1 + max((names.index(name) for name in ('high', 'auroc_high') if name in names), default=-1)
+    told = table.assign(interval=[few.get(row, '') for row in table.index])
+    return told[[*names[:place], 'interval', *names[place:]]]
 
 # %% ../nbs/79b_reports.ipynb #7daf56f4
 def print_table(

@@ -42,8 +42,9 @@ def test_the_same_command_goes_on_and_does_not_repeat(run):
     assert (run/'model.safetensors').read_bytes() == before
     said = shell(*FIT, '--epochs', 1, '--out', run, '--seed', 4, '--set', 'lr=.5', status=1)
     said = said.partition('holds another run: ')[2]
-    assert said.startswith('--set lr=0.0') and '; --epochs 2, now --epochs 1; --seed 3, now --seed 4. Choose' in said
-    assert ', now --set lr=0.5;' in said and '{' not in said and '[' not in said
+    differ = 'without --set lr, now --set lr=0.5; --epochs 2, now --epochs 1; --seed 3, now --seed 4. Choose'
+    assert said.startswith(differ)
+    assert '{' not in said and '[' not in said
 
 
 def test_evaluate_scores_the_held_out_part(run):
@@ -64,6 +65,34 @@ def test_predict_lists_what_it_could_not_read(run, tmp_path):
     assert '8 of 9 files scored, 1 not read' in printed and '4.png' in printed
     assert unread.sum() == 1
     assert table.loc[unread, 'Edema'].isna().all() and table['Edema'].notna().sum() == 8
+
+
+def test_predict_takes_a_table_and_shows_nothing_else_of_it(run, tmp_path):
+    "A table in one folder, its files in another, a blank name: each keeps its row; --decide says what to train with."
+    home = tmp_path/'scans'
+    home.mkdir()
+    for i in range(4): Image.fromarray(np.full((40, 50), 25*i, np.uint8)).save(home/f'{i}.png')
+    names = ['3.png', None, '1.png', 'gone.png', '0.png']
+    whole = pd.DataFrame(dict(image=names, patient=[f'secret {k}' for k in range(5)], Date='2020-01-02', Edema=1))
+    whole.to_csv(tmp_path/'t.csv', index=False)
+    printed = shell('predict', run, tmp_path/'t.csv', '--root', home, '--out', tmp_path/'s.csv')
+    table = pd.read_csv(tmp_path/'s.csv', keep_default_na=False)
+    assert '3 of 5 files scored, 2 not read' in printed and 'gone.png' in printed
+    assert list(table.columns[:2]) == ['row', 'path'] and 'secret' not in (tmp_path/'s.csv').read_text() + printed
+    assert list(table['path']) == [name or '' for name in names]
+    assert (table['Edema'] != '').tolist() == [True, False, True, False, True]
+    shell('predict', run, home, '--out', tmp_path/'folder.csv')
+    folder = pd.read_csv(tmp_path/'folder.csv')
+    assert float(table['Edema'][0]) == pytest.approx(folder['Edema'][3], abs=1e-6)     # read in the same way
+    for arguments, words in (
+        ((tmp_path/'t.csv', home), 'is a table: give one table, or files and folders'),
+        ((tmp_path/'t.csv', '--path', 'file'), "no column 'file'"), ((home, '--root', home), '--root is for tables'),
+        ((home, '--sheet', 'A'), '--path and --sheet are for tables'), ((tmp_path/'no.csv',), 'no such file'),
+        ((home, '--decide'), 'train it with fit --tune'), (('nih14',), 'nih14 needs --root')):
+        said = shell('predict', run, *arguments, '--out', tmp_path/'x.csv', status=1)
+        assert words in said and 'tune=True' not in said, said
+    pixels = shell('predict', run, 'phantom', '--out', tmp_path/'phantom.csv')
+    assert '2000 of 2000 files scored' in pixels
 
 
 def test_predict_fails_where_nothing_can_be_read(run, tmp_path):
@@ -192,7 +221,7 @@ FIRST_HOUR = [   # arguments behind `fit`, and the line that they end with
     ('supervised --data mimic_cxr --option ages=18-', "mimic_cxr has no option 'ages'"),
     ('supervised --data nih14 --option ages=adults', '--option ages=adults: give years as 18-90, 18- or -90'),
     ('supervised --data table.csv --option split=train', '--option is for '),
-    ('supervised --data nih14 --root empty --uncertain ones', '--data nih14 does not use what is given (--uncertain '),
+    ('supervised --data nih14 --root empty --uncertain ones', '--data nih14 does not use what is given, --uncertain '),
     ('supervised --data padchest --root empty --path file', '--path is for csv'),
     ('supervised --fold official', '--fold official is for collections: phantom has folds by number'),
     ('supervised --device cudda', '--device cudda: give auto, cpu, cuda or mps; did you mean cuda?'),
@@ -473,11 +502,13 @@ def test_rows_that_were_trained_on_are_counted_and_listed(clinics):
     shutil.copytree(clinics/'home', clinics/'moved')
     for folder in ('home', 'moved'):
         printed = shell('evaluate', clinics/'run', '--data', clinics/folder/'clinic.csv', '--n-boot', 0,
-                        '--out', clinics/f'{folder}.csv')
+                        '--out', clinics/f'{folder}.csv', *(('--name-rows',) if folder == 'moved' else ()))
         seen = pd.read_csv(clinics/f'{folder}_seen.csv')
+        assert ('name' in seen) == (folder == 'moved') and set(seen['reason']) == {'image'}
         train, held = opening.open_parts(opening.read_run_record(clinics/'run'))
         assert f'{len(train)} of 90 images were trained on' in printed and len(seen) == len(train)
-        assert {Path(name).name for name in seen['name']} == {Path(path).stem for path in train.paths}
+        stems = {Path(path).stem for path in train.paths}
+        assert folder == 'home' or {Path(name).name for name in seen['name']} == stems
         assert 'note: ' in printed and 'remembers' in printed
         assert 'such scores tell how well' in (clinics/f'{folder}.html').read_text()
     assert not (clinics/'run'/'report_seen.csv').exists()
@@ -511,6 +542,12 @@ def test_a_report_takes_no_other_place_and_names_no_row(clinics):
         text = file.read_text()
         assert not [word for word in ('person-0', '_scan_0', str(clinics)) if word in text], file
         assert file.suffix != '.html' or '<h2>Images</h2>' not in text
+    text = (run/'report_clinic_by_sex.html').read_text()
+    for words in ('intervals from 10 resamples of the patients', 'Entries of the labels', 'not a medical device'):
+        assert words in text
+    for column, what in (('scan', 'paths'), ('person', 'belong to one patient each')):
+        said = shell('evaluate', run, '--data', there, '--by', column, status=1)
+        assert f'error: --by {column}: ' in said and what in said and 'person-0' not in said
     shell(*once, '--name-rows', '--show-images')
     rows = pd.read_csv(run/'report_clinic_by_sex_rows.csv')
     assert len(rows) == 70 and rows['patient'][0].startswith('there-person') and rows['Fracture (label)'].isna().all()
@@ -558,6 +595,12 @@ def test_compare_prints_and_writes_paired_differences(run, clinics, tmp_path):
     printed = shell('compare', run, clinics/'run', '--data', clinics/'there'/'clinic.csv', '--path', 'scan',
                     '--patient', 'person', '--n-boot', 20, '--out', tmp_path/'three.csv')
     assert 'rows that both have: 70' in printed and 'entries left out, the labels differ: 0' in printed
+    words = ('The two runs read their labels differently', '10 entries that one of them', '20 resamples of the')
+    for said in (printed, (tmp_path/'three.html').read_text()): assert not [text for text in words if text not in said]
+    assert 'With --data, --uncertain and --blank both are read in one way.' in printed
+    assert 'not a medical device' in (tmp_path/'three.html').read_text()
+    table = printed[printed.index('AUROC:'):printed.index('intervals from')].splitlines()[:-1]
+    assert len(table) > 30 and max(map(len, table)) <= 100
 
 
 # ---- lab, doctor, demo, version ----
@@ -614,7 +657,8 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
         --show-images --device --option''',
     'compare': '''--data --table --root --labels --path --patient --uncertain --blank --packed --size --missing --rows
         --data-seed --by --n-boot --out --unfinished --device --option''',
-    'predict': '''--root --path --sheet --option --missing --out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window
+    'predict': '''--root --path --sheet --option --missing
+        --out --batch-size --device --fit --bits --stretch --invert --window --frame --no-window
         --calibrated --decide''',
     'export': '--to --out',
     'reproduce': '''--root --setting --dry --plan --variant --runs --epochs --size --backbone --weights --batch-size
@@ -624,8 +668,8 @@ OPTIONS = {  # command -> its options; a spelling that a script uses stays
         --size --root --path --fit --bits --stretch --invert --window --frame --workers --no-stretch --no-invert
         --no-window --option --missing''',
     'methods': '', 'data': '', 'version': '',
-    'doctor': '''--root --path --patient --labels --each-image-a-patient --leave-out --ids --look --write --card --show-images
-        --json --option''',
+    'doctor': '''--root --path --patient --labels --each-image-a-patient --leave-out --ids --look --write --card
+        --show-images --json --option''',
     'lab': '--start --no-start --browser --no-browser --port',
     'app': '--root --port --ip --token --kernels --idle --memory --upload --theme --reference',
     'demo': '--out --epochs --rows',

@@ -208,6 +208,26 @@ def test_what_cannot_be_paired_is_an_error_and_what_looks_wrong_a_warning():
         comparing.align_scored(scored(map(str, range(50))), scored(map(str, range(50)), seed=1))
 
 
+def test_two_policies_are_named_with_their_remedy():
+    pair = comparing.align_scored(scored('abc'), scored('abc', seed=1))._replace(lone=7, differ=2)
+    one, two = dict(name='one', policy='-1 means zeros'), dict(name='two', policy='-1 means ignore')
+    said = comparing.describe_policies(one, two, pair)
+    assert 'one: -1 means zeros; two: -1 means ignore. 7 entries' in said and ', and 2 whose labels differ' in said
+    assert comparing.describe_policies(one, dict(two, policy='-1 means zeros'), pair) == ''
+
+
+def test_a_comparison_fits_a_terminal():
+    a, b, y, patient = two_models(labels=4)
+    y[:, 3] = patient == 0
+    names = ['Edema', 'Enlarged Cardiomediastinum', 'a'*150, 'Hernia']
+    with pytest.warns(UserWarning, match='too few .Hernia.'):
+        table = comparing.compare_scores(a, b, y, patient_id=patient, label_names=names, n_boot=50)
+    text = comparing.format_pair(table)
+    assert max(map(len, text.splitlines())) in (99, 100) and 'too few (3 positives of 1 patient)' in text
+    assert 'Enlarged Cardiomediastinum' in text.partition('average precision:')[2]      # the second block is narrower
+    assert 'aa..aa' in text and 'nan' not in text.lower()
+
+
 # ---- studies and groups ----
 
 def test_studies_are_means_and_labels_of_their_views():
