@@ -44,7 +44,7 @@ def measure_rows(redraws=500, warm=60, runs=('supervised', 'lcc')):
     from cxr_workbench.workbench import Bench, Workbench
     bench = Workbench(Bench(runs={name: find_model(name) for name in runs}))
     moves, taken = make_moves(bench), {name: [] for name in SETTINGS}
-    for name, move in moves.items():
+    for move in moves.values():
         for _ in range(warm//len(moves)): move()
     gc.collect()
     before = read_memory()

@@ -16,6 +16,7 @@ from .annotation_sets import ANNOTATED, PLACES
 from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_bytes, find_same_rows
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
+from .finding_texts import findings_table
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
 from .homes import take_for_files
 from .implied import check_implied, fill_table
@@ -23,7 +24,7 @@ from .long_tables import find_long, widen
 from .places import check_files, check_masks, check_repeats, find_root, get_stem, locate_files
 from .reading import find_images, fit_image
 from .roles import Check, Role, check_ids, check_labels, check_names_of_files, check_people
-from .roles import findings_table, guess_labels, guess_roles, parse_states
+from .roles import guess_labels, guess_roles, parse_states
 from .roles import read_texts, say_count, tabulate_states
 from .splits import make_spelling_key, patients_from_names
 from .tables import find_column, find_labels, find_patients

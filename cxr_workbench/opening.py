@@ -491,7 +491,6 @@ def list_scored(
 ):                   # files, (n,), '' where a row names none; what they are called, (n,)
     "The files to score; ValueError or OSError where there are none, or where tables and files are mixed."
     from cxr_workbench.csv_tables import is_table_file
-    from cxr_workbench.tables import read_table
     tables = [place for place in inputs if is_table_file(place) and not Path(place).is_dir()]
     if str(inputs[0]) in CATALOGUE and not Path(inputs[0]).exists():
         from cxr_workbench.adapters import list_named_files

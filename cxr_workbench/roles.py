@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from .answers import STATES, parse_answers, read_answers
 from .csv_tables import USUAL, first_few, plain_name, read_table
-from .finding_texts import findings_table, holds_sentences, split_text
+from .finding_texts import holds_sentences
 from .reading import SUFFIXES
 from .splits import make_spelling_key, parse_patient
 from .states import CHEXPERT, CXR_LT_2026, NIH14, label_states

@@ -506,7 +506,6 @@ def write_run(
 
 # %% ../nbs/82_workbench.ipynb #be5c0032
 BUTTONS = 'back to the data', 'save the case', 'save the run'
-
 class Board:
     "Menus over panels: what is chosen, and what is drawn of it."
     def __init__(self, bench:Bench):
@@ -559,8 +558,7 @@ class Board:
         self.turn()
 
     @contextlib.contextmanager
-    def quietly(self):
-        "Menus are set without drawing."
+    def quietly(self):   # menus are set without drawing
         self.quiet = True
         try: yield
         finally: self.quiet = False

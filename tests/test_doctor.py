@@ -415,9 +415,10 @@ def test_a_card_says_that_blanks_train_as_absent(tmp_path):
     from cxr_workbench.cards import write_card
     from cxr_workbench.doctor import examine
     table = pd.DataFrame(dict(path=[f'{k}.png' for k in range(8)], patient_id=range(8)))
-    table = table.assign(Edema=[1, 0, None, None, 1, 0, 1, 0], Mass=[1, 0, -1, 0, 1, 0, None, 0])
-    for row, image in enumerate(np.random.default_rng(0).integers(0, 256, (8, 32, 32), np.uint8)):
-        Image.fromarray(image).save(tmp_path/f'{row}.png')
+    table['Edema'] = [1, 0, None, None, 1, 0, 1, 0]
+    table['Mass'] = [1, 0, -1, 0, 1, 0, None, 0]
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32), np.uint8)
+    for row, image in enumerate(images): Image.fromarray(image).save(tmp_path/f'{row}.png')
     table.to_csv(tmp_path/'t.csv', index=False)
     write_card(examine(tmp_path/'t.csv'), tmp_path/'card.html')
     text = (tmp_path/'card.html').read_text()

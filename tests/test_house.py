@@ -69,7 +69,7 @@ GROUND = {
     'roles': {'states', 'csv_tables', 'answers', 'tables', 'splits', 'reading', 'finding_texts'},
     'places': {'csv_tables', 'reading', 'roles'},
     'copies': {'reading', 'roles', 'phantom'},
-    'long_tables': {'csv_tables', 'tables', 'roles'},
+    'long_tables': {'csv_tables', 'tables', 'roles', 'finding_texts'},
     'implied': {'states', 'hierarchy', 'csv_tables', 'roles'},
 }
 DATA = {
@@ -134,6 +134,7 @@ BESIDE = {
     'launcher': set(),
     'cards': {*BELOW, 'views', 'doctor', 'overlaps', 'reports'},
     'settings': {*GROUND},
+    'commands': {'signatures', 'settings'},
     'trees': {*GROUND},
     'protocols': {*GROUND},
     'obtained': {*GROUND, 'views', 'intervals', 'metrics', 'protocols'},
@@ -148,7 +149,7 @@ BESIDE = {
     'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases', 'workbench'},
     'app': {'workbench'},
     'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
-            'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'reproduce', 'sweeps', 'app'},
+            'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'commands', 'reproduce', 'sweeps', 'app'},
 }
 FLOORS = GROUND | DATA | BETWEEN | PARTS | BESIDE   # module -> the modules of the workbench that it may import
 LATER = {   # pages of one paper

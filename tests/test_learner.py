@@ -122,7 +122,8 @@ def test_a_log_gets_a_line_now_and_then_and_no_bar(data, monkeypatch, capsys, st
     said = [re.sub(r'0\.\d+', 'X', line) for line in printed.splitlines()]
     assert '\r' not in printed and len(said) == lines, printed
     if not lines: return
-    assert said[0] == 'epoch 1 of 2, step 3 of 4: loss X, about 53 s left' and said[1].startswith('epoch 1 of 2: loss X')
+    assert said[0] == 'epoch 1 of 2, step 3 of 4: loss X, about 53 s left'
+    assert said[1].startswith('epoch 1 of 2: loss X')
     assert said[2:] == ['epoch 2 of 2, step 3 of 4: loss X, about 11 s left', 'epoch 2 of 2: loss X']
 
 
