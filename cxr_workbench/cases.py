@@ -51,7 +51,7 @@ def score_reference(
     seen = [look_at(method, data.batch(rows).x) for rows in parts]
     scores, features = (np.concatenate(column) for column in zip(*seen))
     with warnings.catch_warnings():   # of means over labels, which are not read here
-        warnings.filterwarnings('ignore', message='(macro|head|medium|tail): .*resamples')
+        warnings.filterwarnings('ignore', message='(macro|head|medium|tail): .*resamples|no interval of')
         table = report(scores, data.y, data.known, data.patient_id, names, n_boot=n_boot)
     return Reference(data, scores, features, table)
 

@@ -271,7 +271,7 @@ def test_sets_are_opened_by_name_and_by_function(three):
     assert some.label_names == ['Mass'] and some.y[:, 0].tolist() == [1, 0, 1, 0]
     with pytest.raises(ValueError, match=r"no labels \['Nodule'\]"): data.open_coco(three/'c', labels='Nodule')
     with pytest.raises(ValueError, match='yolo needs root='): opening.open_data('yolo')
-    with pytest.raises(ValueError, match='--path is for csv'): opening.check_used('coco', {'path': 'x'})
+    with pytest.raises(ValueError, match='path=... is for csv'): opening.check_used('coco', {'path': 'x'})
 
 
 def test_the_doctor_ends_with_a_command_that_trains(three, monkeypatch):

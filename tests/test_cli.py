@@ -402,7 +402,7 @@ def test_a_record_that_is_not_whole_is_named(tmp_path, text, named):
     with pytest.raises(FileNotFoundError, match='run.json is missing'): opening.read_run_record(tmp_path)
     (tmp_path/'run.json').write_text(text)
     with pytest.raises(ValueError) as error: opening.read_run_record(tmp_path)
-    assert named in str(error.value) and 'run.json' in str(error.value) and '--data' in str(error.value)
+    assert named in str(error.value) and 'run.json' in str(error.value) and 'source=...' in str(error.value)
 
 
 def test_the_record_of_a_run_opens_its_parts_again(run):

@@ -125,7 +125,8 @@ def test_no_finding_beside_a_finding_but_not_beside_devices():
 
 
 def test_whole_names_are_counted():
-    found = roles.findings_table(pd.Series(["['nodule', ' pseudonodule ']", 'Mass|pseudonodule', "['nodule", None]))
+    from cxr_workbench.finding_texts import findings_table
+    found = findings_table(pd.Series(["['nodule', ' pseudonodule ']", 'Mass|pseudonodule', "['nodule", None]))
     assert found['nodule'].tolist() == ['1', '0', '1', None] and found['pseudonodule'].tolist() == ['1', '1', '0', None]
 
 
@@ -333,7 +334,7 @@ def test_exit_codes_say_whether_what_is_read_would_train_wrongly(phantom, tmp_pa
     write_images(phantom, tmp_path, NAMES[:20])
     table = make_table(phantom, NAMES[:20])
     table.to_csv(tmp_path/'right.csv', index=False)
-    table.assign(path=[*NAMES[:17], 'gone/a.png', 'gone/b.png', None]).to_csv(tmp_path/'lost.csv', index=False)
+    table.assign(path=[*NAMES[:17], 'gone/lost_1.png', 'gone/lost_2.png', None]).to_csv(tmp_path/'lost.csv', index=False)
     table.assign(patient_id=['1.92E+38']*3 + [*table.patient_id[3:]]).to_csv(tmp_path/'rounded.csv', index=False)
     assert 'wrong' not in shell('doctor', tmp_path/'right.csv')
     shell('doctor', tmp_path/'lost.csv', status=1)

@@ -221,14 +221,13 @@ def test_the_ratio_of_folds_is_a_number(ratio):
 
 # ---- the shell
 
-@pytest.mark.parametrize('source, given, option', [
-    ('x.npz', dict(how=dict(fit='crop')), '--fit'), ('x.npz', dict(root='images'), '--root'),
-    ('x.npz', dict(path='file'), '--path'), ('x.npz', dict(packed='pack'), '--packed'),
-    ('t.csv', dict(table='t.csv'), '--table'), ('phantom', dict(labels=['Edema']), '--labels'),
-    ('phantom', dict(patient='p'), '--patient'), ('nih14', dict(uncertain=True), '--uncertain'),
-    ('t.csv', dict(rows=True), '--rows')])
-def test_options_that_the_data_do_not_use_are_refused(source, given, option):
-    with pytest.raises(ValueError, match=option): opening.check_used(source, given)
+@pytest.mark.parametrize('source, given', [
+    ('x.npz', dict(how=dict(fit='crop'))), ('x.npz', dict(root='images')), ('x.npz', dict(path='file')),
+    ('x.npz', dict(packed='pack')), ('t.csv', dict(table='t.csv')), ('phantom', dict(labels=['Edema'])),
+    ('phantom', dict(patient='p')), ('nih14', dict(uncertain=True)), ('t.csv', dict(rows=True))])
+def test_options_that_the_data_do_not_use_are_refused(source, given):
+    name, = given
+    with pytest.raises(ValueError, match=rf'{name}=\.\.\. is for'): opening.check_used(source, given)
 
 
 def test_options_that_the_data_use_pass():
