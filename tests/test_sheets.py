@@ -443,7 +443,7 @@ def test_from_the_workbook_to_scores_as_typed(department, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     lines = [line.strip() for line in shell('doctor', home/'table.xlsx', '--look', 0, status=1).splitlines()]
     write, fit = [shlex.split(line)[1:] for line in lines if line.startswith('cxr-workbench ')]
-    assert 'written to repaired.csv' in shell(*write, '--look', 0, status=1)
+    assert 'written to repaired.csv' in shell(*write, '--look', 0)
     shell(*fit, '--preset', 'tiny', '--epochs', 1, '--size', 32, '--out', 'run', '--no-progress')
     assert 'macro' in shell('evaluate', 'run', '--n-boot', 10)
     shell('predict', 'run', home/'scans'/'00001.dcm', home/'scans'/'00002.dcm', '--out', 'scores.csv')
