@@ -151,10 +151,16 @@ class Bench:
         else: row = None
         return Choice(methods, x, row, label if label in labels else labels[0])
 
+# %% ../nbs/82_workbench.ipynb #be5c00a1
+def show_image(choice):
+    "The image that is looked at."
+    name = 'the file' if choice.row is None else f'image {choice.row}'
+    return views.show_images(choice.x, [name], side=260)
+
 # %% ../nbs/82_workbench.ipynb #7c2ac92c
 def draw_plain_scores(choice):
     "The image and its scores, where the data have none of the labels and nothing can be compared."
-    figures = [views.show_images(choice.x, side=260)]
+    figures = [show_image(choice)]
     for name, method in choice.methods.items():
         title = f'{name}: the data have none of its labels, so the scores stand alone'
         figures.append(views.score_bars(cases.score_batch(method, choice.x)[0], list(method.label_names), title=title))
@@ -175,7 +181,7 @@ def draw_scores(bench, choice):
         present = dict(zip(bench.data.label_names, ((y > .5) & known).tolist()))
         truth = [present.get(name, False) for name in shared]
     keep = {name: table.loc[shared] for name, table in standing.items()}
-    return [views.show_images(choice.x, side=260), cases.show_standing(keep, references, truth)]
+    return [show_image(choice), cases.show_standing(keep, references, truth)]
 
 # %% ../nbs/82_workbench.ipynb #be5c0015
 def find_own_way(method, x)->str:

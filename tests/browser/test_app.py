@@ -203,13 +203,14 @@ REACH = """() => {
 }"""
 MUTE = """() => [...document.querySelectorAll('.cxr-panel [role=figure]')]
     .filter(plot => plot.querySelector('.main-svg') && (plot.getAttribute('aria-label') || '').length < 12)
-    .map(plot => plot.innerText.slice(0, 80))"""
+    .map(plot => `${plot.getAttribute("aria-label")}: ${plot.outerHTML.slice(0, 200)}`)"""
 
 
 def test_the_keyboard_reaches_every_control_and_figures_have_words(page):
     for name in ('where it looks', 'attack', 'relations'):
         panel = turn(page, name)
-        assert page.evaluate(REACH) == [] and page.evaluate(MUTE) == []
+        assert page.evaluate(REACH) == [], name
+        assert page.evaluate(MUTE) == [], name
         assert not error_of(panel)
     tab = page.locator('.cxr-workbench .lm-TabBar-tab[aria-selected=true]')
     tab.focus()
@@ -233,7 +234,8 @@ def test_times_from_control_to_picture(page):
         slider = panel.locator('.widget-hslider .noUi-handle')
         for k in range(5):
             def move(k=k):
-                if slider.count(): slider.first.press('ArrowRight')
+                if name == 'relations': panel.locator('select').nth(1).select_option(['lines', 'tables'][k % 2])
+                elif slider.count(): slider.first.press('ArrowRight')
                 else:
                     page.locator(ROW).fill(str(20 + k))
                     page.locator(ROW).press('Enter')
