@@ -334,7 +334,8 @@ def test_exit_codes_say_whether_what_is_read_would_train_wrongly(phantom, tmp_pa
     write_images(phantom, tmp_path, NAMES[:20])
     table = make_table(phantom, NAMES[:20])
     table.to_csv(tmp_path/'right.csv', index=False)
-    table.assign(path=[*NAMES[:17], 'gone/lost_1.png', 'gone/lost_2.png', None]).to_csv(tmp_path/'lost.csv', index=False)
+    lost = [*NAMES[:17], 'gone/lost_1.png', 'gone/lost_2.png', None]
+    table.assign(path=lost).to_csv(tmp_path/'lost.csv', index=False)
     table.assign(patient_id=['1.92E+38']*3 + [*table.patient_id[3:]]).to_csv(tmp_path/'rounded.csv', index=False)
     assert 'wrong' not in shell('doctor', tmp_path/'right.csv')
     shell('doctor', tmp_path/'lost.csv', status=1)

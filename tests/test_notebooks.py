@@ -5,8 +5,9 @@ The sections of a notebook share one kernel and run in order, each when its own 
 `pytest -k "01_phantom and severity"` runs that section and what it builds on, and nothing after it.
 A section that stands on a failed one is reported as blocked by it.
 Sections without code are not listed: there is nothing in them that could fail.
+CXR_PAGES_IN_BROWSER=1 leaves out the pages that `make browser` runs, for who runs both.
 """
-import os, re, time
+import os, re, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -15,6 +16,9 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT/'tests'/'browser'))
+from lab import is_visited   # noqa: E402
+ELSEWHERE = bool(os.environ.get('CXR_PAGES_IN_BROWSER'))
 CELL_SECONDS = 180  # a page runs in 12 to 30 s; a cell that takes this long hangs
 
 
@@ -118,11 +122,12 @@ def open_page():
 def cases():
     for path in PAGES:
         name, seen = path.relative_to(ROOT/'nbs').with_suffix('').as_posix(), set()
+        marks = [pytest.mark.skip('the browser runs this page')] if ELSEWHERE and is_visited(f'{name}.ipynb') else []
         for n, section in enumerate(sections(path)):
             title = section.title if section.title not in seen else f'{section.title} ({n})'
             seen.add(section.title)
             slug = re.sub(r'[^\w()]+', '-', title).strip('-')
-            yield pytest.param(path, n, id=f'{name}:{slug}')
+            yield pytest.param(path, n, id=f'{name}:{slug}', marks=marks)
 
 
 @pytest.mark.parametrize('path, n', cases())

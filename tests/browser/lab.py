@@ -41,6 +41,11 @@ def has_controls(notebook):
     return any(f'{name}(' in code for name in ('explore', 'open_workbench', 'LiveWidget'))
 
 
+def is_visited(notebook):
+    "Whether the browser runs a page: those with controls, and the welcome page; CXR_EVERY_PAGE=1 is all of them."
+    return bool(os.environ.get('CXR_EVERY_PAGE')) or notebook == 'index.ipynb' or has_controls(notebook)
+
+
 def leave_out(folder, names):
     "What is not copied beside the pages: checkpoints, runs, sockets of kernels."
     def is_socket(path): return not (path.is_file() or path.is_dir())

@@ -6,11 +6,10 @@ cell by cell in test_notebooks, and its figures are drawn by test_geometry.
 import os
 from pathlib import Path
 import nbformat, pytest
-from lab import has_controls, notebooks
+from lab import is_visited, notebooks
 
 SHOTS = None if os.environ.get('CI') else Path(__file__).parent/'shots'   # kept where somebody can look at them
-EVERY = bool(os.environ.get('CXR_EVERY_PAGE'))
-VISITED = [page for page in notebooks() if EVERY or page == 'index.ipynb' or has_controls(page)]
+VISITED = [page for page in notebooks() if is_visited(page)]
 
 
 @pytest.mark.parametrize('notebook', VISITED)
