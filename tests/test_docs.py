@@ -81,6 +81,7 @@ def test_cells_without_code_go_and_controls_are_named(place):
 @pytest.mark.parametrize('text, kept', [
     ('[b](../b.ipynb)', '[b](../b.ipynb)'), ('[a](a.ipynb#why)', '[a](a.ipynb#why)'), ('[c](../c.ipynb)', 'c'),
     ('[d](https://e.org/f.ipynb)', '[d](https://e.org/f.ipynb)'),
+    ('<a href="../b.ipynb#x">b</a>', '<a href="../b.html#x">b</a>'), ('<a href="../c.ipynb">c</a>', 'c'),
 ])
 def test_links_lead_to_pages_that_are_built(place, text, kept): assert pages.keep_links(text, place) == kept
 

@@ -6,6 +6,7 @@ from pathlib import Path
 FIGURE, PICTURE = 'application/vnd.plotly.v1+json', 'image/png'
 CONTROLS = ('explore(', 'open_workbench(', 'LiveWidget(')
 LINK = re.compile(r'\[([^\]\n]*)\]\(([\w./-]+\.ipynb)(#[^)\s]*)?\)')
+ANCHOR = re.compile(r'<a href="([\w./-]+)\.ipynb(#[^"]*)?">(.*?)</a>')   # in folded answers, which are HTML
 
 
 @dataclass
@@ -153,16 +154,21 @@ def find_module(cells):   # name of the module that a notebook exports, '' for n
     return ''
 
 
+def is_built(name, place):
+    "Whether the page of this name, relative to another page, is in the site."
+    parts = []
+    for part in (*Path(place.name).parent.parts, *Path(name).parts):
+        if part == '..' and parts: parts.pop()
+        elif part != '.': parts.append(part)
+    return '/'.join(parts) in place.built
+
+
 def keep_links(text, place):
     "Links between pages stay where the page is built; elsewhere their words stay."
-    def check(match):
-        folder = Path(place.name).parent
-        parts = []
-        for part in (*folder.parts, *Path(match[2]).with_suffix('').parts):
-            if part == '..' and parts: parts.pop()
-            elif part != '.': parts.append(part)
-        return match[0] if '/'.join(parts) in place.built else match[1]
-    return LINK.sub(check, text)
+    def check(match): return match[0] if is_built(match[2].removesuffix('.ipynb'), place) else match[1]
+    def rewrite(match):
+        return f'<a href="{match[1]}.html{match[2] or ""}">{match[3]}</a>' if is_built(match[1], place) else match[3]
+    return ANCHOR.sub(rewrite, LINK.sub(check, text))
 
 
 CODE = re.compile(r'(?<![\[`\w])`([A-Za-z_][\w.]*)(\(\))?`(?![`\]])')
