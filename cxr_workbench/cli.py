@@ -8,6 +8,7 @@ __all__ = ['methods', 'data', 'doctor', 'version', 'fit', 'evaluate', 'compare',
 
 # %% ../nbs/80_cli.ipynb #9256c40f
 import json, os, sys, time, warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -685,7 +686,7 @@ def lab(
     launcher.start_lab(folder, port, browser)
 
 # %% ../nbs/80_cli.ipynb #91499e93
-@command
+@partial(command, name='app')
 def serve_app(
     root: Annotated[Path, Option(help='folder: runs and data below it can be chosen, nothing above it')] = Path('.'),
     port: Annotated[int, Option(help='of the server')] = 8866,
@@ -701,7 +702,6 @@ def serve_app(
     "The workbench in a browser, without code: your images, your runs, two models side by side."
     from cxr_workbench.app import Settings, serve
     serve(Settings(str(root), port, ip, token, kernels, idle, memory, upload, theme, reference), print_line)
-app.registered_commands[-1].name = 'app'
 
 # %% ../nbs/80_cli.ipynb #4e9d0002
 @command

@@ -60,7 +60,10 @@ def describe_error(
     return spell_message(message, function, given)
 
 # %% ../nbs/79c2_commands.ipynb #246d4b79
-def command(function):
+def command(
+    function,
+    name=None,   # of the command; None: that of the function
+):
     "Register a command whose mendable errors are one line and exit status 1, and whose warnings are one line each."
     @functools.wraps(function)
     def run(*args, **kw):
@@ -71,5 +74,5 @@ def command(function):
             if os.environ.get('CXR_DEBUG'): raise
             typer.echo(f'error: {describe_error(error, function, kw)}', err=True)
             raise typer.Exit(1) from None
-    app.command()(run)
+    app.command(name)(run)
     return run

@@ -238,7 +238,7 @@ def score_run(
     scored = evaluating.average_studies(images, evaluating.find_studies(images, study)) if study else images
     groups, identity = reports.group_labels(opened.model), evaluating.identify(opened)
     phantom = opened.description.get('source', 'phantom') == 'phantom'
-    policy = evaluating.describe_policy(opened.description)
+    policy = opening.describe_policy(opened.description)
     about = dict(stands=opened.stands, source=opened.source, seen=seen, policy=policy, phantom=phantom)
     return dict(about, name=name, scored=scored, groups=groups, identity=identity)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['load_run', 'Scored', 'score_data', 'find_values', 'find_studies', 'average_studies', 'find_groups', 'measure_groups',
-           'summarize_groups', 'Opened', 'open_rows', 'find_seen', 'check_seen', 'describe_policy', 'describe_seen',
-           'make_sections', 'identify', 'Evaluation', 'evaluate_run']
+           'summarize_groups', 'Opened', 'open_rows', 'find_seen', 'check_seen', 'describe_seen', 'make_sections',
+           'identify', 'Evaluation', 'evaluate_run']
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00003
 import warnings
@@ -14,14 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from . import opening, reports
 from .catalogue import spell_options
-from .grouping import BLANK, check_grouping, group_age, read_texts
-
-# %% ../nbs/79b1_evaluating.ipynb #e1a00006
-def count_epochs(
-    record:dict,   # of a run: checkpoints.make_record
-)->int:
-    "The epochs that a run was meant to have."
-    return sum(stage['epochs'] for stage in record['recipe'])
+from .grouping import BLANK, check_grouping, group_age, spell_values
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00007
 def load_checkpoint(
@@ -29,7 +22,7 @@ def load_checkpoint(
 ):         # the method in evaluation mode; epochs done, epochs planned
     "The method of an unfinished run as it stands; ValueError for a damaged file."
     import torch
-    from cxr_workbench.checkpoints import open_checkpoint
+    from cxr_workbench.checkpoints import count_epochs, open_checkpoint
     from cxr_workbench.files import Reading
     from cxr_workbench.renamed import update_state
     from cxr_workbench.saving import rebuild
@@ -42,7 +35,7 @@ def load_checkpoint(
     own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     model.load_state_dict(update_state(model.config['method'], own), strict=True)
     model.reading = Reading.from_dict(record['reading']) if record.get('reading') else None
-    return model.eval(), len(saved['history']), count_epochs(record)
+    return model.eval(), len(saved['history']), count_epochs(record['recipe'])
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00009
 def load_run(
@@ -117,14 +110,14 @@ def find_values(
     table = scored.meta
     if table is None: raise ValueError(f'by={by!r}: these data have no table beside the images')
     if not named and what not in COLUMNS: column = what
-    if column: return what, read_texts(table[find_column(table, what, column)])
+    if column: return what, spell_values(table[find_column(table, what, column)])
     usual = [plain_name(name) for name in COLUMNS[what]]
     found = [name for want in usual for name in table.columns if plain_name(name) == want]
     if not found:
         raise ValueError(f'by={what!r}: no column of the table has a usual name for it; name one, '
                          f"by='{what}=COLUMN'; the table has {list(table.columns)}")
-    values = read_texts(table[found[0]])
-    for name in found[1:]: values = np.where(values == BLANK, read_texts(table[name]), values)
+    values = spell_values(table[found[0]])
+    for name in found[1:]: values = np.where(values == BLANK, spell_values(table[name]), values)
     return what, values
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00024
@@ -330,15 +323,6 @@ def check_seen(
     same = [None if value is None else str(value) for value in first] == second
     return find_seen(scored.names, scored.patient, trained, train.patient_id, same)
 
-# %% ../nbs/79b1_evaluating.ipynb #b961a3e4
-def describe_policy(
-    description,   # arguments of opening.open_data
-)->str:
-    "What -1 and a blank of a table meant, in words."
-    kind = opening.detect_source(description.get('source', 'phantom'))
-    if 'uncertain' not in opening.list_used(kind): return 'all known'
-    return f'-1 means {description.get("uncertain", "zeros")}, a blank {description.get("blank", "negative")}'
-
 # %% ../nbs/79b1_evaluating.ipynb #6c96ef80
 def count_entries(
     data,   # CXRDataset
@@ -381,7 +365,7 @@ def describe_rows(
         'data': opened.source + (f' ({chosen})' if chosen else ''),
         'scored': rows + people,
         'images are read': reports.describe_reading(data.reading),
-        'labels': describe_policy(about),
+        'labels': opening.describe_policy(about),
         'entries of the images': entries,
         'labels that these data do not have': ', '.join(absent) or 'none',
         'rows of the training part': seen,

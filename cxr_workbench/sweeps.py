@@ -196,8 +196,9 @@ def run_jobs(
 ):                     # DataFrame of all rows
     "Train every job that has no row yet; each run writes its own."
     failed = table if failed is None else failed
-    for job in jobs if retry else []:
-        if failed.find_states().get(failed.identify(job['key'])) == 'failed': failed.drop(job['key'])
+    states = failed.find_states() if retry else {}
+    for job in jobs:
+        if states.get(failed.identify(job['key'])) == 'failed': failed.drop(job['key'])
     over = find_over(table, failed)
     todo = [job for job in jobs if table.identify(job['key']) not in over]
     if not todo: return table.read()
@@ -341,8 +342,8 @@ def run_sweep(
     "Train every run of a plan that has no row yet."
     out, jobs = read_plan(path, options)
     table, names = RunTable(out/'runs.csv', ['run']), [job['key']['run'] for job in jobs]
-    have = {row['run']: row.get('state', 'done') for row in table.read_text().to_dict('records')}
-    states = [have.get(name, 'to train') for name in names]
+    have = table.find_states()
+    states = [have.get(table.identify(job['key']), 'to train') for job in jobs]
     say(f'{len(jobs)} runs, {states.count("done")} have their row and {states.count("failed")} failed; {table.path}')
     if dry:
         for name, state in zip(names, states): say(f'{name}: {state}')

@@ -160,15 +160,9 @@ def read_runs(path):
     return pd.read_csv(path) if Path(path).exists() else pd.DataFrame(columns=KEY)
 
 
-def make_key(row): return tuple(str(row[k]) for k in KEY)
-
-
 def list_keys(frame, names):
     "What makes each run of a table this run, as text, in the order of its rows."
     return list(zip(*(map(str, frame[name].tolist()) for name in names)))
-
-
-def open_table(path): return RunTable(path, KEY)
 
 
 def run_all(o, jobs, train=train_and_score):
@@ -177,13 +171,14 @@ def run_all(o, jobs, train=train_and_score):
     settings = {name: getattr(o, name, 'tiny') for name in SETTINGS}
     data = 'phantom' if o.data == 'phantom' else Path(o.data).stem
     for job in jobs: job['key'].update(settings, data=data)
-    have = set(list_keys(read_runs(o.out), KEY))
-    todo = [job for job in jobs if make_key(job['key']) not in have]
+    table = RunTable(o.out, KEY)
+    have = table.find_states()
+    todo = [job for job in jobs if table.identify(job['key']) not in have]
     print(f'{len(jobs)} runs, {len(jobs)-len(todo)} of them exist in {o.out}', flush=True)
     if o.report_only or not todo: return read_runs(o.out)
     spread = dict(workers=o.jobs, backend=getattr(o, 'backend', 'loky'), scheduler=getattr(o, 'scheduler', None))
     failed = RunTable(o.out.with_name(f'{o.out.stem}-failed.csv'), KEY)
-    run_jobs(todo, partial(train, o), open_table(o.out), failed, retry=True, say=print_run, **spread)
+    run_jobs(todo, partial(train, o), table, failed, retry=True, say=print_run, **spread)
     return read_runs(o.out)
 
 
