@@ -163,6 +163,8 @@ def open_backend(
         yield
 
 # %% ../nbs/86_sweeps.ipynb #sw860026
+ROUNDS = 3   # a worker that dies takes the others along, so one round without a row says little
+
 def spread(
     jobs:list, train,   # as in `run_jobs`
     table, failed,      # RunTables
@@ -170,6 +172,7 @@ def spread(
     "Jobs through joblib's backend that is open; RuntimeError where the workers die without a row."
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
+    rounds = 0   # in a row in which workers died and no run got its row
     while jobs:
         calls = (delayed(run_one)(job, train, table, failed) for job in jobs)
         try:
@@ -178,7 +181,8 @@ def spread(
         except TerminatedWorkerError as error:
             left, over = len(jobs), find_over(table, failed)
             jobs = [job for job in jobs if table.identify(job['key']) not in over]
-            if len(jobs) < left: continue
+            rounds = rounds + 1 if len(jobs) == left else 0
+            if rounds < ROUNDS: continue
             raise RuntimeError(
                 f'the workers die, and {left} runs have no row: memory may be short. Give fewer at a time') from error
 

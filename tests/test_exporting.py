@@ -40,9 +40,11 @@ def test_the_policy_of_a_run_is_told_without_its_paths(tmp_path):
     data = dict(source='/secret/place/table.csv', uncertain='ones', blank='unknown')
     write_run_record(tmp_path, dict(data=data, fold=0, fold_column=None, regime='single-positive'))
     told = exporting.describe_labelling(method, tmp_path)
-    assert told == 'a table; uncertain: ones, blank: unknown; regime: single-positive; unknown entries: negative'
+    assert told == 'a table; -1 means ones, a blank unknown; regime: single-positive; unknown entries: negative'
     assert '/secret/place/table.csv' in exporting.describe_labelling(method, tmp_path, paths=True)
     assert exporting.describe_labelling(method).startswith('not recorded')
+    write_run_record(tmp_path, dict(data=dict(source='phantom'), fold=0, fold_column=None))
+    assert exporting.describe_labelling(method, tmp_path).startswith('phantom; all known; regime: full')
 
 
 def test_what_a_figure_holds_cannot_close_its_script():

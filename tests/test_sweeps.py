@@ -119,6 +119,11 @@ def test_processes_of_this_machine_and_one_that_is_killed(tmp_path):
     assert sorted(found['seed']) == list(range(6)) and os.getpid() not in found['pid'].tolist()
 
 
+def test_a_worker_that_dies_before_any_run_has_its_row_ends_nothing(tmp_path):
+    table, jobs = RunTable(tmp_path/'runs.csv', KEY), make_jobs(2, folder=tmp_path, kills=0, seconds=.5)
+    assert sorted(run_jobs(jobs, score, table, workers=2)['seed']) == [0, 1]
+
+
 def kill(job): os.kill(os.getpid(), signal.SIGKILL)
 
 
