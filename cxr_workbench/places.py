@@ -7,7 +7,7 @@ __all__ = ['index_files', 'count_needed', 'Move', 'describe_move', 'Places', 'lo
            'check_repeats', 'check_masks']
 
 # %% ../nbs/01i2_places.ipynb #07ad88fb
-import os, re, unicodedata
+import os, re, tempfile, unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -159,6 +159,17 @@ def describe_move(
     spelling = '\\' in name or kept[:-1] != tail[:-1] or other_name
     return Move('/'.join(have[:end]) or '.', '/'.join(wanted[:cut]), suffix, spelling)
 
+# %% ../nbs/01i2_places.ipynb #32e24f1e
+def get_above(
+    root,           # the folder of a table
+)->Path|None:       # None where it belongs to everybody
+    "The folder above, where it may be searched."
+    above = Path(root).resolve().parent
+    common = {Path(above.anchor), Path(tempfile.gettempdir()).resolve()}
+    try: common.add(Path.home().resolve().parent)
+    except RuntimeError: pass   # no home is known
+    return None if above in common else above
+
 # %% ../nbs/01i2_places.ipynb #670f3fc3
 class Places(NamedTuple):
     "Where the files of a table lie."
@@ -173,18 +184,22 @@ def locate_files(
     names,         # what a table calls its files, (n,); None where blank
     root,          # folder that relative names start from
     search=None,   # folders to search, one after the other until something is found; None: root and the one above it
+    least=.05,     # share of the missing files that has to be in the folder above
 )->Places:
     "Where the files of a table are, and how the names differ from them."
     paths = [None if name is None else os.path.join(root, name) for name in names]
     lost = [row for row, path in enumerate(paths) if path is None or not os.path.isfile(path)]
     found, searched, needed = {}, [], count_needed(names) if lost else []
-    for folder in (search or [root, Path(root).resolve().parent]) if lost else []:
-        if not os.path.isdir(folder): continue
+    above = get_above(root)
+    for folder in (search or [root, above]) if lost else []:
+        if folder is None or not os.path.isdir(folder): continue
         index = index_files(folder)
         searched.append(str(folder))
         tails = {}
         found = {row: find_file(names[row], index, needed[row], tails) for row in lost if names[row] is not None}
-        if any(path is not None for path in found.values()): break
+        count = sum(path is not None for path in found.values())
+        if search is None and folder is above and count < least*len(lost): found = {}
+        elif count: break
     moves = {}
     for row in lost:
         paths[row] = found.get(row) or None

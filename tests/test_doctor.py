@@ -200,6 +200,27 @@ def test_files_beside_the_folder_of_the_table(tmp_path):
     assert found.paths == [str(tmp_path/'images'/'a.png')]
 
 
+def test_a_few_names_in_a_neighbouring_folder_are_a_coincidence(tmp_path):
+    touch(tmp_path, 'of_somebody_else/0.png', 'of_somebody_else/00007.png')
+    (tmp_path/'labels').mkdir()
+    names = [f'{k}.png' for k in range(60)]
+    assert places.locate_files(names, tmp_path/'labels').absent == list(range(60))
+    assert places.locate_files(names, tmp_path/'labels', least=.03).paths[0].endswith('0.png')
+    assert places.locate_files(names, tmp_path).absent == [k for k in range(60) if k not in (0, 7)]   # as it was given
+
+
+@pytest.mark.parametrize('which', ['temporary', 'homes', 'disk'])
+def test_a_folder_that_belongs_to_everybody_is_not_searched(which, tmp_path, monkeypatch):
+    touch(tmp_path, 'other/a.png')
+    mine = tmp_path/'mine'
+    mine.mkdir()
+    assert places.locate_files(['a.png'], mine).paths == [str(tmp_path/'other'/'a.png')]
+    if which == 'temporary': monkeypatch.setattr(places.tempfile, 'gettempdir', lambda: str(tmp_path))
+    if which == 'homes': monkeypatch.setenv('HOME', str(mine))
+    if which == 'disk': assert places.get_above('/data') is None
+    else: assert places.locate_files(['a.png'], mine) == places.Places([None], {}, [], [0], [str(mine)])
+
+
 # ---- copies ----
 
 def test_every_copy_is_found_and_nothing_else(phantom):
