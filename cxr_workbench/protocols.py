@@ -309,6 +309,7 @@ def change_protocol(
 def list_differences(
     protocol:Protocol,
     runs=None,          # how many are made; None: all
+    collected=None,     # of reproduce.collect_parts; None: not read, or made up
 ):                      # DataFrame: what differs, why
     "What is otherwise than in the paper, as far as it is known."
     import pandas as pd
@@ -316,4 +317,7 @@ def list_differences(
              for name, fact in list_facts(protocol).items() if fact.tag == 'yours']
     whole = protocol.runs.value['repeats']*max(1, protocol.runs.value['folds'])
     if runs is not None and runs < whole: given.append((f'{runs} of {whole} runs', 'fewer were asked for'))
+    counts = dict.fromkeys(count for each in (collected or {}).values() for count in each.checks.counts)
+    given += [(f'data: {found:,} {what}', f'officially {official:,}')
+              for what, found, official in counts if found != official]
     return pd.DataFrame([*given, *protocol.differs], columns=['what differs', 'why']).set_index('what differs')

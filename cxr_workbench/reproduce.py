@@ -102,8 +102,9 @@ def describe_cost(
         f'{protocol.title} on {protocol.data.value}: {parts}',
         f'variants: {variants}, runs: {runs}, epochs: {epochs} of about {steps:,} steps with {batch} images; '
         f'{images:,} images in all, through {protocol.passes} network passes each',
-        f'at {rate} passes a second that is {format_minutes(hours*60)}, without reading the files. Shorter: --runs 1, '
-        '--epochs, --size, --backbone resnet18, and images that are packed once (cxr-workbench pack, then --packed)']
+        f'at {rate} passes a second, as on a GPU, that is {format_minutes(hours*60)}, without reading the files; '
+        'the first run tells what it takes on this machine. Shorter: --runs 1, --epochs, --size, --backbone resnet18, '
+        'and images that are packed once (cxr-workbench pack, then --packed)']
 
 # %% ../nbs/78_reproduce.ipynb #78e00050
 def open_collected(
@@ -276,7 +277,11 @@ def make_plan(
     name = '_'.join(part for part in parts if part)
     folder = Path(out) if out is not None else Path('runs')/name
     if dry: root = make_tree(protocol.data.value, folder/'tree', n=rows, size=40)
-    collected = collect_parts(protocol, root, images, packed is None, missing)
+    try: collected = collect_parts(protocol, root, images, packed is None, missing)
+    except FileNotFoundError as error:
+        which, data = setting or next(iter(SETTINGS[paper])), protocol.data.value
+        raise FileNotFoundError(f'{error}; the setting {which} of {paper} reads {data}, --setting chooses another of '
+                                f'{", ".join(SETTINGS[paper])}') from error
     return Plan(protocol, collected, list_runs(protocol, runs), folder, dry)
 
 # %% ../nbs/78_reproduce.ipynb #78f00077
@@ -391,7 +396,8 @@ def reproduce(
     opened = open_collected(plan.protocol, plan.collected, packed, missing)
     measured, labels, test = run_all(plan, variants, opened, seed, n_boot, say, how)
     table, paired = compare_published(plan.protocol, measured), compare_variants(plan.protocol, measured)
-    outcome = Outcome(plan, table, paired, labels, list_differences(plan.protocol, len(plan.runs)), test, [])
+    differs = list_differences(plan.protocol, len(plan.runs), None if plan.dry else plan.collected)
+    outcome = Outcome(plan, table, paired, labels, differs, test, [])
     _, history = open_variant(outcome, next(iter(variants)))
     return outcome._replace(files=write_outcome(outcome, history, n_boot))
 
@@ -404,10 +410,11 @@ def format_plan(
         plan = make_plan(paper, root, setting, dry, **where)
         protocol, cost = plan.protocol, describe_cost(plan.protocol, plan.collected, len(plan.runs), variants)
     else: protocol, cost = change_protocol(choose_protocol(paper, setting), **(where.get('changes') or {})), []
+    read = None if root is None else plan.collected
     rows = describe_protocol(protocol).itertuples()
     items = [f'{item}: {value} [{tag}] {why}' for item, value, tag, why in rows]
     said = [f'published: {each.metric} {each.value:g}, {each.where}' for each in protocol.published]
-    differs = [f'differs: {what} ({row.why})' for what, row in list_differences(protocol).iterrows()]
+    differs = [f'differs: {what} ({row.why})' for what, row in list_differences(protocol, collected=read).iterrows()]
     return [protocol.paper, protocol.claim, f'settings: {", ".join(SETTINGS[paper])}', *items,
             *(said or ['published: no number is public']), *differs, *cost]
 

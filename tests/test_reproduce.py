@@ -390,6 +390,21 @@ def test_a_plan_needs_no_torch(answers, paper):
     assert 'passes a second' in answers[0]['acaa --plan --dry'][1] and 'passes a second' not in printed
 
 
+def test_a_collection_that_is_not_whole_is_a_difference(trees):
+    plan = page.make_plan('can', trees['nih14'])
+    differs = page.list_differences(plan.protocol, collected=plan.collected)
+    assert differs.loc['data: 150 images', 'why'] == 'officially 112,120'
+    lines = page.format_plan('can', trees['nih14'])
+    assert 'differs: data: 150 images (officially 112,120)' in lines
+    whole = [count for count in page.list_differences(plan.protocol).index if count.startswith('data: ')]
+    assert not whole   # nothing was read
+
+
+def test_the_folder_of_another_collection_names_the_settings(trees):
+    with pytest.raises(FileNotFoundError, match='setting chexpert of mpc reads chexpert, --setting .* chexpert, mimic'):
+        page.make_plan('mpc', trees['nih14'])
+
+
 def test_what_it_takes():
     plan = replace(PAPERS['can'])
     table = pd.DataFrame({'a': np.arange(1000)})
