@@ -15,7 +15,7 @@ REAL = '--data images_64.npz'
 SINGLE = 'few_labels single-positive --size 32'
 SHARE = 'few_labels fraction --size 32 --batch-size 32 --unlabelled 32'
 SMALL = '--size 32 --steps 200 --batch-size 32'
-PAIR = '--folds 0 1 --draws 1 --steps 200 --batch-size 32'
+THREE = '--folds 0 1 2 --draws 1 --steps 200 --batch-size 32'
 LOSSES = 'AN WAN EM ROLE MPC'
 PARTS = """'ACAA, terms off' 'ACAA, image only' 'ACAA, feature only' 'ACAA, Batch-Mamba only'
     'ACAA, strong view, no attack'"""
@@ -56,9 +56,12 @@ COMMANDS = {  # table -> experiment and its options
     'correlations-lcc-real': f'correlations lcc {REAL} {SMALL}',
     'correlations-can-phantom': f'correlations can {SMALL}',
     'correlations-can-real': f'correlations can {REAL} {SMALL}',
-    'rivals-single-positive-phantom':
-        f"rivals single-positive {PAIR} --variants AN WAN LL-R LL-Ct LL-Cp BoostLU 'LL-R, 9 %'",
-    'rivals-tail-phantom': f'rivals tail {PAIR} --variants BCE focal LDAM-DRW',
+    'rivals-single-positive-phantom': f'rivals single-positive {THREE}',
+    'rivals-tail-phantom': f'rivals tail {THREE}',
+    'pretrained-single-positive-phantom':
+        "pretrained single-positive --steps 200 --folds 0 1 2 --variants AN LL-R 'MPC, tau_neg .2'",
+    'pretrained-fraction-phantom':
+        "pretrained fraction --steps 200 --folds 0 1 2 --variants baseline 'ACAA, no image attack, prior thresholds'",
     'pretrained-ends-real':
         f"{PRETRAINED.format('ends')} --folds 0 1 2",
     'pretrained-single-positive-real':
