@@ -70,8 +70,9 @@ def move_down(
 # %% ../nbs/01a1c_dicom_bits.ipynb #0343cf13
 def overlay_bits(ds)->int:
     "The bits of a pixel cell that hold overlays, as a mask: old files keep drawings beside the numbers."
-    mask = 0
+    mask, there = 0, ds.keys()
     for group_number in range(0x6000, 0x6020, 2):
+        if (group_number << 16) + 0x0102 not in there: continue
         allocated, position = (ds.get((group_number, element)) for element in (0x0100, 0x0102))
         if allocated is not None and allocated.value != 1 and position is not None: mask |= 1 << int(position.value)
     return mask

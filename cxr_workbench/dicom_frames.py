@@ -59,7 +59,7 @@ def open_dicom(path):
     with open(path, 'rb') as file: data = file.read()
     check_deflated(data)
     ds = pydicom.dcmread(io.BytesIO(data), force=True)  # force: old files have no preamble; detect_kind looked before
-    short = [tag for tag in ds.keys() if is_cut_off(ds.get_item(tag))]
+    short = [element.tag for element in ds.values() if is_cut_off(element)]      # as in the file, not converted
     if short or b'\xfe\xff\xdd\xe0' in data[-7:]:                 # fragments of pixels end with this and four bytes
         where = short[0] if short else 'of its pixels'
         raise Refusal(f'it is damaged (cut off in element {where}): copy it again, or leave it out')
@@ -165,12 +165,13 @@ def decode_frame(
         allocated = 8 if bits <= 8 else 16 if bits <= 16 else 32
         tags |= dict(BitsAllocated=allocated, BitsStored=bits, PixelRepresentation=int(facts['signed']))
     before = {key: ds.get(key) for key in tags}
+    changed = [key for key in tags if before[key] != tags[key]]
     logger = logging.getLogger('pydicom.pixels.decoders.base')   # prints what its error says anyway
     was_disabled, logger.disabled = logger.disabled, True
     try:
-        for key, value in tags.items(): setattr(ds, key, value)
+        for key in changed: setattr(ds, key, tags[key])
         cells = pixel_array(ds, index=frame, raw=raw, correct_unused_bits=False, apply_jls_sign_correction=False)
         return cells.astype(cells.dtype.newbyteorder('='), copy=False)
     finally:
         logger.disabled = was_disabled
-        for key, value in before.items(): setattr(ds, key, value)
+        for key in changed: setattr(ds, key, before[key])

@@ -30,13 +30,14 @@ def read_numbers(
     key:str,  # keyword of an element
 )->list[float]:
     "The numbers of an element, none where it is absent or empty; raises Refusal where it holds something else."
-    from pydicom.datadict import dictionary_VR
-    if key not in ds: return []
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    if tag_for_keyword(key) not in ds.keys(): return []
     value = ds.get_item(key).value                    # as it stands in the file; pydicom refuses a decimal comma
     if not isinstance(value, bytes) or dictionary_VR(key) not in ('DS', 'IS'):
         value = ds[key].value
     if isinstance(value, bytes): value = value.decode('latin-1')
     if value is None: return []
+    if isinstance(value, (int, float)): return [float(value)]
     parts = value.split('\\') if isinstance(value, str) else np.atleast_1d(value).tolist()
     return [parse_number(str(part), key) for part in parts if str(part).strip(' \0')]
 
@@ -64,13 +65,13 @@ def find_group(
     ds,         # pydicom.Dataset
     name:str,   # keyword of a functional group
     frame=0,
-):              # its item, a pydicom.Dataset, empty where there is none
+):              # its item, a pydicom.Dataset; an empty dictionary where there is none
     "The functional group of a frame: its own, otherwise the one that all frames share."
-    from pydicom import Dataset
+    from pydicom.datadict import tag_for_keyword
     for key, index in (('PerFrameFunctionalGroupsSequence', frame), ('SharedFunctionalGroupsSequence', 0)):
-        groups = ds.get(key) or []
+        groups = ds[key].value or [] if tag_for_keyword(key) in ds.keys() else []
         if index < len(groups) and groups[index].get(name): return groups[index][name][0]
-    return Dataset()
+    return {}
 
 # %% ../nbs/01a1a_dicom_tags.ipynb #c49d6ca6
 def read_frame_numbers(

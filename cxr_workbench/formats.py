@@ -104,7 +104,21 @@ def declare_extra_row(
     "The same file, declared one row higher."
     rows = int.from_bytes(data[20:24], 'big') + 1
     header = data[12:20] + rows.to_bytes(4, 'big') + data[24:29]
-    return data[:12] + header + zlib.crc32(header).to_bytes(4, 'big') + data[33:]
+    return b''.join([data[:12], header, zlib.crc32(header).to_bytes(4, 'big'), memoryview(data)[33:]])
+
+# %% ../nbs/01a0_formats.ipynb #5c1d0b10
+def crop_equal_channels(
+    im,          # PIL image, decoded
+    box:tuple,   # left, top, right, bottom
+):               # PIL image of one channel, or None
+    "One of three colours, of a part of an opaque picture in which they are equal, as in most colour files of films."
+    from PIL import ImageChops
+    if im.mode not in ('RGB', 'RGBA') or 'transparency' in im.info: return None
+    red, green, blue, *alpha = (band.crop(box) for band in im.split())
+    differ = [ImageChops.difference(red, green), ImageChops.difference(green, blue), *map(ImageChops.invert, alpha)]
+    if any(each.getbbox() for each in differ): return None
+    red.info = im.info
+    return red
 
 # %% ../nbs/01a0_formats.ipynb #302721c6
 def crop_extra_row(
@@ -117,7 +131,8 @@ def crop_extra_row(
     read_row = lambda row: np.asarray(im.crop((0, row, columns, row + 1)))
     last, beyond = read_row(rows - 1).any(), read_row(rows).any()
     if beyond or not last: check_png_pixels(chunks)
-    whole = im.crop((0, 0, columns, rows))
+    box = (0, 0, columns, rows)
+    whole = crop_equal_channels(im, box) or im.crop(box)
     whole.format = 'PNG'
     return whole
 

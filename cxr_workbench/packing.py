@@ -96,10 +96,9 @@ def pack_file(
 )->PackedFile:
     "One file, read and resized, or the reason why not."
     if not file: return PackedFile(None, reason='the table has no path in this row')
-    try: image = reading.read(file)
+    try: square, shape = reading.read_square(file)
     except UnreadableImage as error: return PackedFile(None, reason=error.reason)
-    square = fit_image(image, reading.size, reading.fit)
-    return PackedFile(np.rint(square*255).astype(np.uint8), *image.shape)
+    return PackedFile(np.rint(square*255).astype(np.uint8), *shape)
 
 # %% ../nbs/01a4_packing.ipynb #02a5aa0c
 def exit_with_parent():

@@ -8,10 +8,11 @@ __all__ = ['UnreadableImage', 'read_image', 'is_image_file', 'find_images', 'fit
 # %% ../nbs/01a3_reading.ipynb #a0a21ca8
 import os, re, struct, textwrap, zlib
 from dataclasses import asdict, dataclass, fields
+from functools import cache, lru_cache
 from pathlib import Path
 import numpy as np
 from .dicom import read_dicom
-from .pictures import LARGEST, Refusal, read_picture, to_unit
+from .pictures import LARGEST, Refusal, choose_range, read_picture, scale_to_unit
 from .text_rows import TextRows
 
 # %% ../nbs/01a3_reading.ipynb #25f29481
@@ -176,7 +177,29 @@ def check_sides(height:int, width:int):
     text = f'{height} x {width} pixels, and {SMALLEST} is the least for a side'
     raise Refusal(f'it has {text}: leave it out')
 
+# %% ../nbs/01a3_reading.ipynb #5c1d0b0d
+@cache
+def keep_freed_blocks():
+    "Free one large block that was never touched, once in a process: glibc keeps blocks of up to that size afterwards."
+    np.empty(31*2**20, np.uint8)
+
 # %% ../nbs/01a3_reading.ipynb #65da9061
+def read_stored(path, bits=None, stretch=False, window=True, frame=None):  # -> values (H, W), low, high
+    "The numbers of an image file, and what is to become 0 and 1; arguments and UnreadableImage as in read_image."
+    check_bit_depth(bits)
+    check_pillow_is_strict()
+    keep_freed_blocks()
+    try:
+        values, low, high = decode_image(path, bits, window, frame)
+        check_sides(*values.shape)
+        return values, *choose_range(values, low, high, stretch)
+    except MemoryError: raise
+    except BaseException as error:
+        is_panic = 'Panic' in type(error).__name__       # a decoder in Rust broke down: no Exception, not to be pickled
+        if not is_panic and not isinstance(error, Exception): raise
+        raise UnreadableImage(path, explain_error(error)) from (None if is_panic else error)
+
+# %% ../nbs/01a3_reading.ipynb #5c1d0b02
 def read_image(
     path,           # of any format above; its content decides, not its suffix
     bits=None,      # bits in use in files of 16 bits and more that hold fewer; files of 8 bits keep theirs
@@ -186,17 +209,7 @@ def read_image(
     frame=None,     # which frame, where there are several
 )->np.ndarray:      # (H, W) float32 in [0, 1], bright is dense; longer than the file where its pixels are not square
     "An image file as numbers; raises UnreadableImage with the path, the reason and what to do."
-    check_bit_depth(bits)
-    check_pillow_is_strict()
-    try:
-        values, low, high = decode_image(path, bits, window, frame)
-        check_sides(*values.shape)
-        x = to_unit(values, low, high, stretch)
-    except MemoryError: raise
-    except BaseException as error:
-        is_panic = 'Panic' in type(error).__name__       # a decoder in Rust broke down: no Exception, not to be pickled
-        if not is_panic and not isinstance(error, Exception): raise
-        raise UnreadableImage(path, explain_error(error)) from (None if is_panic else error)
+    x = scale_to_unit(*read_stored(path, bits, stretch, window, frame))
     return 1 - x if invert else x
 
 # %% ../nbs/01a3_reading.ipynb #918794cd
@@ -275,27 +288,74 @@ def check_fit(fit):
     "Raise ValueError for a way to a square that there is not."
     if fit not in ('pad', 'stretch', 'crop'): raise ValueError(f"fit={fit!r}: give 'pad', 'stretch' or 'crop'")
 
+# %% ../nbs/01a3_reading.ipynb #5c1d0b0a
+@lru_cache(64)
+def weigh_rows(
+    rows:int, fewer:int,  # heights before and after
+    cut=0.,               # rows that are left out at the top, and as many at the bottom
+):                        # (fewer, rows) sparse, float32
+    "The weights with which rows become new ones, those of a triangle."
+    from scipy.sparse import csr_array
+    scale = (rows - 2*cut)/fewer
+    reach = max(scale, 1)
+    centre = cut + (np.arange(fewer)[:, None] + .5)*scale
+    old = np.floor(centre - reach).astype(int) + np.arange(int(2*reach) + 3)
+    weight = (1 - np.abs(old + .5 - centre)/reach).clip(0)*((old >= 0) & (old < rows))
+    weight /= weight.sum(1, keepdims=True)
+    new, place = weight.nonzero()
+    return csr_array((weight[new, place].astype(np.float32), (new, old[new, place])), (fewer, rows))
+
 # %% ../nbs/01a3_reading.ipynb #43bea2f8
+def resize_to_fit(
+    values,       # (H, W)
+    size:int,     # side of the square, pixels
+    fit='pad',    # as in fit_image
+)->np.ndarray:    # float32, at most (size, size); smaller along one axis where the square is to be padded
+    "Numbers resized with an antialiasing triangle filter to what a square shows of them."
+    from PIL import Image
+    check_fit(fit)
+    H, W = values.shape
+    h, w, side = size, size, min(H, W)
+    top, left = ((H - side)/2, (W - side)/2) if fit == 'crop' else (0, 0)
+    if fit == 'pad': h, w = (max(1, round(size*side/max(H, W))) for side in (H, W))
+    x = np.asarray(values, np.float32)
+    if h != H or top: x = weigh_rows(H, h, top) @ x
+    low = Image.fromarray(np.ascontiguousarray(x))
+    return np.asarray(low.resize((w, h), Image.Resampling.BILINEAR, box=(left, 0, W - left, h)))
+
+# %% ../nbs/01a3_reading.ipynb #5c1d0b04
+def place_in_square(
+    small,      # at most (size, size), about 0 to 1
+    size:int,
+)->np.ndarray:  # (size, size) float32 in [0, 1]
+    "An image in the middle of a black square."
+    h, w = small.shape
+    if h == w == size: return small.clip(0, 1)
+    out = np.zeros((size, size), np.float32)
+    top, left = (size - h)//2, (size - w)//2
+    out[top:top + h, left:left + w] = small.clip(0, 1)
+    return out
+
+# %% ../nbs/01a3_reading.ipynb #5c1d0b06
 def fit_image(
     image,        # (H, W) float in [0, 1]
     size:int,     # side of the square, pixels
     fit='pad',    # 'pad' with black | 'stretch' | 'crop', all about the centre
 )->np.ndarray:    # (size, size) float32 in [0, 1]
     "An image resized to a square, with an antialiasing triangle filter."
-    from PIL import Image
-    check_fit(fit)
-    H, W = image.shape
-    h, w, box = size, size, None
-    if fit == 'crop':
-        side = min(H, W)
-        box = (W - side)/2, (H - side)/2, (W + side)/2, (H + side)/2
-    if fit == 'pad': h, w = (max(1, round(size*side/max(H, W))) for side in (H, W))
-    whole = Image.fromarray(np.ascontiguousarray(image, np.float32))
-    small = np.asarray(whole.resize((w, h), Image.Resampling.BILINEAR, box=box))
-    out = np.zeros((size, size), np.float32)
-    top, left = (size - h)//2, (size - w)//2
-    out[top:top + h, left:left + w] = small.clip(0, 1)
-    return out
+    return place_in_square(resize_to_fit(image, size, fit), size)
+
+# %% ../nbs/01a3_reading.ipynb #5c1d0b08
+def fit_stored(
+    values,         # numbers as stored, (H, W)
+    low, high,      # what becomes 0 and 1
+    size:int, fit='pad',   # as in fit_image
+    invert=False,   # they are a negative
+)->np.ndarray:      # (size, size) float32 in [0, 1]
+    "The square of stored numbers: fit_image of scale_to_unit, in less time."
+    if max(abs(low), abs(high)) > 2*(high - low): small = resize_to_fit(scale_to_unit(values, low, high), size, fit)
+    else: small = scale_to_unit(resize_to_fit(values, size, fit), low, high)
+    return place_in_square(1 - small if invert else small, size)
 
 # %% ../nbs/01a3_reading.ipynb #94c72076
 @dataclass(frozen=True)
@@ -326,9 +386,14 @@ class Reading:
         "The file before it becomes a square, (H, W) float32 in [0, 1]; raises UnreadableImage."
         return read_image(path, self.bits, self.stretch, self.invert, self.window, self.frame)
 
+    def read_square(self, path):   # -> (size, size) float32 in [0, 1], (H, W) of the file
+        "The file as a square, and how high and wide it was; raises UnreadableImage."
+        values, low, high = read_stored(path, self.bits, self.stretch, self.window, self.frame)
+        return fit_stored(values, low, high, self.size, self.fit, self.invert), values.shape
+
     def __call__(self, path)->np.ndarray:
         "The file as (size, size) float32 in [0, 1]; raises UnreadableImage."
-        return fit_image(self.read(path), self.size, self.fit)
+        return self.read_square(path)[0]
 
     def to_dict(self)->dict: return asdict(self)
 

@@ -95,6 +95,14 @@ def describe_failure(
     text = ' '.join(str(error).split())
     return text if isinstance(error, RunFailed) else f'{type(error).__name__}: {text}'
 
+# %% ../nbs/86_sweeps.ipynb #sw860050
+def spell_options(
+    job:dict,   # may have 'options'
+)->dict:
+    "The options of a run as cells of a table; lists and dictionaries as JSON."
+    options = job.get('options') or {}
+    return {name: json.dumps(value) if isinstance(value, (list, dict)) else value for name, value in options.items()}
+
 # %% ../nbs/86_sweeps.ipynb #sw860016
 def run_one(
     job:dict,            # has a 'key': what makes the run this run
@@ -109,7 +117,7 @@ def run_one(
             if table.identify(key) in find_over(table, failed): return dict(key, state='there')
             try: row = train(job)
             except Exception as error:
-                row = dict(key, state='failed', reason=describe_failure(error))
+                row = {**key, **spell_options(job), **key, 'state': 'failed', 'reason': describe_failure(error)}
                 failed.put(row)
                 return row
             table.put(dict(row, state='done', reason='') if one else row)
@@ -322,8 +330,7 @@ def train_command(
         process.wait()
     (folder/'fit.log').write_text(text, encoding='utf-8')
     if process.returncode: raise RunFailed(explain_exit(process.returncode, text))
-    row = {name: json.dumps(value) if isinstance(value, (list, dict)) else value for name, value in options.items()}
-    return dict(job['key'], method=method, **row, **read_result(folder))
+    return {**job['key'], 'method': method, **spell_options(job), **read_result(folder)}
 
 # %% ../nbs/86_sweeps.ipynb #sw860046
 def describe_row(

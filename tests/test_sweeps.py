@@ -234,9 +234,24 @@ def test_a_sweep_of_fit_from_the_command_line(tmp_path):
     assert good['valid_auroc'].notna().all()
     bad = found[found['state'] == 'failed']
     assert 'labels' in bad['reason'].item()
+    options = {job['key']['run']: job['options'] for job in sweeps.read_plan(plan)[1]}
+    assert bad[[*options[bad['run'].item()]]].iloc[0].to_dict() == options[bad['run'].item()]   # enough to repeat it
     for run in good['run']: assert (tmp_path/'sweep'/run/'model.json').exists()
     again = CliRunner().invoke(app, ['sweep', str(plan)])
     assert '2 have their row and 1 failed' in again.output and len(again.output.splitlines()) == 2
+
+
+def test_a_failed_row_holds_its_options(tmp_path):
+    table = RunTable(tmp_path/'runs.csv', ['run'])
+    options = dict(method='can', seed=3, lr=.1, groups=['a', 'b'])
+    run_jobs([dict(key=dict(run='x'), options=options)], refuse, table)
+    row = table.read().iloc[0]
+    assert list(row.index) == ['run', 'method', 'seed', 'lr', 'groups', 'state', 'reason']
+    assert (row['method'], row['seed'], row['lr'], row['groups']) == ('can', 3, .1, '["a", "b"]')
+    assert row['state'] == 'failed' and row['reason'] == 'ValueError: no such label'
+
+
+def refuse(job): raise ValueError('no such label')
 
 
 def test_the_row_is_of_the_epoch_that_was_kept(tmp_path):
