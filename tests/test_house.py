@@ -47,7 +47,7 @@ GROUND = {
     'text_rows': set(),
     'reading': {'core', 'pictures', 'dicom', 'text_rows'},
     'shards': {'writing'},
-    'packing': {'reading', 'writing', 'shards', 'text_rows', 'progress'},
+    'packing': {'reading', 'writing', 'shards', 'text_rows', 'progress', 'csv_tables', 'tables'},
     'files': {'writing', 'reading', 'packing'},
     'sheets': set(),
     'csv_tables': {'states', 'sheets'},
