@@ -313,7 +313,7 @@ def refuse_faults(
     first = min(faults)
     more = f' (and {len(faults) - 1} more shards are damaged)' if len(faults) > 1 else ''
     raise ValueError(f'{folder}/shard_{first:05d}.npy {faults[first]}{more}. Pack the same table into {folder} again, '
-                     'with the same options and --verify (verify=True): the damaged shards are made again, no others. '
+                     'with the same arguments and verify=True: the damaged shards are made again, no others. '
                      'Or copy the folder again')
 
 # %% ../nbs/01a4_packing.ipynb #2de936ae

@@ -40,7 +40,7 @@ def from_pack(
     if packed.table_file is None:
         raise ValueError(f'{folder} keeps no table, because it was packed from a folder or a list, with keep=[], or by '
                          'an earlier version: pack the table into it again (its images stay), or give the table with '
-                         '--packed FOLDER (from_csv(table, packed=FOLDER))')
+                         'packed=... for this folder')
     path = path or packed.config.get('path_column')
     table = read_table(packed.table_file, ids=[patient], files=[path])
     check_rows(packed, table, packed.config.get('path_column'))

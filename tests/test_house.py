@@ -66,7 +66,7 @@ GROUND = {
     'splits': {'core', 'labels', 'tables'},
     'sources': {'core', 'labels', 'text_rows', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
     'finding_texts': set(),
-    'roles': {'states', 'csv_tables', 'answers', 'tables', 'splits', 'reading', 'finding_texts'},
+    'roles': {'states', 'dicom_tags', 'csv_tables', 'answers', 'tables', 'splits', 'reading', 'finding_texts'},
     'places': {'csv_tables', 'reading', 'roles'},
     'copies': {'reading', 'roles', 'phantom'},
     'long_tables': {'csv_tables', 'tables', 'roles', 'finding_texts'},
