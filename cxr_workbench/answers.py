@@ -13,9 +13,12 @@ from .states import parse_state
 # %% ../nbs/01b2_answers.ipynb #0a326dd3
 WORDS = {  # a word -> its state
     **dict.fromkeys(['yes', 'y', 'positive', 'pos', 'present', 'ja', 'oui', 'si', 'sí', '+', '++', '+++'], 1.),
+    **dict.fromkeys(['wahr', 'vrai', 'verdadero', 'verdadeiro', 'vero'], 1.),   # TRUE, as a spreadsheet writes it
     **dict.fromkeys(['no', 'n', 'negative', 'neg', 'absent', 'nein', 'non'], 0.),
+    **dict.fromkeys(['falsch', 'faux', 'falso'], 0.),
     **dict.fromkeys(['-', '–', '—', '−'], 0.),
     **dict.fromkeys(['uncertain', 'unsure', 'unclear', 'possible', 'maybe', 'equivocal', '?', '(+)', '+/-', '±'], -1.),
+    'u': -1.,   # as in CheXpert's U-Ones and U-Zeros
     **dict.fromkeys(['unknown', 'not reported', 'not mentioned', 'not assessed', 'n/a'], np.nan),
 }
 MARKS = ('x', '✓', '✔', '☑', '☒')   # present, where the other rows are left empty
@@ -40,7 +43,8 @@ def parse_answers(
     "The states of a column that holds words; None where it holds none."
     import pandas as pd
     if column.dtype.kind in 'biufcmM': return None
-    codes, entries = pd.factorize(column)   # the code -1 is a blank
+    try: codes, entries = pd.factorize(column)   # the code -1 is a blank
+    except TypeError: return None                # entries that are lists or records are no words
     texts = [entry.strip().lower() if isinstance(entry, str) else str(entry) for entry in entries]
     states, found = [parse_state(entry) for entry in entries], {}
     for k, (text, state) in enumerate(zip(texts, states)):
@@ -73,7 +77,7 @@ def refuse_answers(
     reason = 'means nothing beside them' if str(first).strip().lower() in MARKS else 'is none that is known'
     raise ValueError(f'row {rows[0]}, column {name!r}: its labels are words such as {words[0]!r}, '
                      f'and {first!r} {reason} ({len(rows)} such entries in all). '
-                     'Correct the table; there are yes, no, ?, + and -, and 1, 0, -1')
+                     'Correct the table; there are yes, no, ? or U, + and -, and 1, 0, -1')
 
 # %% ../nbs/01b2_answers.ipynb #43b0f5a6
 STATES = {1.: 'present', 0.: 'absent', -1.: 'uncertain'}   # anything else is blank

@@ -316,10 +316,10 @@ def get_official(
     year = get_year(name, options)
     which = name if year is None else f'{name} of {year}'
     if year not in entry.official:
-        raise ValueError(f'{which} has no official part to hold out: leave --fold official out, and a fifth of the '
+        raise ValueError(f"{which} has no official part to hold out: leave fold='official' out, and a fifth of the "
                          'patients is held out')
     if options.get('split') is not None:
-        raise ValueError(f'--fold official holds out {entry.official[year][1]!r}: leave --option split out')
+        raise ValueError(f"fold='official' holds out {entry.official[year][1]!r}: leave split out of options=...")
     return entry.official[year]
 
 # %% ../nbs/01cj_catalogue.ipynb #ca700042
@@ -331,7 +331,7 @@ def mention_official(
     if str(name) not in CATALOGUE: return
     try: train, held = get_official(str(name), options)
     except ValueError: return
-    warnings.warn(f'{name} has official parts: --fold official trains on {train} and holds {held} out; without it a '
+    warnings.warn(f"{name} has official parts: fold='official' trains on {train} and holds {held} out; without it a "
                   'fifth of the patients is held out')
 
 # %% ../nbs/01cj_catalogue.ipynb #ca700023

@@ -158,8 +158,7 @@ def read_sections(
     if file is None:
         checks.add('labels', 'missing', f'no {places[0].relative_to(root)} in {root}: it is a download of its own', 0)
         return None
-    with open(file, encoding='utf-8') as lines: texts = [line for line in lines if line.strip()]
-    try: table = pd.DataFrame([json.loads(text) for text in texts])
+    try: table = pd.DataFrame([json.loads(line) for line in file.read_text('utf-8').splitlines() if line.strip()])
     except ValueError as error: raise ValueError(f'{file} holds no JSON lines: {error}') from None
     absent = [name for name in ('path_to_image', *CHEXPERT) if name not in table]
     if absent: raise ValueError(f'{file} lacks {first_few(absent)}: it has {first_few(table.columns, 8)}')
@@ -195,7 +194,8 @@ def collect_chexpert_plus(
     table = table.assign(study_id=name_studies(table.path_to_image))
     if 'frontal_lateral' in table:
         lateral = parse_views(table.frontal_lateral) == 'lateral'
-        table = table.assign(view=table.view.mask(lateral, 'lateral'))
+        views = table['view'] if 'view' in table else table.frontal_lateral.map({'Frontal': 'frontal'}).fillna('')
+        table = table.assign(view=views.mask(lateral, 'lateral'))
     compare_counts(table, layout, checks)
     table = keep_part(table, split, checks)
     if split is not None: compare_counts(table, layout, checks, split)

@@ -82,7 +82,7 @@ def print_examination(
             record['written'] = {**page.to_record(written, commands), 'left_out': page.count_left_out(found)}
         print_line(json.dumps(record, indent=1, ensure_ascii=False))
         return
-    print_line(page.format_examination(found, commands if written is None else []))
+    print_line(page.format_examination(found, commands if written is None else [], written))
     if card is not None: print_line(f'the data card: {card}')
     if written is not None: print_line('\n' + page.format_written(found, written, commands))
 
@@ -167,6 +167,10 @@ PathColumn = Annotated[Optional[str], Option(help='column of the image files')]
 PatientColumn = Annotated[Optional[str], Option(help='column of the patients')]
 Packed = Annotated[Optional[Path], Option(help='folder written by `pack`, read instead of the files')]
 Run = Annotated[Path, Argument(help='folder of a run')]
+BatchSize = Annotated[int, Option(help='images in a batch; fewer need less memory')]
+Seed = Annotated[int, Option(help='of the split, the first weights and the order of the batches')]
+Workers = Annotated[int, Option(help='processes that read images; 0: none but this one')]
+Progress = Annotated[bool, Option(help='show a bar')]
 
 # %% ../nbs/80_cli.ipynb #b164b223
 def choose_start(
@@ -217,6 +221,7 @@ def train_run(
     from cxr_workbench import learner
     from cxr_workbench.adapters import describe_filters
     from cxr_workbench.core import create_method, seed_all
+    from cxr_workbench.roles import say_count
     if start is not None: record = {**record, 'from': str(start)}
     train, held_out = opening.open_parts(record)
     if record['regime'] == 'single-positive' and 'unknown' not in settings:
@@ -238,7 +243,7 @@ def train_run(
     opening.write_run_record(out, record)
     last = history.iloc[-1]
     scores = f"held-out AUROC {last['valid/auroc']:.3f}, AP {last['valid/ap']:.3f}"
-    print_line(f"{len(history)} epochs, loss {last['loss']:.4f}, {scores}; saved in {out}")
+    print_line(f"{say_count(len(history), 'epoch')}, loss {last['loss']:.4f}, {scores}; saved in {out}")
     return model, held_out, history
 
 # %% ../nbs/80_cli.ipynb #c4d9a651
@@ -334,9 +339,9 @@ def fit(
     setting: Annotated[
         Optional[list[str]], Option('--set', help='an argument of the method, name=value; repeatable')] = None,
     epochs: Annotated[Optional[int], Option(help='in all; without it those of the recipe')] = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    workers: int = 0,
+    batch_size: BatchSize = 64,
+    seed: Seed = 0,
+    workers: Workers = 0,
     labelled: Annotated[Optional[int], Option(help='labelled rows in a batch, for methods that mix')] = None,
     out: Annotated[Optional[Path], Option(help='folder of the run; without it runs/METHOD')] = None,
     device: Annotated[str, Option(help='auto, cpu, cuda or mps')] = 'auto',
@@ -348,7 +353,7 @@ def fit(
     patience: Annotated[Optional[int], Option(help='stop after so many epochs without a better one')] = None,
     tune: Annotated[bool, Option(help='in the end, a temperature and thresholds on the held-out part')] = False,
     config: Config = None,
-    progress: bool = True,
+    progress: Progress = True,
 ):
     "Train a method; killed at any moment, the same command goes on from the last whole epoch."
     how = dict(fit=square, bits=bits, stretch=stretch, invert=invert, window=window, frame=frame)
@@ -564,7 +569,7 @@ def predict(
     sheet: SheetName = None,
     option: CollectionOption = None,
     missing: Missing = None,
-    batch_size: int = 64,
+    batch_size: BatchSize = 64,
     device: Annotated[Optional[str], Option(help='cpu, cuda or mps')] = None,
     square: Square = None,
     bits: Bits = None,
@@ -718,17 +723,17 @@ def reproduce(
     size: Annotated[Optional[int], Option(help='side of the images, pixels')] = None,
     backbone: Annotated[Optional[str], Option(help='a timm name')] = None,
     weights: Annotated[Optional[list[str]], Option(help='imagenet, none, or a file; two files for CAN')] = None,
-    batch_size: Optional[int] = None,
+    batch_size: Annotated[Optional[int], Option(help='images in a batch, in place of those of the protocol')] = None,
     images: Annotated[Optional[Path], Option(help='folder of PadChest, where the tables of CXR-LT lie apart')] = None,
     packed: Packed = None,
     missing: Annotated[str, Option(help='error, or skip: leave rows without a file out')] = 'error',
-    seed: int = 0,
+    seed: Seed = 0,
     n_boot: Resamples = 1000,
     out: Annotated[Optional[Path], Option(help='folder; without it runs/reproduce_PAPER_SETTING')] = None,
     workers: Annotated[int, Option(help='processes that read images')] = 0,
     device: Annotated[str, Option(help='auto, cpu, cuda or mps')] = 'auto',
     precision: Annotated[str, Option(help='32-true, bf16-mixed or 16-mixed')] = '32-true',
-    progress: bool = True,
+    progress: Progress = True,
 ):
     "Run a paper's protocol: the published number beside the obtained one; killed, the same command goes on."
     from cxr_workbench import reproduce as page
@@ -772,17 +777,20 @@ def sweep(
 def demo(
     out: Annotated[Path, Option(help='folder of the run and of report.html')] = Path('runs/demo'),
     epochs: Annotated[Optional[int], Option(help='of training; without it 8, or fewer on a slow machine')] = None,
-    rows: Annotated[int, Option(help='phantom images')] = 2400,
+    rows: Annotated[int, Option(help='images of the phantom')] = 2400,
 ):
-    "Train the baseline on the phantom, print the table, write a report with pictures."
+    """Train the baseline on the phantom, print the table, write a report with pictures.
+
+    How long it takes is measured in its first steps; other programs that start or end later change it."""
     print_line('the phantom: painted thoraxes for understanding mechanisms; its numbers say nothing about patients')
     start = time.perf_counter()
     from cxr_workbench import learner, views   # noqa: F401
+    from cxr_workbench.roles import say_count
     step = reports.measure_step()   # what takes long to import is there by now
     spent = time.perf_counter() - start
     epochs, seconds = reports.plan_demo(step, rows, epochs, spent=spent)
-    print_line(f'about {seconds:.0f} s on this machine, of which {spent:.0f} are over: {epochs} epochs, '
-               f'{step:.2f} s for a step of 64 images')
+    print_line(f'about {seconds:.0f} s on this machine{reports.say_load()}, of which {spent:.0f} are over: '
+               f'{say_count(epochs, "epoch")}, {step:.2f} s for a step of 64 images')
     source = dict(source='phantom', size=64, rows=rows)
     record = dict(data=source, fold=None, fold_column=None, regime='full', fraction=1., seed=0)
     outcome = train_run('supervised', record, dict(preset='maps'), out, epochs=epochs, batch_size=64)
@@ -792,7 +800,10 @@ def demo(
     result.to_csv(out/'report.csv')
     reports.print_table(result)
     reports.write_html(out/'report.html', *reports.make_demo_sections(model, held_out, history, result))
-    print_line(f'the report with pictures: {out/"report.html"}')
+    print_line(f'it took {time.perf_counter() - start:.0f} s; the report with pictures: {out/"report.html"}')
 
 # %% ../nbs/80_cli.ipynb #fbe774e9
 def main(): app()
+
+# %% ../nbs/80_cli.ipynb #02a2119d
+if __name__ == '__main__' and globals().get('__spec__'): main()   # python -m cxr_workbench.cli; a page has no spec

@@ -35,7 +35,8 @@ def print_warnings(
 MENDABLE = (ValueError, OSError, KeyError, FloatingPointError, ModuleNotFoundError)
 NOT_SPELLED = ('labels', 'weights', 'pretrained', 'start', 'setting')   # other values in the library than in the shell
 READING = '--fit, --bits, --stretch, --invert, --window or --frame'
-ALSO = dict(source='--data', tune='fit --tune', reading=READING, how=READING, options='--option')
+ALSO = dict(source='--data', tune='fit --tune', reading=READING, how=READING, options='--option', fold='--fold',
+            each_image='--each-image-a-patient', verify='--verify', out='--write')   # of `fit`, `pack` and `doctor`
 
 # %% ../nbs/79c2_commands.ipynb #9b988897
 def spell_message(
@@ -47,6 +48,7 @@ def spell_message(
     options |= {'fit': '--fit'} if 'square' in options else {}
     factory = signatures.list_factories().get(given.get('method'))
     own = () if factory is None else factory.settings
+    for name in ('FILE', 'FOLDER'): message = message.replace(f'pretrained="{name}"', f'--weights {name}')
     return settings.spell_options(message, options, own, NOT_SPELLED)
 
 # %% ../nbs/79c2_commands.ipynb #a2bfb4fa

@@ -168,6 +168,9 @@ def judge_groups(
     return [what for what, values in keys.items()
             if any(len({values[row] for row in rows}) > 1 for rows in groups)]
 
+# %% ../nbs/01i3_copies.ipynb #2822ac05
+LOOK = '--card FILE.html --show-images'   # what shows them
+
 # %% ../nbs/01i3_copies.ipynb #56c77e8d
 def check_copies(
     same, near,     # lists of rows with the same bytes; (row, row, bits) of find_near
@@ -188,7 +191,7 @@ def check_copies(
         words = f', some with other {" and ".join(differ)}' if differ else ''
         some = [f'{names[a]} ~ {names[b]} ({bits} bits)' for a, b, bits in pairs[:5]]
         checks.append(Check('copies', 'note', f'{say_count(len(pairs), "pair")} of images nearly the same{words}',
-                            len(pairs), some, 'look at them (--card): scaled or compressed copies, or one visit'))
+                            len(pairs), some, f'look at them ({LOOK}): scaled or compressed copies, or one visit'))
     return checks
 
 # %% ../nbs/01i3_copies.ipynb #c64d9551
@@ -225,12 +228,12 @@ def check_pixels_of(
     negative, doubtful = rows[polarity < NEGATIVE], rows[(polarity < 0) & (polarity >= NEGATIVE)]
     if len(negative):
         most = len(negative) > .9*len(rows)
-        advice = '--invert' if most else 'look at them (--card): write them inverted, or leave their rows out'
+        advice = '--invert' if most else f'look at them ({LOOK}): write them inverted, or leave their rows out'
         detail = f'{len(negative):,} of {say_count(len(rows), "image")} negative (bright lungs)'
         checks.append(Check('pixels', 'wrong', detail, len(negative), some(negative), advice))
     if len(doubtful):
         detail = f'{len(doubtful):,} of {say_count(len(rows), "image")} perhaps negative, or no frontal chest'
-        checks.append(Check('pixels', 'note', detail, len(doubtful), some(doubtful), 'look at them (--card)'))
+        checks.append(Check('pixels', 'note', detail, len(doubtful), some(doubtful), f'look at them ({LOOK})'))
     if len(rows) and not any(check.stops for check in checks):
         detail = f'{say_count(len(rows), "image")} looked at: none of one grey, none clearly negative'
         checks.append(Check('pixels', 'ok', detail, len(rows)))

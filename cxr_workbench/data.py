@@ -18,10 +18,12 @@ from .adapters import brax, chexpert, chexpert_plus, chexpert_test, cxr_lt, mimi
 from .adapters import open_collection, open_named, openi, padchest, rsna, vindr
 from .annotation_sets import open_coco, open_image_folder, open_yolo
 from .answers import translate_answers
+from .csv_tables import say_columns, tidy_name
 from .dataset import CXRDataset, from_arrays, from_phantom
 from .holdout import check_disjoint, check_no_synthetic, check_train_valid
 from .holdout import get_patients, hold_out, split_by_patient, attach_patients
 from .labels import CHEXPERT, LabelPolicy, as_truth, patient_codes
+from .states import as_policy
 from .samplers import Repeat, RowBatches, batch_sampler, dataloaders, make_loader
 from .sources import ArrayImages
 from .splits import check_split, patient_folds, patient_split
@@ -43,7 +45,8 @@ def list_other_columns(
     table, *found,  # DataFrame, and columns that have been found for files, rows and patients, or None
 )->list:
     "Columns that are no labels, whatever they hold."
-    usual = {plain_name(name) for name in ('synthetic', *USUAL['rows of the images'])}
+    parts = ('split', 'part', 'subset', 'partition', 'fold', 'cv fold', 'official split')
+    usual = {plain_name(name) for name in ('synthetic', *parts, *USUAL['rows of the images'])}
     unnamed = [name for name in table.columns if str(name).startswith('Unnamed: ')]
     return [name for name in table.columns if name in [*found, *unnamed] or plain_name(name) in usual]
 
@@ -66,14 +69,13 @@ def from_csv(
     table, checks = read_table(csv, ids=[patient], files=[path], sheet=sheet), Checks()
     column = find_column(table, 'image files', path)
     if column is None:
-        raise ValueError('no column of image files is recognised: name it, path=...; the table has '
-                         f'{list(table.columns)}')
+        raise ValueError(f'no column of image files is recognised: name it, path=...; {say_columns(table)}')
     patient = find_patients(table, patient)
     labels = find_labels(table, labels, list_other_columns(table, column, patient))
     if root is None: root = Path(csv).parent if isinstance(csv, (str, os.PathLike)) else '.'
     table = keep_named(table, column, checks)
     checks.stop(missing)
-    names = table[column]
+    names = [tidy_name(str(name), root) for name in table[column]]
     table = table.assign(path=join_paths(names, root))
     if packed is None: table = keep_files(table, checks)
     checks.stop(missing)
@@ -206,7 +208,7 @@ def from_npz(
     rows = None if row is None else table_rows(table[row], len(pixels), row)
     check_order(image_id, table, rows)
     answers = translate_answers(table, labels)[labels]
-    y, known = (policy or LabelPolicy())(answers)
+    y, known = as_policy(policy)(answers)
     who = reconcile('patient_id', held.get('patient_id'), None if patient is None else table[patient], rows)
     synthetic = reconcile('synthetic', held.get('synthetic'), read_synthetic(table), rows)
     return CXRDataset(pixels, y, known, who, labels, synthetic=synthetic, meta=table.drop(columns=labels), rows=rows,

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from .core import Batch
 from .files import FileImages, UnreadableImage
 from .labels import as_labels, as_truth, check_patients, label_states
-from .states import count_states
+from .states import as_policy, count_states
 from .sources import ArrayImages, as_images, check_pixels
 from .splits import warn_of_ids
 from .tables import Checks, first_few
@@ -234,7 +234,7 @@ def from_arrays(
     if policy is not None and known is not None:
         raise ValueError('policy makes the mask from y: give policy or known, not both')
     if policy is None: return CXRDataset(images, y, known, patient_id, label_names, **kw)
-    return CXRDataset(images, *policy(y, given or None), patient_id, label_names, states=y, **kw)
+    return CXRDataset(images, *as_policy(policy)(y, given or None), patient_id, label_names, states=y, **kw)
 
 # %% ../nbs/01f_dataset.ipynb #4def0e25
 def from_phantom(

@@ -24,8 +24,8 @@ from .long_tables import find_long, widen
 from .places import check_files, check_masks, check_repeats, find_root, get_stem, locate_files
 from .reading import find_images, fit_image
 from .roles import Check, Role, check_ids, check_labels, check_names_of_files, check_people
-from .roles import guess_labels, guess_roles, parse_states
-from .roles import read_texts, say_count, tabulate_states
+from .roles import find_header_patients, guess_labels, guess_roles, parse_states
+from .roles import read_texts, say_check, say_count, tabulate_states
 from .splits import make_spelling_key, patients_from_names
 from .tables import find_column, find_labels, find_patients
 from .writing import write_atomic
@@ -230,13 +230,13 @@ def drop_rows(
     for rule in leave_out:
         column, equals, value = rule.partition('=')
         if not equals or column not in table:
-            raise ValueError(f'--leave-out {rule!r}: write COLUMN=VALUE with one of {list(table.columns)}')
+            raise ValueError(f'leave_out={rule!r}: write COLUMN=VALUE with one of {list(table.columns)}')
         rows = table[column].fillna('') == value
         if not rows.any():
             there = first_few(table[column].dropna().unique())
-            raise ValueError(f'--leave-out {rule!r}: no row has it; {column} holds {there}')
+            raise ValueError(f'leave_out={rule!r}: no row has it; {column} holds {there}')
         table = table[~rows].reset_index(drop=True)
-    if not len(table): raise ValueError('--leave-out leaves no row')
+    if not len(table): raise ValueError('leave_out=... leaves no row')
     return table
 
 # %% ../nbs/01i_doctor.ipynb #4bf76efe
@@ -248,13 +248,13 @@ def restore_ids(
     "Patients of another table, joined by the image; ValueError where that has none, or one image in two patients."
     roles = guess_roles(original)
     for what in ('image files', 'patients'):
-        if what not in roles: raise ValueError(f'--ids: no column of {what} in a table with {list(original.columns)}')
+        if what not in roles: raise ValueError(f'ids=...: no column of {what} in a table with {list(original.columns)}')
     ids = {}
     for name, who in zip(*(original[roles[what].column] for what in ('image files', 'patients'))):
         if name is None: continue
-        if ids.setdefault(get_stem(name), who) != who: raise ValueError(f'--ids: the image {name} has two patients')
+        if ids.setdefault(get_stem(name), who) != who: raise ValueError(f'ids=...: the image {name} has two patients')
     found = [None if name is None else ids.get(get_stem(name)) for name in table[image]]
-    if not any(found): raise ValueError('--ids: the two tables have no image in common')
+    if not any(found): raise ValueError('ids=...: the two tables have no image in common')
     return table.assign(**{patient: found})
 
 # %% ../nbs/01i_doctor.ipynb #5ca37ff6
@@ -435,8 +435,7 @@ def check_given(
     unused |= dict.fromkeys(ANNOTATED, [*(name for name in columns if name != 'patient'), 'options'])
     strange = [name for name in unused.get(found.kind, columns) if given.get(name)]
     if not strange: return
-    words = {'options': '--option', 'leave_out': '--leave-out'}
-    spelled = ', '.join(words.get(name, f'--{name}') for name in strange)
+    spelled = ', '.join(f'{name}=...' for name in strange)
     what = {'npz': 'an .npz', 'table': 'a table', 'images': 'a folder of images'}.get(found.kind, found.kind)
     raise ValueError(f'{found.source} is read as {what}, which does not use {spelled}: leave it out, or name a table')
 
@@ -478,6 +477,14 @@ def examine(
             found.table = restore_ids(found.table, read_texts(ids), *columns)
             found.rewrite.append('the identifiers come from another table')
         where = root or (place if kind == 'images' else place.parent)
+        roles = guess_roles(found.table, path=path, patient=patient)
+        who = None if each_image else find_header_patients(found.table, roles, where)
+        if who is not None:
+            found.table = found.table.assign(patient_id=who)
+            found.rewrite.append('the patients come from the headers of the files')
+            advice = '--write puts them into a column patient_id; fit reads the headers too'
+            found.checks.append(
+                Check('patients', 'note', 'told by the headers of the DICOM files, PatientID', len(who), [], advice))
         examine_table(found, where, labels, look, each_image, path=path, patient=patient)
         if found.root is None and root is not None: found.root = str(root)
     return found
@@ -570,13 +577,13 @@ def write_repaired(
     "Write a table that training reads; FileExistsError where the file is there, ValueError without image files."
     out = Path(out)
     if out.exists(): raise FileExistsError(f'{out} is there already: name another file')
-    if 'image files' not in found.roles: raise ValueError('no column names image files: name it, --path')
-    if not out.name.endswith('.csv'): raise ValueError(f'--write {out}: the table that is written ends in .csv')
+    if 'image files' not in found.roles: raise ValueError('no column names image files: name it, path=...')
+    if not out.name.endswith('.csv'): raise ValueError(f'out={str(out)!r}: the table that is written ends in .csv')
     column = found.roles['image files'].column
     here = out.resolve().parent
     paths = [None if path is None else os.path.relpath(Path(path).resolve(), here) for path in found.paths]
     rows = list_written(found)
-    if not rows: raise ValueError('none of the files was found: name the folder that they lie in, --root')
+    if not rows: raise ValueError('none of the files was found: name the folder that they lie in, root=...')
     table = found.table.assign(**{column: paths}).iloc[rows]
     if complete: table, _ = fill_table(table, found.label_names)
     write_atomic(out, table.to_csv(index=False).encode())
@@ -607,6 +614,7 @@ def format_commands(
 def format_examination(
     found:Examination,
     commands=None,   # of make_commands; None: made here
+    written=None,    # Examination of the table that was written of it
 )->str:
     "Columns and reasons, states of the labels, checks, and the commands to type."
     rows = 0 if found.table is None else len(found.table)
@@ -616,7 +624,8 @@ def format_examination(
     for role in found.labels: reasons.setdefault(role.why, []).append(role.column)
     lines += [f'  labels ({why}): {first_few(names, 30)}' for why, names in reasons.items()]
     if found.labels: lines += ['', found.counts().to_string()]
-    lines += ['', *map(str, found.checks)]
+    others, where = (None, '') if written is None else (written.checks, written.source)
+    lines += ['', *(say_check(check, others, where) for check in found.checks)]
     commands = make_commands(found) if commands is None else commands
     return '\n'.join([*lines, *format_commands(commands, found.stops)])
 

@@ -44,11 +44,12 @@ def load_run(
 ):                      # the method, and in words how far it was trained
     "A run to be evaluated; ValueError where it is not finished, FileNotFoundError where there is none."
     from cxr_workbench.learner import load
+    from cxr_workbench.roles import say_count
     run = Path(run)
     if (run/'model.json').exists() or not (run/'last.ckpt').exists():
         history = run/'history.csv'
         epochs = len(history.read_text().strip().splitlines()) - 1 if history.exists() else None
-        return load(run), 'finished' if epochs is None else f'finished after {epochs} epochs'
+        return load(run), 'finished' if epochs is None else f'finished after {say_count(epochs, "epoch")}'
     model, done, planned = load_checkpoint(run)
     stands = f'not finished: {done} of {planned} epochs'
     if unfinished: return model, stands

@@ -10,6 +10,7 @@ __all__ = ['get_patients', 'attach_patients', 'split_by_patient', 'hold_out', 'c
 import os, warnings
 import numpy as np
 from .dataset import CXRDataset
+from .dicom_tags import patients_from_headers
 from .labels import check_patients
 from .splits import check_split, parse_fold, parse_patient, patient_folds, patient_split
 from .splits import patients_from_names, read_folds, separate_rows, parse_synthetic
@@ -42,8 +43,7 @@ def explain_no_patients(
     "What to do where neither the table nor the file names contain the patients."
     found = [sum(parse_patient(name) is not None for name in names) for names in list_file_names(data)]
     return ('the table has no patients: without them images of one patient would be in both parts. Name their column '
-            '(patient=, --patient), or say by hand that every image is its own patient '
-            '(each_image=True, --each-image-a-patient). '
+            'with patient=..., or say by hand that every image is its own patient with each_image=True. '
             f'The names of {max(found, default=0)} of {len(data)} files contain a patient')
 
 # %% ../nbs/01fa_holdout.ipynb #4df60bae
@@ -51,14 +51,19 @@ def get_patients(
     data,              # a CXRDataset
     each_image=False,  # by hand only: every image is its own patient
 )->np.ndarray:         # (n,)
-    "Who is on each image, by the table or, with a warning, by the file names; ValueError where neither says it."
+    "Who is on each image: by the table or, with a warning, by file names or DICOM headers; ValueError where none says."
     if data.patient_id is not None and each_image:
         raise ValueError(f'the data set names {len(np.unique(data.patient_id))} patients for {len(data)} images: '
-                         'leave each_image (--each-image-a-patient) out')
+                         'leave each_image=True out')
     if data.patient_id is not None: return data.patient_id
     if each_image: return np.arange(len(data))
     names, patients = patients_from_files(data)
-    if names is None: raise ValueError(explain_no_patients(data))
+    if names is None:
+        patients = None if data.paths is None else patients_from_headers(data.paths)
+        if patients is None: raise ValueError(explain_no_patients(data))
+        warnings.warn(f'the table has no patients: {len(np.unique(patients))} patients of {len(patients)} images are '
+                      'taken from the headers of the DICOM files (PatientID)', stacklevel=3)
+        return check_patients(patients)
     patients = check_patients(patients)
     layouts = ', '.join(sorted({parse_patient(name)[0] for name in names}))
     warnings.warn(f'the table has no patients: {len(np.unique(patients))} patients of {len(patients)} images are '

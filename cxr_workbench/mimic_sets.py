@@ -8,7 +8,8 @@ __all__ = ['LABELERS', 'collect_mimic_cxr', 'collect_cxr_lt_2023', 'collect_cxr_
 # %% ../nbs/01ce_mimic_sets.ipynb #5ef6b6f9
 from pathlib import Path
 from .filters import choose_rows, keep_part, keep_rows
-from .layouts import LAYOUTS, Collected, attach_files, compare_counts, find_table, join_parts, read_layout
+from .layouts import LAYOUTS, Collected, attach_files, compare_counts, find_table, join_parts
+from .layouts import need_columns, read_layout
 from .states import CHEXPERT
 from .tables import Checks, find_column, find_labels, first_few, read_table
 
@@ -48,7 +49,8 @@ def attach_parts(
     silent = checks if needed else Checks()
     file = find_table(root, ['mimic-cxr-2.0.0-split.csv', 'mimic-cxr-2.1.0-split.csv'], silent, 'parts')
     if file is None: return table.assign(split='')
-    parts = read_table(file).drop_duplicates('dicom_id').set_index('dicom_id').split
+    parts = need_columns(read_table(file), ['dicom_id', 'split'], file.name)
+    parts = parts.drop_duplicates('dicom_id').set_index('dicom_id').split
     split = table.dicom_id.map(parts).fillna('')
     checks.add('parts', 'ok', f'{file.name}, {(split != "").sum()} of {len(table)} images are in it')
     return table.assign(split=split)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from .filters import choose_rows, keep_part
 from .layouts import LAYOUTS, Collected, attach_files, compare_counts, find_table, name_columns
-from .layouts import move_files, read_layout
+from .layouts import move_files, need_columns, read_layout
 from .states import NIH14
 from .tables import Checks, find_nih14_files, first_few, join_paths, keep_files, nih14_table, read_table
 
@@ -26,7 +26,8 @@ def attach_nih_files(
 ):                  # the rows whose file is there, with its path
     "Put the path of its file beside each row."
     names = ['images/' + table['name']]
-    if not files: return table.assign(path=join_paths(names[0], root)).reset_index(drop=True)
+    first = join_paths(names[0], root)   # refuses a name that is blank or stands twice
+    if not files: return table.assign(path=first).reset_index(drop=True)
     found = find_nih14_files(Path(root), checks)
     paths = [found.get(name) or os.path.join(root, 'images', name) for name in table['name']]
     paths = move_files(paths, root, names, checks)
@@ -87,6 +88,7 @@ def collect_nih14_google(
     checks, layout = Checks(), LAYOUTS['nih14_google']
     table = read_layout(root, layout, checks)
     if table is None: return Collected(None, [*layout.labels], checks)
+    need_columns(table, [*layout.labels, 'Set Id'], layout.tables[0])
     answers = {label: parse_answers(table[label], label) for label in layout.labels}
     table = table.assign(**answers, split=table['Set Id'].str.strip())
     compare_counts(table, layout, checks)
@@ -108,7 +110,10 @@ def join_boxes(
     table,          # DataFrame with one row a box
     checks:Checks,
 ):                  # one row an image, with a column boxes: how many
-    "One row an image from one row a box; ValueError where its rows disagree."
+    "One row an image from one row a box; ValueError where its rows disagree, or say nothing."
+    need_columns(table, ['patientId', 'x', 'y', 'width', 'height', 'Target'], 'the table of boxes')
+    blank = np.flatnonzero(table.patientId.isna() | ~table.Target.isin((0, 1)))
+    if len(blank): raise ValueError(f'rows {first_few(blank)} name no image, or a Target that is neither 0 nor 1')
     groups = table.groupby('patientId', sort=False).Target
     differ = groups.nunique() > 1
     if differ.any(): raise ValueError(f'images with both targets: {first_few(differ.index[differ])}')

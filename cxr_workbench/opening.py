@@ -480,13 +480,13 @@ def list_packable(
     sheet=None,  # as in open_data
 ):               # what files.pack takes: files or a table, and the name of the column
     "The files to pack; raises ValueError or OSError where there are none."
-    from cxr_workbench.tables import find_column, read_table
+    from cxr_workbench.csv_tables import read_table, say_columns
+    from cxr_workbench.tables import find_column
     if Path(table).is_dir(): return list_folder(table), 'path'
-    frame = read_table(table, files=[path], sheet=sheet)
+    frame = read_table(table, files=[path], sheet=sheet, spelled=True)
     column = find_column(frame, 'image files', path)
     if column is None:
-        raise ValueError('no column of image files is recognised: name it with path=...; '
-                         f'the table has {list(frame.columns)}')
+        raise ValueError(f'no column of image files is recognised: name it with path=...; {say_columns(frame)}')
     return frame, column
 
 # %% ../nbs/79a_opening.ipynb #1ffabd9a

@@ -12,29 +12,32 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
+from .csv_tables import read_table, spell_files, tidy_name
 from .progress import follow
-from .reading import Reading, UnreadableImage, fit_image
-from .shards import find_fault, hash_file, read_as_text, read_checksums, read_list
-from .shards import write_block, write_list
+from .reading import Reading, UnreadableImage, find_images, fit_image, is_integer
+from .shards import UNSEEN, find_changed, find_fault, find_list_fault, hash_file, hash_lists, hold_folder
+from .shards import make_folder, open_list, read_checksums, read_list, write_block, write_list
+from .tables import check_once
 from .text_rows import TextRows
 from .writing import write_atomic
 
 # %% ../nbs/01a4_packing.ipynb #c0ba6557
-def read_path_table(
-    file,              # a CSV file
-    path_column:str,
-):                     # DataFrame, its paths as text
-    "A table of files; raises ValueError where its rows have more entries than its header."
-    import pandas as pd
-    header = pd.read_csv(file, header=None, nrows=1, dtype=str).iloc[0]
-    if (header == path_column).sum() > 1:
-        raise ValueError(f'{file} has the column {path_column!r} more than once: rename one of them')
-    with warnings.catch_warnings():
-        warnings.simplefilter('error', pd.errors.ParserWarning)
-        try: return pd.read_csv(file, dtype={path_column: str}, low_memory=False, index_col=False)
-        except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
-            text = f'the rows of {file} have more entries than its header ({error}): correct its commas'
-            raise ValueError(text) from None
+def open_table(
+    table,               # DataFrame, a file that read_table takes, a folder of images, or a list of paths
+    path_column='path',  # where a table has the paths
+    root=None,           # what they are relative to; None: a file's own folder, otherwise the working directory
+):                       # DataFrame or list of paths, and what they are relative to
+    "What is to be packed; ValueError or OSError where it cannot be read."
+    if isinstance(table, (str, os.PathLike)):
+        if Path(table).is_dir(): return [str(file) for file in find_images(table)], None
+        root = Path(table).parent if root is None else root
+        table = read_table(table, files=[path_column], spelled=True)
+        check_once(table, path_column)
+    if isinstance(table, dict):
+        import pandas as pd
+        table = pd.DataFrame(table)
+    if hasattr(table, 'to_pandas'): table = table.to_pandas()   # of pyarrow or polars
+    return spell_files(table, [path_column]) if hasattr(table, 'columns') else list(table), root
 
 # %% ../nbs/01a4_packing.ipynb #628d41ee
 def pick_paths(table, path_column):  # -> list of paths, None where blank
@@ -42,25 +45,23 @@ def pick_paths(table, path_column):  # -> list of paths, None where blank
     there = list(table.columns)
     if there.count(path_column) != 1:
         what = 'no column' if path_column not in there else f'{there.count(path_column)} times the column'
-        raise ValueError(f'there is {what} {path_column!r}: give path_column=, one of {there[:20]}')
+        raise ValueError(f'there is {what} {path_column!r}: give path_column=..., one of {there[:20]}')
     column = table[path_column]
     return [None if blank else path for path, blank in zip(column.tolist(), column.isna())]
 
 # %% ../nbs/01a4_packing.ipynb #2c3a1d3f
 def resolve_paths(
-    table,               # DataFrame, path of a CSV file, or list of paths
+    table,               # as in open_table
     path_column='path',  # where a table has the paths
-    root=None,           # what they are relative to; None: a CSV file's own folder, otherwise the working directory
+    root=None,           # what they are relative to; None: as in open_table
 ):                       # paths as written ('' where blank), and the files they mean
     "The files of a table; raises ValueError for a missing column, an entry that is no path, or an empty table."
-    if isinstance(table, (str, os.PathLike)):
-        root = Path(table).parent if root is None else root
-        table = read_path_table(table, path_column)
+    table, root = open_table(table, path_column, root)
     if hasattr(table, 'columns'): table = pick_paths(table, path_column)
     wrong = [i for i, p in enumerate(table) if p is not None and not isinstance(p, (str, os.PathLike))]
     if wrong:
         raise ValueError(f'row {wrong[0]} holds {table[wrong[0]]!r}, which is no path ({len(wrong)} such rows)')
-    names = ['' if p is None else str(p).strip() for p in table]
+    names = ['' if p is None else tidy_name(str(p), root or '') for p in table]
     if not any(names): raise ValueError('the table names no file')
     return names, [os.path.join(root or '', name) if name else '' for name in names]
 
@@ -76,10 +77,10 @@ def check_paths(
         again = twice[0]
         rows = f'{first[os.path.normpath(files[again])]} and {again}'
         raise ValueError(f'{len(twice)} files appear twice, first {files[again]} in rows {rows}: '
-                         'drop_duplicates removes them')
-    some = [file for file in files if file][:100]
+                         'keep one row of each')
+    some = [os.path.abspath(file) for file in files if file][:100]
     if any(map(os.path.exists, some)): return
-    raise ValueError(f'none of the first {len(some)} files exists, for example {os.path.abspath(some[0])}: check root=')
+    raise ValueError(f'none of the first {len(some)} files exists, for example {some[0]}: check root=...')
 
 # %% ../nbs/01a4_packing.ipynb #db05fd9a
 class PackedFile(NamedTuple):
@@ -111,7 +112,9 @@ def exit_with_parent():
 # %% ../nbs/01a4_packing.ipynb #911f5624
 def count_workers(workers, tasks:int)->int:
     "How many processes; where none are asked for, one per core, and 0 for fewer than 200 tasks or one core."
-    if workers is not None: return workers
+    if workers is not None:
+        if is_integer(workers) and workers >= 0: return int(workers)
+        raise ValueError(f'workers={workers!r}: give the number of processes, 0 or more')
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     return 0 if tasks < 200 or cores == 1 else cores
 
@@ -175,10 +178,14 @@ def find_faults(
 def read_plan(folder:Path)->dict:
     "What pack.json says; raises ValueError with its name where it is damaged."
     file, remedy = folder/'pack.json', 'copy the folder again, or pack again into a new one'
-    try: plan = json.loads(file.read_text())
+    try: plan = json.loads(file.read_text(encoding='utf-8'))
     except ValueError as error: raise ValueError(f'{file} is cut off or damaged ({error}): {remedy}') from None
-    needed = {'size', 'fit', 'reading', 'shard', 'rows', 'fingerprint', 'complete'}
-    if not isinstance(plan, dict) or needed - set(plan): raise ValueError(f'{file} is no plan of a pack: {remedy}')
+    kinds = dict(size=int, fit=str, reading=dict, shard=int, rows=int, fingerprint=str, complete=bool)
+    if not isinstance(plan, dict) or {*kinds} - {*plan}: raise ValueError(f'{file} is no plan of a pack: {remedy}')
+    kinds['path_column'], path_column = str, plan.get('path_column', '')
+    strange = [name for name, kind in kinds.items() if type({'path_column': path_column, **plan}[name]) is not kind]
+    strange += [name for name in ('size', 'shard', 'rows') if name not in strange and plan[name] < 1]
+    if strange: raise ValueError(f'{file} says {strange[0]}={plan[strange[0]]!r}, which no pack has: {remedy}')
     if plan.get('format', 1) != 1:
         raise ValueError(f'{file} is of format {plan["format"]}, and 1 is read: it was written by a newer version')
     return plan
@@ -203,23 +210,28 @@ def compare_plans(old:dict, new:dict)->list[str]:
 def claim_folder(
     out:Path,
     plan:dict,  # what this pack is to be
+    files=(),   # that the rows of the table mean
 )->dict:        # the plan as it stands in the folder
     "Claim a folder for a pack, or find it already claimed; raises ValueError where it holds something else."
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if (out/'pack.json').exists():
         old = read_plan(out)
-        differ = compare_plans(old, plan)
-        if not differ: return old
-        raise ValueError(f'{out} holds a pack of {"; ".join(differ)}: give another folder, or delete this one')
-    others = sorted(p.name for p in out.iterdir() if p.suffix != '.part')
-    if others: raise ValueError(f'{out} is not empty (it holds {others[0]!r}): give a new folder')
-    plan = {**plan, 'complete': False}
+        differ = compare_plans(old, plan) or find_changed(old, files)
+        what = '; '.join(differ)
+        if differ: raise ValueError(f'{out} holds a pack of {what}: give another folder, or delete this one')
+        moved = old.get('path_column') not in (None, plan['path_column'])   # the same files in a column of another name
+        plan = {**old, 'path_column': plan['path_column']} if moved else old
+    else:
+        others = [name for name in sorted(os.listdir(out)) if not name.endswith('.part') and name not in UNSEEN]
+        if others: raise ValueError(f'{out} is not empty (it holds {others[0]!r}): give a new folder')
+        plan = {**plan, 'complete': False}
     write_atomic(out/'pack.json', json.dumps(plan, indent=1).encode())
     return plan
 
 # %% ../nbs/01a4_packing.ipynb #3903cbef
 def join_shards(
     out:Path, plan:dict, shards:int,
+    files,   # that the rows of the table mean
 ):
     "Join the lists into index.csv and failed.csv and mark the pack complete; ValueError where nothing could be read."
     import pandas as pd
@@ -233,8 +245,11 @@ def join_shards(
     known, names = read_checksums(out), [f'shard_{k:05d}.npy' for k in sorted(set(whole.shard[is_read]))]
     lines = [f'{known.get(name) or hash_file(out/name)}  {name}\n' for name in names]
     write_atomic(out/'checksums.sha256', ''.join(lines).encode())
+    some = whole.row[is_read].iloc[::max(1, int(is_read.sum())//16)].tolist()
+    sizes = [(row, os.path.getsize(files[row])) for row in some if os.path.isfile(files[row])]
     counts = dict(packed=int(is_read.sum()), failed=int((~is_read).sum()))
-    write_atomic(out/'pack.json', json.dumps({**plan, 'complete': True, **counts}, indent=1).encode())
+    plan = {**plan, 'complete': True, **counts, 'lists': hash_lists(out), 'sizes': sizes}
+    write_atomic(out/'pack.json', json.dumps(plan, indent=1).encode())
 
 # %% ../nbs/01a4_packing.ipynb #f5c24675
 def split_index(
@@ -252,6 +267,16 @@ def split_index(
     write_atomic(out/'pack.json', json.dumps(plan, indent=1).encode())
     return plan
 
+# %% ../nbs/01a4_packing.ipynb #280b6712
+def open_lists(folder:Path, plan:dict):   # -> index, failed
+    "The lists of a complete pack; ValueError where they are missing, damaged or those of another pack."
+    index, failed = (open_list(folder/name) for name in ('index.csv', 'failed.csv'))
+    fault = find_list_fault(index, failed, plan['rows'], plan['shard'])
+    if not fault and plan.get('lists') not in (None, hash_lists(folder)): fault = 'are not what was written'
+    if not fault: return index, failed
+    raise ValueError(f'index.csv and failed.csv in {folder} {fault}: copy the folder again, or pack again into a new '
+                     'one')
+
 # %% ../nbs/01a4_packing.ipynb #fc7fc675
 def drop_damaged(
     out:Path, plan:dict,
@@ -260,7 +285,7 @@ def drop_damaged(
     "Forget the shards of a pack that are damaged, with a warning that names them."
     lists = {int(file.stem[6:]): file for file in out.glob('shard_*.csv')}
     complete = plan['complete']
-    if complete: counts = dict(read_list(out/'index.csv').shard.value_counts())
+    if complete: counts = dict(open_lists(out, plan)[0].shard.value_counts())
     else: counts = {k: int((read_list(file).offset >= 0).sum()) for k, file in lists.items()}
     counts = {k: count for k, count in counts.items() if count}
     damaged = find_faults(out, plan, counts, thorough or not complete)
@@ -287,17 +312,17 @@ def refuse_faults(
     first = min(faults)
     more = f' (and {len(faults) - 1} more shards are damaged)' if len(faults) > 1 else ''
     raise ValueError(f'{folder}/shard_{first:05d}.npy {faults[first]}{more}. Pack the same table into {folder} again, '
-                     'with the same options and --verify (verify=True): the damaged shards are made again, no others. '
+                     'with the same arguments and verify=True: the damaged shards are made again, no others. '
                      'Or copy the folder again')
 
-# %% ../nbs/01a4_packing.ipynb #280b6712
+# %% ../nbs/01a4_packing.ipynb #2de936ae
 def open_pack(folder:Path):  # -> config, index, failed
     "The tables of a complete pack; raises FileNotFoundError or ValueError where it is none, incomplete or damaged."
     if not (folder/'pack.json').exists():
         raise FileNotFoundError(f'{folder} holds no pack: files.pack(table, folder, size) makes one')
     config = read_plan(folder)
     check_complete(folder, config)
-    index, failed = (read_list(folder/name) for name in ('index.csv', 'failed.csv'))
+    index, failed = open_lists(folder, config)
     refuse_faults(folder, find_faults(folder, config, dict(index.shard.value_counts())))
     return config, index, failed
 
@@ -366,29 +391,39 @@ def make_plan(
     shard=None,       # rows per shard; None: about 32 MB
     path_column='path',   # where a table has the paths
 )->dict:
-    "What pack.json says of a table and a reading, before it is complete."
-    shard = shard or int(np.clip(2**25//reading.size**2, 256, 8192))
+    "What pack.json says of a table and a reading, before it is complete; ValueError for a shard that cannot be."
+    if shard is not None and not (is_integer(shard) and shard >= 1):
+        raise ValueError(f'shard={shard!r}: give how many rows of the table a shard has, 1 or more')
+    shard = int(shard or np.clip(2**25//reading.size**2, 256, 8192))
     fingerprint = hashlib.sha256(json.dumps(names).encode()).hexdigest()
     return dict(format=1, size=reading.size, fit=reading.fit, reading=reading.to_dict(), shard=shard,
                 rows=len(names), fingerprint=fingerprint, path_column=path_column)
 
 # %% ../nbs/01a4_packing.ipynb #51c9aff4
-def write_table(
-    out:Path,
-    table,             # as given to pack
+def choose_columns(
+    table,             # DataFrame or list, as open_table gives it
     path_column:str,   # always kept
     keep=None,         # names of columns; None: all; an empty list: no table
-):
-    "Keep all rows of a table beside the images, in their order; ValueError for a column that is not there."
-    if keep is not None and not len(keep): return
-    if isinstance(table, (str, os.PathLike)): table = read_as_text(table)
-    if not hasattr(table, 'columns'): return
+):                     # DataFrame; None: there is none to keep
+    "What of a table is kept beside the images; ValueError for a column that is not there."
+    keep = [keep] if isinstance(keep, str) else keep
+    if not hasattr(table, 'columns') or keep is not None and not len(keep): return None
     missing = [name for name in keep or () if name not in table.columns]
     if missing: raise ValueError(f'keep= names columns that the table has not: {missing}; it has {list(table.columns)}')
-    columns = list(table.columns) if keep is None else list(dict.fromkeys([path_column, *keep]))
-    content = table[columns].to_csv(index=False).encode(errors='surrogateescape')
-    file = out/'table.csv'
-    if not file.exists() or file.read_bytes() != content: write_atomic(file, content)
+    return table[list(table.columns) if keep is None else list(dict.fromkeys([path_column, *keep]))]
+
+# %% ../nbs/01a4_packing.ipynb #57d500eb
+def write_table(
+    out:Path,
+    table,       # DataFrame of choose_columns; None: there is none
+):
+    "Keep all rows of a table beside the images, in their order; a warning where it replaces another."
+    if table is None: return
+    content, file = table.to_csv(index=False).encode(errors='surrogateescape'), out/'table.csv'
+    if file.exists():
+        if file.read_bytes() == content: return
+        warnings.warn(f'the table has changed since it was packed: {file} is replaced, the images stay')
+    write_atomic(file, content)
 
 # %% ../nbs/01a4_packing.ipynb #2ffd3c91
 def write_missing_shards(
@@ -410,14 +445,37 @@ def write_missing_shards(
             shard = list(itertools.islice(stream, len(span)))
             write_shard(out, k, span, [names[row] for row in span], shard)
 
+# %% ../nbs/01a4_packing.ipynb #bab40acd
+def retry_failed(
+    out:Path, plan:dict,
+    names, files,     # as in write_missing_shards
+)->dict:              # the plan; incomplete where a file can be read now
+    "Read the files of a complete pack again that could not be read, with a warning that counts those that can."
+    if not plan['complete']: return plan
+    index, failed = open_lists(out, plan)
+    tried = {row: pack_file(files[row], parse_reading(plan)) for row in failed.row if os.path.isfile(files[row])}
+    mended = {row: result for row, result in tried.items() if result.pixels is not None}
+    if not mended: return plan
+    warnings.warn(f'{len(mended)} of {len(failed)} files that could not be read can be read now: they are packed')
+    packed, reasons = PackedImages(out), dict(zip(failed.row, failed.reason))
+    places, step = {row: place for place, row in enumerate(index.row)}, plan['shard']
+    plan = split_index(out, plan, ())
+    for k in sorted({row//step for row in mended}):
+        rows = range(k*step, min(k*step + step, plan['rows']))
+        had = {row: index.iloc[places[row]] for row in rows if row in places}
+        old = {row: PackedFile(packed[places[row]], part.height, part.width) for row, part in had.items()}
+        results = [mended.get(row) or old.get(row) or PackedFile(None, reason=reasons[row]) for row in rows]
+        write_shard(out, k, rows, [names[row] for row in rows], results)
+    return plan
+
 # %% ../nbs/01a4_packing.ipynb #64db8827
 def pack(
-    table,               # DataFrame, CSV file, or list of paths
+    table,               # DataFrame, a file that read_table takes, a folder of images, or a list of paths
     out,                 # folder, new or of an earlier run with the same arguments
     size:int,            # side in pixels
     fit='pad',           # how to make a square, as in fit_image
     path_column='path',  # where a table has the paths
-    root=None,           # what they are relative to; None: a CSV file's own folder, otherwise the working directory
+    root=None,           # what they are relative to; None: a file's own folder, otherwise the working directory
     workers=None,        # processes; None: one per core, none for fewer than 200 files
     shard=None,          # table rows per shard; None: about 32 MB
     keep=None,           # columns of the table to keep beside the images; None: all; []: none
@@ -425,14 +483,20 @@ def pack(
     **reading,           # arguments of read_image, the same for all files
 ):                       # PackedImages; unreadable files are in its .failed
     "Resize every image of a table once into memory-mapped uint8 shards; after a kill, run it again."
+    table, root = open_table(table, path_column, root)
     names, files = resolve_paths(table, path_column, root)
     plan = make_plan(names, Reading(size, fit, **reading), shard, path_column)
+    kept = choose_columns(table, path_column, keep)
+    count_workers(workers, 1)
     check_paths(files)
     out = Path(out)
-    own = drop_damaged(out, claim_folder(out, plan), verify)
-    write_table(out, table, path_column, keep)
-    if not own['complete']:
-        write_missing_shards(out, own, names, files, workers)
-        join_shards(out, own, -(-plan['rows']//plan['shard']))
-    for leftover in [*out.glob('shard_*.csv'), *out.glob('shard_*.sha256'), *out.glob('*.part')]: leftover.unlink()
+    make_folder(out)
+    with hold_folder(out):
+        own = drop_damaged(out, claim_folder(out, plan, files), verify)
+        write_table(out, kept)
+        own = retry_failed(out, own, names, files)
+        if not own['complete']:
+            write_missing_shards(out, own, names, files, workers)
+            join_shards(out, own, -(-plan['rows']//plan['shard']), files)
+        for leftover in [*out.glob('shard_*.csv'), *out.glob('shard_*.sha256'), *out.glob('*.part')]: leftover.unlink()
     return PackedImages(out)

@@ -12,6 +12,21 @@ from .dataset import CXRDataset
 from .packing import PackedImages
 from .tables import read_table
 
+# %% ../nbs/02b_packs.ipynb #d22cb5f6
+def check_rows(
+    packed:PackedImages,
+    table, column,   # DataFrame that it keeps, and its column of files; None: not known
+):
+    "Refuse a table whose rows are not those that were packed (ValueError with the first that differs)."
+    file, rows, remedy = packed.table_file, packed.config['rows'], 'pack the table into it again, its images stay'
+    if len(table) != rows: raise ValueError(f'{file} has {len(table)} rows, and {rows} were packed: {remedy}')
+    if column not in table.columns: return
+    found = [str(name).strip() for name in table[column].iloc[packed.rows]]
+    place = next((k for k, name in enumerate(found) if name != packed.paths[k].strip()), None)
+    if place is None: return
+    raise ValueError(f'row {packed.rows[place]} of {file} is {found[place]}, and {packed.paths[place]} was packed '
+                     f'there: {remedy}')
+
 # %% ../nbs/02b_packs.ipynb #26732848
 def from_pack(
     folder,         # as given to `pack`
@@ -20,14 +35,15 @@ def from_pack(
     policy=None,    # a LabelPolicy for what uncertain and blank mean; None: LabelPolicy()
     path=None,      # column of the files; None: the one that was packed by
 )->CXRDataset:
-    "A pack with the table that it keeps; ValueError where it has none."
+    "A pack with the table that it keeps; ValueError where it has none, or one of other rows."
     packed = PackedImages(folder)
     if packed.table_file is None:
         raise ValueError(f'{folder} keeps no table, because it was packed from a folder or a list, with keep=[], or by '
                          'an earlier version: pack the table into it again (its images stay), or give the table with '
-                         '--packed FOLDER (from_csv(table, packed=FOLDER))')
+                         'packed=... for this folder')
     path = path or packed.config.get('path_column')
     table = read_table(packed.table_file, ids=[patient], files=[path])
+    check_rows(packed, table, packed.config.get('path_column'))
     data = from_csv(table.iloc[packed.rows], '', path, labels, patient, policy, packed=packed)
     counts = len(table), len(data)
     if counts[0] > counts[1]: data.record.filters.insert(0, ('packed images', *counts, 'could not be read'))

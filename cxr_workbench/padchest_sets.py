@@ -11,7 +11,8 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from .filters import choose_rows, keep_rows
-from .layouts import LAYOUTS, Collected, attach_files, compare_counts, find_table, join_parts, read_layout
+from .layouts import LAYOUTS, Collected, attach_files, compare_counts, find_table, join_parts
+from .layouts import need_columns, read_layout
 from .states import CXR_LT_2026
 from .tables import Checks, find_labels, first_few, read_table
 
@@ -118,6 +119,8 @@ def collect_padchest(
     table = read_layout(root, layout, checks)
     if table is None: return Collected(None, [*(labels or [])], checks)
     compare_counts(table, layout, checks)
+    needed = ['Labels', 'ImageDir', 'StudyDate_DICOM', 'PatientBirth', *(['MethodLabel'] if by else [])]
+    need_columns(table, needed, layout.tables[0])
     findings = parse_column(table.Labels)
     labels = choose_findings(count_findings(findings), labels, at_least)
     table = keep_readable(table.assign(age=find_ages(table)), findings, checks)
@@ -134,7 +137,8 @@ def read_true_patients(
     "Who is on each image of PadChest."
     table = read_layout(root, LAYOUTS['padchest'], checks)
     if table is None: return None
-    return table.set_index('name')[['patient_id', 'study_id', 'view', 'sex', 'ImageDir']]
+    wanted = [name for name in ('patient_id', 'study_id', 'view', 'sex', 'ImageDir') if name in table]
+    return need_columns(table, ['ImageDir'], LAYOUTS['padchest'].tables[0]).set_index('name')[wanted]
 
 # %% ../nbs/01cf_padchest_sets.ipynb #988542ce
 def read_part(
@@ -145,7 +149,8 @@ def read_part(
     "One part of CXR-LT 2026, with the patients of PadChest."
     file = find_table(root, names, checks)
     if file is None: return None
-    table = read_table(file, ids=['PatientID'], files=['ImageID']).rename(columns={'ImageID': 'name'})
+    table = need_columns(read_table(file, ids=['PatientID'], files=['ImageID']), ['ImageID'], file.name)
+    table = table.rename(columns={'ImageID': 'name'})
     unknown = table['name'][~table['name'].isin(people.index)]
     if len(unknown):
         raise ValueError(f'{len(unknown)} images of {file.name} are not in PadChest: {first_few(unknown, 2)}')

@@ -6,7 +6,7 @@
 __all__ = ['UnreadableImage', 'read_image', 'is_image_file', 'find_images', 'fit_image', 'Reading', 'FileImages']
 
 # %% ../nbs/01a3_reading.ipynb #a0a21ca8
-import os, re, struct, textwrap, zlib
+import errno, os, re, stat, struct, textwrap, zlib
 from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache
 from pathlib import Path
@@ -41,6 +41,9 @@ def explain_error(
     if isinstance(error, FileNotFoundError):
         return 'there is no such file: check the path, and the folder that it is relative to'
     if isinstance(error, IsADirectoryError): return 'this is a folder: find_images lists the files in it'
+    code = getattr(error, 'errno', None)
+    if code == errno.ELOOP: return 'it is a link that leads to itself: leave it out'
+    if code == errno.ENAMETOOLONG: return 'its name is longer than the system allows: rename it'
     if isinstance(error, PermissionError): return 'reading it is not permitted: change its permissions'
     if isinstance(error, ImportError):
         return f'reading it needs another package ({text}): pip install "cxr-workbench[dicom]"'
@@ -62,6 +65,7 @@ SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .webp .avif .tif .tiff .jp2 .j2k .j2c
 MAGIC = (b'\xff\xd8\xff', b'\x89PNG', b'II*\0', b'MM\0*', b'II+\0', b'MM\0+', b'\0\0\0\x0cjP  ', b'\xff\x4f\xff\x51',
          b'GIF87a', b'GIF89a')
 SMALLEST = 16  # pixels; an image with a shorter side is an icon or an accident
+MOST = 8192    # pixels; a longer side of a square is a slip of the pen, and no memory holds many of them
 
 # %% ../nbs/01a3_reading.ipynb #ec642ce0
 def detect_kind(
@@ -132,7 +136,9 @@ def detect_unsupported(
 
 # %% ../nbs/01a3_reading.ipynb #d43678d1
 def read_head(path, count=65536)->bytes:
-    "The first bytes of a file; raises ValueError where it is empty."
+    "The first bytes of a file; raises ValueError where it is empty, or a pipe or device, which would not end."
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind): raise Refusal('it is no regular file: leave it out')
     with open(path, 'rb') as file: head = file.read(count)
     if not head: raise Refusal('it holds zero bytes: copy it again, or leave it out')
     return head
@@ -370,8 +376,8 @@ class Reading:
     frame: int | None = None
 
     def __post_init__(self):
-        if not is_integer(self.size) or self.size < 1:
-            raise ValueError(f'size={self.size!r}: give the side of the square in pixels, 1 or more')
+        if not is_integer(self.size) or not 1 <= self.size <= MOST:
+            raise ValueError(f'size={self.size!r}: give the side of the square in pixels, 1 to {MOST:,}')
         check_fit(self.fit)
         check_bit_depth(self.bits)
         if self.frame is not None and (not is_integer(self.frame) or self.frame < 0):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['group_labels', 'score_table', 'score_model', 'is_first_process', 'print_line', 'describe_intervals', 'add_reasons',
            'print_table', 'check_place', 'write_table', 'make_key', 'choose_place', 'shorten_source',
-           'describe_reading', 'write_html', 'write_report', 'make_demo_sections', 'measure_step', 'plan_demo']
+           'describe_reading', 'write_html', 'write_report', 'make_demo_sections', 'measure_step', 'plan_demo',
+           'say_load']
 
 # %% ../nbs/79b_reports.ipynb #cdde5ba4
 import json, os, re, time
@@ -346,3 +347,15 @@ def plan_demo(
     rest = spent + 2 + 10*step
     if epochs is None: epochs = min(8, max(1, int((limit - rest)/epoch)))
     return epochs, epochs*epoch + rest
+
+# %% ../nbs/79b_reports.ipynb #122ae80c
+def say_load(
+    load=None,    # programs that ran or waited in the last minute, as os.getloadavg counts; None: measured
+    cores=None,   # of this machine; None: counted
+)->str:           # '' where hardly anything else runs, or the system does not say
+    "What else a machine does, as a clause."
+    from cxr_workbench.roles import say_count
+    if load is None: load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.
+    cores = cores or os.cpu_count() or 1
+    if load < .5*cores: return ''
+    return f' while it stays as busy as now ({load:.1f} programs on {say_count(cores, "core")})'

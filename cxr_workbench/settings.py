@@ -59,7 +59,8 @@ def list_options(
     out = {}
     for name, parameter in inspect.signature(command).parameters.items():
         marks = [m for m in getattr(parameter.annotation, '__metadata__', ()) if hasattr(m, 'param_decls')]
-        spelled = [text for mark in marks for text in mark.param_decls or () if str(text).startswith('--')]
+        words = [text for mark in marks for text in (mark.default, *(mark.param_decls or ()))]   # typer takes the first
+        spelled = [text for text in words if isinstance(text, str) and text.startswith('--')]
         if any('Argument' in type(mark).__name__ for mark in marks): continue
         if parameter.annotation is typer.Context: continue
         out[name] = spelled[0].partition('/')[0] if spelled else f'--{name.replace("_", "-")}'

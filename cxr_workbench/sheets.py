@@ -252,7 +252,7 @@ def choose_sheet(
     if len(filled) == 1: return filled[0], []
     if len(fits) != 1 and len(seen) > 1:
         how_many = 'several sheets look' if fits else 'no sheet looks'
-        raise ValueError(f'{how_many} like a table of images: name one with --sheet or sheet=, of '
+        raise ValueError(f'{how_many} like a table of images: name one with sheet=..., of '
                          f'{", ".join(map(describe, filled))}')
     taken = fits[0] if fits else seen[0]
     others = ', '.join(describe(sheet) for sheet in filled if sheet is not taken)

@@ -12,7 +12,8 @@ import numpy as np
 from .answers import translate_answers
 from .dataset import CXRDataset
 from .files import PackedImages
-from .labels import LabelPolicy, as_truth
+from .labels import as_truth
+from .states import as_policy
 from .sources import as_images
 from .tables import Checks, first_few, plain_name
 
@@ -93,9 +94,9 @@ def from_table(
     if packed is not None: images, rows, table = find_packed(packed, table, names, missing, record)
     else:
         default_size = None if reading else 64
-        images, rows = as_images(list(table['path']), size or default_size, fit, reading), None
+        images, rows = as_images(list(table['path']), default_size if size is None else size, fit, reading), None
     answers = translate_answers(table, labels)[labels]
-    y, known = (policy or LabelPolicy())(answers)
+    y, known = as_policy(policy)(answers)
     who = None if patient is None else table[patient]
     return CXRDataset(images, y, known, who, labels, table['path'], read_synthetic(table), size,
                       table.drop(columns=labels), rows, fit, reading, record, answers)

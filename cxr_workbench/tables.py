@@ -12,7 +12,8 @@ import os, re, warnings
 from pathlib import Path
 import numpy as np
 from .answers import read_answers
-from .csv_tables import USUAL, first_few, plain_name, read_table, unpack_bytes
+from .csv_tables import TEXTS_OF_FINDINGS, USUAL, first_few, plain_name, read_table, tidy_name
+from .csv_tables import unpack_bytes
 from .states import CHEXPERT, CXR_LT_2026, NIH14, label_states
 
 # %% ../nbs/01c_tables.ipynb #0543a622
@@ -36,6 +37,7 @@ def find_column(
     name=None,        # the column; None: look for a usual name
 ):                    # a column name, or None where none was named and none was found
     "A column; ValueError lists the columns where the named one is missing or stands twice, or two look right."
+    if name not in table.columns and isinstance(name, str) and name.strip() in table.columns: name = name.strip()
     if name is not None and name not in table.columns:
         raise ValueError(f'no column {name!r} for the {what}: the table has {list(table.columns)}')
     if name is None:
@@ -68,7 +70,7 @@ def find_patients(
         looks = [name for name in table.columns if is_patient_name(name)]
         advice = f'The columns {looks} may be them: name one' if looks else 'Name their column'
         warnings.warn('the table names no patients: nothing can be held out by patient, '
-                      f'unless the names of the files tell who it is. {advice}: patient=, --patient', stacklevel=3)
+                      f'unless the names or the headers of the files tell who it is. {advice}: patient=...', stacklevel=3)
     if column is None or patient is not None: return column
     usual = [plain_name(name) for name in USUAL['patients']]
     for other in [name for name in table.columns if name != column and plain_name(name) in usual]:
@@ -112,6 +114,7 @@ def find_labels(
     usual = {plain_name(name) for name in CHEXPERT + NIH14 + CXR_LT_2026}
     if isinstance(labels, str): labels = [labels]
     found = [column for column in table.columns if plain_name(column) in usual] if labels is None else list(labels)
+    found = [str(name).strip() if name not in table.columns else name for name in found]
     missing = [name for name in found if name not in table.columns]
     if missing: raise ValueError(f'no label columns {missing}: the table has {list(table.columns)}')
     for name in found: check_once(table, name)
@@ -123,11 +126,16 @@ def find_labels(
     check_spelling(found)
     left = [name for name in table.columns if name not in [*found, *others] and holds_states(table[name])]
     if not found:
-        raise ValueError(f'no label column is recognised: name them; the table has {list(table.columns)}'
-                         + (f', of which {left} look like labels' if left else ''))
+        texts = [name for name in table.columns if plain_name(name) in TEXTS_OF_FINDINGS]
+        which = f', of which {left} look like labels' if left else ''
+        if texts and not left:
+            which = (f'. The column {texts[0]!r} may name the findings: cxr-workbench doctor TABLE --write NEW.csv '
+                     'writes a table with a column for each')
+        raise ValueError('no label column is recognised: name them, labels=...; the table has '
+                         f'{list(table.columns)}{which}')
     if left:
         warnings.warn(f'the labels are found by name: {found}. The columns {left} look like labels too '
-                      'and are not taken: give labels=[...] with every label that is wanted', stacklevel=3)
+                      'and are not taken: give labels=... with every label that is wanted', stacklevel=3)
     return found
 
 # %% ../nbs/01c_tables.ipynb #7d7e5eee
@@ -182,7 +190,8 @@ def join_paths(
     for row, name in enumerate(names):
         if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
             raise ValueError(f'row {row} names no image file, but {name!r}: give it one, or delete the row')
-        rows.setdefault(os.path.normpath(os.path.join(root, name)), []).append(row)
+        path = os.path.join(root, tidy_name(str(name), root))
+        rows.setdefault(os.path.normpath(path), []).append(row)
     twice = [f'{path} (rows {first_few(where)})' for path, where in rows.items() if len(where) > 1]
     if twice: raise ValueError(f'image files in more than one row: {first_few(twice)}. Keep one row of each')
     return list(rows)
@@ -257,7 +266,8 @@ def keep_files(
     absent = names[~there]
     if len(absent):
         detail = (f'{len(absent)} of {len(table)} image files are not there: {first_few(absent, 3)}{where}. '
-                  "Get them, or leave these rows out with missing='skip'")
+                  "Get them, or leave these rows out with missing='skip'; "
+                  'cxr-workbench doctor says where files with such names lie')
         checks.filters.append(('image files', len(table), int(there.sum()), 'have no file'))
         checks.add('image files', 'missing', detail, int(there.sum()))
     else: checks.add('image files', 'ok', f'all {len(table)} are there', len(table))
@@ -393,6 +403,7 @@ def nih14_table(
     checks.add('table', 'ok', f'{found[0].name}, {table["Patient ID"].nunique()} patients', len(table))
     table = table.rename(columns={'Image Index': 'name', 'Patient ID': 'patient_id'})
     table = table.join(split_findings(table['Finding Labels']))
+    join_paths(table.name, root)   # refuses a name that is blank or stands twice
     paths = find_nih14_files(root, checks) if files else {}
     table['path'] = [paths.get(name) or os.path.join(root, 'images', name) for name in table.name]
     table = mark_official_split(table, root, split, checks)

@@ -10,8 +10,9 @@ import io, tarfile
 from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
+import numpy as np
 from .filters import choose_rows, keep_rows
-from .layouts import LAYOUTS, VINDR, Collected, attach_files, find_table, join_parts
+from .layouts import LAYOUTS, VINDR, Collected, attach_files, find_table, join_parts, need_columns
 from .tables import Checks, find_labels, first_few, read_table
 
 # %% ../nbs/01cg_vindr_sets.ipynb #a18c9f17
@@ -20,6 +21,9 @@ def count_readers(
     labels,       # names of findings, C
 ):                # DataFrame (n, C) of readers who mark it, by image_id; and how many read each image, (n,)
     "How many readers mark each finding of each image; ValueError for a mark of another name."
+    columns = ['image_id', 'rad_id', 'class_name']
+    blank = np.flatnonzero(need_columns(marks, columns, 'the table of marks')[columns].isna().any(axis=1))
+    if len(blank): raise ValueError(f'rows {first_few(blank)} lack one of {columns}: fill them in, or delete them')
     strange = sorted(set(marks.class_name) - {*labels})
     if strange: raise ValueError(f'marks of {first_few(strange)}, which are none of {labels}')
     said = marks.drop_duplicates(['image_id', 'rad_id', 'class_name'])
@@ -47,7 +51,7 @@ def read_wide(
     file,            # image_labels_train.csv or image_labels_test.csv
 ):                   # readers who say so, (n, C) by image_id, and who read it, (n,)
     "Labels of the release for research, one row a reader; or of its test part, one row an image."
-    table = read_table(file, ids=['rad_id'], files=['image_id'])
+    table = need_columns(read_table(file, ids=['rad_id'], files=['image_id']), ['image_id'], file.name)
     table = table.rename(columns={'Other diseases': 'Other disease', 'Other lesions': 'Other lesion'})
     labels = [name for name in table if name not in ('image_id', 'rad_id')]
     find_labels(table, labels)

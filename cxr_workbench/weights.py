@@ -282,5 +282,5 @@ def check_pretrained(
         f'the weights of {name} are not in {cache}, and their server does not answer. Three ways to them:\n'
         f'1. run once where there is a network: python -c "import timm; timm.create_model({name!r}, pretrained=True)",'
         f' and copy {cache} to this machine;\n'
-        f'2. get the file from {where} and name it: pretrained="FILE", or --weights FILE;\n'
-        '3. start from a run of your own: pretrained="FOLDER", or --weights FOLDER')
+        f'2. get the file from {where} and name it: pretrained="FILE";\n'
+        '3. start from a run of your own: pretrained="FOLDER"')

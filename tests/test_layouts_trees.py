@@ -368,7 +368,7 @@ def test_official_parts_without_patients_need_a_word(tmp_path):
 @pytest.mark.parametrize('arguments, named', [
     (('brax',), 'brax has no official part to hold out'),
     (('padchest',), 'padchest has no official part to hold out'),
-    (('chexpert', '--option', 'split=valid'), "--fold official holds out 'valid': leave --option split out")])
+    (('chexpert', '--option', 'split=valid'), "--fold official holds out 'valid': leave split out of --option")])
 def test_no_official_parts(arguments, named, tmp_path):
     build(arguments[0], tmp_path/'root')
     words = ('--root', tmp_path/'root', '--fold', 'official')

@@ -256,7 +256,8 @@ def test_bad_tables(table, tmp_path):
 SHIFTED = 'path,Edema\na.png,1,5\nb.png,0,6\n'
 
 
-@pytest.mark.parametrize('text, words', [(SHIFTED, 'more entries'), ('path,path\na.png,b.png\n', 'more than once')])
+@pytest.mark.parametrize('text, words', [
+    (SHIFTED, 'line 2 has 3 fields'), ('path,path\na.png,b.png\n', 'more than once')])
 def test_tables_that_pandas_would_shift(tmp_path, text, words):
     (tmp_path/'t.csv').write_text(text)
     with pytest.raises(ValueError, match=words): pack(tmp_path/'t.csv', tmp_path/'p', 16)
@@ -266,7 +267,7 @@ def test_a_comma_at_the_end_of_each_row(tmp_path):
     Image.fromarray(picture()).save(tmp_path/'a.png')
     (tmp_path/'t.csv').write_text('path,Edema\na.png,1,\n')
     try: assert pack(tmp_path/'t.csv', tmp_path/'p', 16).paths == ['a.png']
-    except ValueError as error: assert 'more entries' in str(error)
+    except ValueError as error: assert 'has no name' in str(error)
     (tmp_path/'u.csv').write_text('path,Edema,\na.png,1,\n')
     assert pack(tmp_path/'u.csv', tmp_path/'q', 16).paths == ['a.png']
 

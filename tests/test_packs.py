@@ -58,7 +58,7 @@ def test_another_name_of_the_column(folder):
 
 def test_a_pack_without_a_table_says_what_to_do(folder):
     pack([folder/'a.png'], folder/'bare', 16)
-    with pytest.raises(ValueError, match='--packed FOLDER'): from_pack(folder/'bare')
+    with pytest.raises(ValueError, match='with packed=...'): from_pack(folder/'bare')
 
 
 # ---- texts ----

@@ -236,7 +236,7 @@ def test_the_only_sheet_of_images_is_taken_and_said(tmp_path):
     ([['a', 'b'], [1, 2]], [['c', 'd'], [3, 4]], 'no sheet looks')])
 def test_a_sheet_has_to_be_named_where_none_is_the_only_one(tmp_path, first, second, words):
     file = two_sheets(tmp_path, first, second)
-    listed = f"{words}.*--sheet or sheet=, of 'Films' .1 row.*'Legend' .1 row"
+    listed = f"{words}.*sheet=..., of 'Films' .1 row.*'Legend' .1 row"
     with pytest.raises(ValueError, match=listed): read_table(file)
     assert len(read_table(file, sheet='Legend')) == 1
     with pytest.raises(ValueError, match=r"no sheet 'legend': there are \['Films', 'Legend'\]"):

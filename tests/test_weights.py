@@ -203,7 +203,7 @@ def test_pretrained_without_a_network_fails_soon_and_says_what_to_do(name, monke
         create_method('supervised', labels=NAMES, backbone=name, pretrained=True)
     assert time.perf_counter() - start < 10
     text = str(error.value)
-    assert name in text and huggingface_hub.constants.HF_HUB_CACHE in text and '--weights FILE' in text
+    assert name in text and huggingface_hub.constants.HF_HUB_CACHE in text and 'pretrained="FILE"' in text
 
 
 def test_a_network_without_weights_says_so():
