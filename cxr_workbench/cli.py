@@ -549,7 +549,7 @@ def find_inputs(
     if named:
         root = inputs[1] if len(inputs) == 2 and root is None else opening.find_known_root([run], name, root)
         how = opening.complete_reading(name, chosen, None, how)
-    files, names = opening.list_scored(inputs, root, path, sheet, chosen, missing or 'error')
+    files, names = opening.list_scored(inputs, root, path, sheet, chosen, missing or 'error', run)
     return files, names, how
 
 # %% ../nbs/80_cli.ipynb #74c6780b

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from .annotation_sets import ANNOTATED, PLACES
+from .columns import read_image_table
 from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_bytes, find_same_rows
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
@@ -27,7 +28,7 @@ from .roles import Check, Role, check_ids, check_labels, check_names_of_files, c
 from .roles import guess_labels, guess_roles, parse_states
 from .roles import read_texts, say_count, tabulate_states
 from .splits import make_spelling_key, patients_from_names
-from .tables import find_column, find_labels, find_patients
+from .tables import find_labels, find_patients
 from .writing import write_atomic
 
 # %% ../nbs/01i_doctor.ipynb #99d90747
@@ -506,9 +507,11 @@ def choose_columns(
     "Options for columns that training would not find by itself."
     table, options = found.table, []
     path, patient = (found.roles.get(what) for what in ('image files', 'patients'))
-    if path and ask_quietly(find_column, table, 'image files') != path.column: options += ['--path', path.column]
-    if patient and patient.column in table and ask_quietly(find_patients, table) != patient.column:
-        options += ['--patient', patient.column]
+    read = ask_quietly(read_image_table, table)
+    column, who = (None, None) if read is None else read[1:]
+    told = ask_quietly(find_patients, table) is None and patients_from_names([*filter(None, found.paths)]) is not None
+    if path and column != path.column: options += ['--path', path.column]
+    if patient and patient.column in table and (who != patient.column or told): options += ['--patient', patient.column]
     taken = [role.column for role in (path, patient) if role and role.column in table]
     if ask_quietly(find_labels, table, None, taken) == found.label_names: return options
     return [*options, '--labels', ','.join(found.label_names)]

@@ -7,10 +7,10 @@ __all__ = ['from_pack']
 
 # %% ../nbs/02b_packs.ipynb #6e1f80fd
 from pathlib import Path
+from .columns import read_image_table
 from .data import from_csv
 from .dataset import CXRDataset
 from .packing import PackedImages
-from .tables import read_table
 
 # %% ../nbs/02b_packs.ipynb #26732848
 def from_pack(
@@ -27,7 +27,7 @@ def from_pack(
                          'an earlier version: pack the table into it again (its images stay), or give the table with '
                          '--packed FOLDER (from_csv(table, packed=FOLDER))')
     path = path or packed.config.get('path_column')
-    table = read_table(packed.table_file, ids=[patient], files=[path])
+    table, path, patient = read_image_table(packed.table_file, path, patient)
     data = from_csv(table.iloc[packed.rows], '', path, labels, patient, policy, packed=packed)
     counts = len(table), len(data)
     if counts[0] > counts[1]: data.record.filters.insert(0, ('packed images', *counts, 'could not be read'))
