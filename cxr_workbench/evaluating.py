@@ -98,8 +98,6 @@ COLUMNS = {   # what a column tells -> its usual names, the first that is there 
     'site': ['site', 'hospital', 'institution', 'institution name', 'center', 'centre'],
 }
 PATHS = r'(patient\d+/study\d+|p\d{8}/s\d{8})(?:/|$)'   # folders of studies: CheXpert, MIMIC-CXR
-
-# %% ../nbs/79b1_evaluating.ipynb #2ca97a86
 FURTHER = {'study': 'studies', 'view': 'views', 'sex': 'sex', 'age': 'age'}   # property -> key of columns.NAMES
 OTHERS = {'manufacturer': ['hersteller', 'fabricante', 'fabricant'], 'site': ['standort', 'klinik', 'krankenhaus']}
 

@@ -130,3 +130,34 @@ def test_two_columns_of_one_property_are_listed():
     assert find_values(rows, 'sex=sexo')[1].tolist() == ['f']
     usual = rows._replace(meta=rows.meta.assign(sex='o'))
     assert find_values(usual, 'sex')[1].tolist() == ['o']
+
+
+def test_a_pack_is_examined_by_its_shards_and_its_table(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
+    table = pd.read_csv('repaired.csv', dtype=str)
+    (hospital/table.Bild[3]).write_text('no image')
+    shell('pack', 'repaired.csv', 'packed', '--size', '16')
+    printed = shell('doctor', 'packed')
+    assert 'packed: pack, 23 rows' in printed and 'every checksum is right' in printed
+    assert 'pack: 1 row of 24 without an image' in printed and 'image files:' not in printed.split('pack: 1 row')[1]
+    command, = find_commands(printed)
+    assert command == f'cxr-workbench fit supervised --data packed --labels {",".join(LABELS)}'
+    shard = hospital/'packed'/'shard_00000.npy'
+    *raw, last = shard.read_bytes()
+    shard.write_bytes(bytes([*raw, last ^ 1]))
+    assert 'wrong     pack: ' in shell('doctor', 'packed', status=1)
+    assert 'leave --write out' in shell('doctor', 'packed', '--look', '0', '--write', 'x.csv', status=1)
+    (hospital/'packed'/'table.csv').unlink()
+    assert 'missing   table: the pack keeps no table' in shell('doctor', 'packed', '--look', '0', status=1)
+
+
+def test_pack_says_who_finds_the_files_and_leaves_rows_out(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    said = shell('pack', 'befunde.xlsx', 'packed', status=1)
+    assert '--root; `cxr-workbench doctor befunde.xlsx` finds where they lie' in said and not (hospital/'packed').exists()
+    make_table(path=[f'bilder/2023/{k:04d}.png' for k in range(N)]).to_csv('table.csv', index=False)
+    refused = shell('pack', 'table.csv', 'packed', '--missing', 'error', status=1)
+    assert '12 of 24 rows have no file' in refused and '--missing skip leaves them out' in refused
+    assert '12 images in packed, 0 files could not be read' in shell('pack', 'table.csv', 'packed', '--missing', 'skip')
+    assert '12 images in whole, 12 files could not be read' in shell('pack', 'table.csv', 'whole')

@@ -72,6 +72,8 @@ GROUND = {
     'copies': {'reading', 'roles', 'phantom'},
     'long_tables': {'csv_tables', 'tables', 'roles', 'finding_texts'},
     'implied': {'states', 'hierarchy', 'csv_tables', 'roles'},
+    'pack_checks': {'packing', 'roles'},
+    'films': {'csv_tables', 'columns', 'dicom_tags', 'reading', 'places', 'roles', 'splits'},
 }
 DATA = {
     'dataset': {*GROUND},
