@@ -554,7 +554,7 @@ def find_inputs(
     if named:
         root = inputs[1] if len(inputs) == 2 and root is None else opening.find_known_root([run], name, root)
         how = opening.complete_reading(name, chosen, None, how)
-    files, names = opening.list_scored(inputs, root, path, sheet, chosen, missing or 'error')
+    files, names = opening.list_scored(inputs, root, path, sheet, chosen, missing or 'error', run)
     return files, names, how
 
 # %% ../nbs/80_cli.ipynb #74c6780b
@@ -627,6 +627,30 @@ def export(
     else: checked = f'its probabilities differ by at most {difference:.1g}'
     print_line(f'{out} written; {checked}')
 
+# %% ../nbs/80_cli.ipynb #8aabb375
+def keep_packable(
+    frame, column,    # DataFrame and its column of image files
+    root,             # folder that relative names start from
+    source,           # the table, for messages
+    missing=None,     # 'error' | 'skip': rows whose file is not there; None: they are packed as rows without an image
+):                    # DataFrame
+    "The rows to pack; FileNotFoundError where no file is there, or one is missing that may not be."
+    names = [str(name).strip() if isinstance(name, (str, os.PathLike)) else '' for name in frame[column]]
+    def is_there(name): return name != '' and os.path.isfile(os.path.join(root, name))
+    some, advice = [name for name in names if name][:100], f'`cxr-workbench doctor {source}` finds where they lie'
+    if some and not any(map(is_there, some)):
+        first = os.path.abspath(os.path.join(root, some[0]))
+        raise FileNotFoundError(f'none of the first {len(some)} files exists, for example {first}: give their folder '
+                                f'with root=...; {advice}')
+    if missing is None: return frame
+    there = [is_there(name) for name in names]
+    lost = [name for name, found in zip(names, there) if not found]
+    if not lost: return frame
+    said = f'{len(lost)} of {len(frame)} rows have no file: {", ".join(map(repr, lost[:3]))}'
+    if missing == 'error': raise FileNotFoundError(f"{said}. missing='skip' leaves them out; {advice}")
+    warnings.warn(f'{said}; they are left out')
+    return frame[there].reset_index(drop=True)
+
 # %% ../nbs/80_cli.ipynb #23408254
 @command
 def pack(
@@ -637,7 +661,7 @@ def pack(
     path: PathColumn = None,
     sheet: SheetName = None,
     option: CollectionOption = None,
-    missing: Annotated[Optional[str], Option(help='of a collection: error, or skip files that are not there')] = None,
+    missing: Annotated[Optional[str], Option(help='of tables: error, or skip: leave rows without a file out')] = None,
     fit: Square = None,
     bits: Bits = None,
     stretch: Stretch = None,
@@ -665,9 +689,11 @@ def pack(
         for line in said: print_line(line)
         column, how = 'path', opening.complete_reading(name, chosen, None, how)
     else:
-        if option or missing: raise ValueError('--option and --missing are for collections: leave them out')
+        if option: raise ValueError('--option is for collections: leave it out')
+        if missing and table.is_dir(): raise ValueError('--missing is for tables and collections: leave it out')
         files, column = opening.list_packable(table, path, sheet)
         where = root or (None if table.is_dir() else table.parent)
+        if not table.is_dir(): files = keep_packable(files, column, where, table, missing)
     from cxr_workbench.files import pack as pack_files
     packed = pack_files(files, out, size, path_column=column, root=where, workers=workers, verify=verify, **how)
     nameless = sum(not isinstance(path, str) or not path for path in packed.failed.get('path', ()))

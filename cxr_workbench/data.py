@@ -18,6 +18,7 @@ from .adapters import brax, chexpert, chexpert_plus, chexpert_test, cxr_lt, mimi
 from .adapters import open_collection, open_named, openi, padchest, rsna, vindr
 from .annotation_sets import open_coco, open_image_folder, open_yolo
 from .answers import translate_answers
+from .columns import read_image_table
 from .csv_tables import say_columns, tidy_name
 from .dataset import CXRDataset, from_arrays, from_phantom
 from .holdout import check_disjoint, check_no_synthetic, check_train_valid
@@ -54,9 +55,9 @@ def list_other_columns(
 def from_csv(
     csv,              # a table that tables.read_table reads: a .csv, .xlsx or .parquet file ..., or a DataFrame
     root=None,        # folder that relative names start from; None: the folder of the table
-    path=None,        # column of the image files; None: the first with a usual name
+    path=None,        # column of the image files; None: as in columns.read_image_table
     labels=None,      # label columns; None: those named as in CheXpert, ChestX-ray14 or CXR-LT
-    patient=None,     # column of the patients; None: the first with a usual name, if there is one
+    patient=None,     # column of the patients; None: as in columns.read_image_table
     policy=None,      # what uncertain and blank entries mean; None: LabelPolicy()
     size=None,        # side in pixels to which files are resized; None: 64, or the pack's
     packed=None,      # a folder of files.pack, or files.PackedImages, to read instead of the files
@@ -66,13 +67,11 @@ def from_csv(
     sheet=None,       # of a workbook; None: the only one that looks like a table of images
 )->CXRDataset:
     "A data set from any table of image files; an optional column `synthetic` of 0 and 1 marks generated images."
-    table, checks = read_table(csv, ids=[patient], files=[path], sheet=sheet), Checks()
-    column = find_column(table, 'image files', path)
+    if root is None: root = Path(csv).parent if isinstance(csv, (str, os.PathLike)) else '.'
+    (table, column, patient), checks = read_image_table(csv, path, patient, root, sheet=sheet), Checks()
     if column is None:
         raise ValueError(f'no column of image files is recognised: name it, path=...; {say_columns(table)}')
-    patient = find_patients(table, patient)
     labels = find_labels(table, labels, list_other_columns(table, column, patient))
-    if root is None: root = Path(csv).parent if isinstance(csv, (str, os.PathLike)) else '.'
     table = keep_named(table, column, checks)
     checks.stop(missing)
     names = [tidy_name(str(name), root) for name in table[column]]

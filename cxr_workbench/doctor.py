@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from .annotation_sets import ANNOTATED, PLACES
+from .columns import read_image_table
 from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_bytes, find_same_rows
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
@@ -21,13 +22,14 @@ from .homes import ask_quietly, choose_options, describe_home, detect_kind, find
 from .homes import take_for_files
 from .implied import check_implied, fill_table
 from .long_tables import find_long, widen
+from .pack_checks import check_pack
 from .places import check_files, check_masks, check_repeats, find_root, get_stem, locate_files
 from .reading import find_images, fit_image
 from .roles import Check, Role, check_ids, check_labels, check_names_of_files, check_people
 from .roles import find_header_patients, guess_labels, guess_roles, parse_states
 from .roles import read_texts, say_check, say_count, tabulate_states
 from .splits import make_spelling_key, patients_from_names
-from .tables import find_column, find_labels, find_patients
+from .tables import find_labels, find_patients
 from .writing import write_atomic
 
 # %% ../nbs/01i_doctor.ipynb #99d90747
@@ -329,6 +331,33 @@ def examine_npz(
     found.checks += check_copies(find_same_rows(images), found.near, found.names(), make_keys(found))
     found.checks += check_pixels_of(found.sample, found.names())
 
+# %% ../nbs/01i_doctor.ipynb #e268f9f9
+def examine_pack(
+    found:Examination,
+    look:int,                      # images to look at; 0: no shard is read
+    labels=None, each_image=False, # as in examine
+    **given,                       # columns that are known
+):
+    "The shards of a pack, and the columns, labels and people of the table in it."
+    kept = check_pack(found.source, thorough=look > 0)
+    found.checks += kept.checks
+    if kept.table is None: return
+    found.table, path = kept.table, given.pop('path', None) or kept.column
+    found.roles = guess_roles(found.table, path=path, **given)
+    if path == kept.column: found.roles['image files'] = Role(path, 'it was packed by this column')
+    find_label_roles(found, labels)
+    examine_people(found, each_image)
+    found.checks += check_people(found.table, found.roles)
+    if 'parts' in found.roles: found.checks += check_parts(found)
+    if found.rewrite:
+        advice = 'doctor of the table that was packed, with --write, gives columns: pack what it writes'
+        found.checks.append(Check('labels', 'missing', found.rewrite[0], 0, [], advice))
+    if not look or any(check.stops for check in kept.checks): return
+    rows = spread_rows(range(len(kept.packed)), look)
+    small = [fit_image(np.asarray(kept.packed[row], np.float32)/255, 64) for row in rows]
+    found.sample = Sample(rows, np.stack(small), [])
+    found.checks += check_pixels_of(found.sample, found.names())
+
 # %% ../nbs/01i_doctor.ipynb #d0c70003
 def check_bits(
     table,        # DataFrame, perhaps with PadChest's column of bits
@@ -432,11 +461,13 @@ def check_given(
     "Refuse what the kind of a data set does not use (ValueError)."
     columns = ('path', 'patient', 'labels', 'ids', 'leave_out', 'sheet')
     unused = {'table': ['options'], 'images': ['options', 'sheet'], 'npz': [*columns, 'options']}
+    unused['pack'] = ['ids', 'sheet', 'leave_out', 'options', 'root']
     unused |= dict.fromkeys(ANNOTATED, [*(name for name in columns if name != 'patient'), 'options'])
     strange = [name for name in unused.get(found.kind, columns) if given.get(name)]
     if not strange: return
     spelled = ', '.join(f'{name}=...' for name in strange)
-    what = {'npz': 'an .npz', 'table': 'a table', 'images': 'a folder of images'}.get(found.kind, found.kind)
+    words = {'npz': 'an .npz', 'pack': 'a pack', 'table': 'a table', 'images': 'a folder of images'}
+    what = words.get(found.kind, found.kind)
     raise ValueError(f'{found.source} is read as {what}, which does not use {spelled}: leave it out, or name a table')
 
 # %% ../nbs/01i_doctor.ipynb #ce73b750
@@ -458,6 +489,7 @@ def examine(
     found.given = list_given(leave_out, each_image, labels, root=root, **given)
     check_given(found, leave_out=leave_out, labels=labels, options=options, **given)
     if kind == 'npz': examine_npz(found, look, each_image)
+    elif kind == 'pack': examine_pack(found, look, labels, each_image, path=path, patient=patient)
     elif kind in ANNOTATED: examine_annotated(found, place, look, each_image, patient)
     elif kind not in ('table', 'images'):
         found.root = str(place)
@@ -513,9 +545,11 @@ def choose_columns(
     "Options for columns that training would not find by itself."
     table, options = found.table, []
     path, patient = (found.roles.get(what) for what in ('image files', 'patients'))
-    if path and ask_quietly(find_column, table, 'image files') != path.column: options += ['--path', path.column]
-    if patient and patient.column in table and ask_quietly(find_patients, table) != patient.column:
-        options += ['--patient', patient.column]
+    read = ask_quietly(read_image_table, table)
+    column, who = (None, None) if read is None else read[1:]
+    told = ask_quietly(find_patients, table) is None and patients_from_names([*filter(None, found.paths)]) is not None
+    if path and column != path.column: options += ['--path', path.column]
+    if patient and patient.column in table and (who != patient.column or told): options += ['--patient', patient.column]
     taken = [role.column for role in (path, patient) if role and role.column in table]
     if ask_quietly(find_labels, table, None, taken) == found.label_names: return options
     return [*options, '--labels', ','.join(found.label_names)]
@@ -535,6 +569,8 @@ def make_commands(
     if found.kind in ANNOTATED and written is None:
         options = [word for option in found.options for word in shlex.split(option)] + choose_fold(found)
         return [quote([*start, found.kind, '--root', found.root, *options])]
+    if found.kind == 'pack':
+        return [] if found.rewrite else [quote([*start, found.source, *choose_columns(found), *choose_fold(found)])]
     if found.kind not in ('table', 'images', *ANNOTATED):
         return [quote([*start, found.kind, '--root', found.root, *further])]
     if 'image files' not in found.roles: return []
@@ -576,6 +612,7 @@ def write_repaired(
 )->int:        # rows written
     "Write a table that training reads; FileExistsError where the file is there, ValueError without image files."
     out = Path(out)
+    if found.kind == 'pack': raise ValueError(f'{found.source} is a pack, which fit reads: leave --write out')
     if out.exists(): raise FileExistsError(f'{out} is there already: name another file')
     if 'image files' not in found.roles: raise ValueError('no column names image files: name it, path=...')
     if not out.name.endswith('.csv'): raise ValueError(f'out={str(out)!r}: the table that is written ends in .csv')

@@ -99,6 +99,22 @@ COLUMNS = {   # what a column tells -> its usual names, the first that is there 
     'site': ['site', 'hospital', 'institution', 'institution name', 'center', 'centre'],
 }
 PATHS = r'(patient\d+/study\d+|p\d{8}/s\d{8})(?:/|$)'   # folders of studies: CheXpert, MIMIC-CXR
+FURTHER = {'study': 'studies', 'view': 'views', 'sex': 'sex', 'age': 'age'}   # property -> key of columns.NAMES
+OTHERS = {'manufacturer': ['hersteller', 'fabricante', 'fabricant'], 'site': ['standort', 'klinik', 'krankenhaus']}
+
+# %% ../nbs/79b1_evaluating.ipynb #0702fbe1
+def recognise_property(
+    table,      # DataFrame
+    what:str,   # a key of COLUMNS
+)->list:        # of one column, or none
+    "The column of a property that has no usual name, with a warning that names it; ValueError where two could be it."
+    from cxr_workbench.columns import NAMES
+    from cxr_workbench.tables import plain_name
+    names = {*NAMES.get(FURTHER.get(what), ()), *OTHERS.get(what, ())} - {'patientbirth'}   # a date, and no age
+    found = [name for name in table.columns if plain_name(name) in names]
+    if len(found) > 1: raise ValueError(f"by={what!r}: the columns {found} could all be it; name one, by='{what}=COLUMN'")
+    if found: warnings.warn(f"{found[0]!r} is taken for the {what}: by='{what}=COLUMN' to name another")
+    return found
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00020
 def find_values(
@@ -114,6 +130,7 @@ def find_values(
     if column: return what, spell_values(table[find_column(table, what, column)])
     usual = [plain_name(name) for name in COLUMNS[what]]
     found = [name for want in usual for name in table.columns if plain_name(name) == want]
+    if not found: found = recognise_property(table, what)
     if not found:
         raise ValueError(f'by={what!r}: no column of the table has a usual name for it; name one, '
                          f"by='{what}=COLUMN'; the table has {list(table.columns)}")
@@ -173,6 +190,17 @@ def average_studies(
     meta = None if scored.meta is None else keep_constant(scored.meta, first, code)
     return Scored(names.tolist(), probs, y, known, patient, scored.label_names, meta)
 
+# %% ../nbs/79b1_evaluating.ipynb #94d43752
+def name_sexes(
+    values,         # (n,) texts, of spell_values
+)->np.ndarray:      # (n,) texts
+    "Sexes in one spelling each, with a warning that names those that are not known."
+    from cxr_workbench.columns import SEXES, spell_sexes
+    spelled = np.array([text or BLANK for text in spell_sexes(values)], dtype=object)
+    strange = sorted({text for text in spelled if text != BLANK and text not in SEXES.values()})
+    if strange: warnings.warn(f'{strange[:5]} are no spelling of a sex that is known: they stay as they are')
+    return spelled
+
 # %% ../nbs/79b1_evaluating.ipynb #e1a00032
 def find_groups(
     scored,         # Scored
@@ -188,9 +216,7 @@ def find_groups(
         message = f"by={by!r} with by='study': it differs between the images of a study. Ask for either"
         raise ValueError(message) from None
     if what == 'age': values = np.array([group_age(text) for text in values], dtype=object)
-    if what == 'sex':
-        full = dict(m='male', f='female')
-        values = np.array([full.get(text.lower(), text.lower()) for text in values], dtype=object)
+    if what == 'sex': values = name_sexes(values)
     check_grouping(by, values, scored.patient, most)
     return what, values
 

@@ -196,7 +196,7 @@ def detect_kind(
     target,      # a path, or the name of a collection
     root=None,   # folder of a collection that is named
     sheet=None,  # of a workbook, as in read_texts
-)->tuple:        # 'npz' | 'table' | 'images' | a name of catalogue.CATALOGUE | a key of ANNOTATED; and its path
+)->tuple:        # 'npz' | 'pack' | 'table' | 'images' | a name of catalogue.CATALOGUE | a key of ANNOTATED; and its path
     "What is given; FileNotFoundError where there is nothing, ValueError where a folder holds two collections."
     if not os.path.exists(target) and root is not None: return str(target), Path(root)
     path = Path(target)
@@ -205,6 +205,7 @@ def detect_kind(
         if path.suffix.lower() == '.npz': return 'npz', path
         if is_table_file(path): return 'table', path
         raise ValueError(f'{path} is no table and no .npz: give one of them, or a folder')
+    if (path/'pack.json').is_file(): return 'pack', path
     tables = list_tables(path)
     here = [] if find_homes(path, depth=0) else [table for table in tables if table.parent == path]
     own = choose_table(here, sheet)

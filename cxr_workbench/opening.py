@@ -241,7 +241,12 @@ def open_run(
 ):                 # CXRDataset with patients where they are known, and whether every image counts as one
     "The data of a run; ValueError where nothing tells who is on the images."
     from cxr_workbench.data import attach_patients
-    data = open_data(**record['data'], parts=is_official(record))
+    from cxr_workbench.tables import find_column
+    about = record['data']
+    data = open_data(**about, parts=is_official(record))
+    is_table = detect_source(about.get('source', 'phantom')) in ('csv', 'pack') and data.meta is not None
+    if is_table and about.get('patient') is None and record.get('each_image', True):   # none but usual names count
+        if find_column(data.meta, 'patients') is None: data = data.copy_with(patient_id=None)
     if data.patient_id is None and 'each_image' not in record:
         warnings.warn('this run is of a version that split tables without patients by image: '
                       'its parts may share patients')
@@ -478,15 +483,16 @@ def list_packable(
     table,       # a table with a column of image files, or a folder
     path=None,   # the column; None: usual names
     sheet=None,  # as in open_data
+    known=None,  # the column of a run, taken where no usual name is there
 ):               # what files.pack takes: files or a table, and the name of the column
     "The files to pack; raises ValueError or OSError where there are none."
-    from cxr_workbench.csv_tables import read_table, say_columns
-    from cxr_workbench.tables import find_column
+    from cxr_workbench.columns import read_image_table
+    from cxr_workbench.csv_tables import say_columns
     if Path(table).is_dir(): return list_folder(table), 'path'
-    frame = read_table(table, files=[path], sheet=sheet, spelled=True)
-    column = find_column(frame, 'image files', path)
+    frame, column, _ = read_image_table(table, path, known=known, people=False, sheet=sheet, spelled=True)
     if column is None:
-        raise ValueError(f'no column of image files is recognised: name it with path=...; {say_columns(frame)}')
+        raise ValueError(f'no column of image files is recognised: name it with path=..., or ask '
+                         f'`cxr-workbench doctor {table}`; {say_columns(frame)}')
     return frame, column
 
 # %% ../nbs/79a_opening.ipynb #1ffabd9a
@@ -497,6 +503,7 @@ def list_scored(
     sheet=None,      # as in open_data
     options=None,    # of a collection, as in open_data
     missing='error', # of a collection: 'error' | 'skip'
+    run=None,        # folder of the run that scores; None: not known
 ):                   # files, (n,), '' where a row names none; what they are called, (n,)
     "The files to score; ValueError or OSError where there are none, or where tables and files are mixed."
     from cxr_workbench.csv_tables import is_table_file
@@ -510,7 +517,9 @@ def list_scored(
     elif tables and len(inputs) > 1: raise ValueError(f'{tables[0]} is a table: give one table, or files and folders')
     elif tables:
         if not Path(tables[0]).exists(): raise FileNotFoundError(f'no such file or folder: {tables[0]}')
-        frame, column = list_packable(tables[0], path, sheet)
+        try: known = None if run is None else read_run_record(run)['data'].get('path')
+        except (OSError, ValueError): known = None
+        frame, column = list_packable(tables[0], path, sheet, known)
         names = ['' if name != name or name is None else str(name) for name in frame[column]]
         home = root or Path(tables[0]).parent
     else:

@@ -7,10 +7,10 @@ __all__ = ['from_pack']
 
 # %% ../nbs/02b_packs.ipynb #6e1f80fd
 from pathlib import Path
+from .columns import read_image_table
 from .data import from_csv
 from .dataset import CXRDataset
 from .packing import PackedImages
-from .tables import read_table
 
 # %% ../nbs/02b_packs.ipynb #d22cb5f6
 def check_rows(
@@ -42,7 +42,7 @@ def from_pack(
                          'an earlier version: pack the table into it again (its images stay), or give the table with '
                          'packed=... for this folder')
     path = path or packed.config.get('path_column')
-    table = read_table(packed.table_file, ids=[patient], files=[path])
+    table, path, patient = read_image_table(packed.table_file, path, patient)
     check_rows(packed, table, packed.config.get('path_column'))
     data = from_csv(table.iloc[packed.rows], '', path, labels, patient, policy, packed=packed)
     counts = len(table), len(data)

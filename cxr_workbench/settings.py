@@ -222,21 +222,22 @@ def check_table(
     most=50e6,   # bytes of the largest text that is read twice; of a workbook, which is slow, a hundredth
 ):
     "Refuse a table of image files whose columns, labels or files are not what they should be."
-    from cxr_workbench.tables import Checks, find_column, find_patients, join_paths, keep_files, keep_named, read_table
+    from cxr_workbench.columns import read_image_table
+    from cxr_workbench.tables import Checks, find_column, join_paths, keep_files, keep_named
     file = Path(source)
     if not file.is_file(): raise FileNotFoundError(f'--data {source}: there is no such file')
     is_workbook = file.suffix.lower() in ('.xlsx', '.xlsm')
     if file.stat().st_size > (most/100 if is_workbook else most): return
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # the run says it
-        table, checks = read_table(source, ids=[patient], files=[path], sheet=sheet), Checks()
-        column = find_column(table, 'image files', path)
+        opened, checks = read_image_table(source, path, patient, root or file.parent, sheet=sheet), Checks()
+        table, column, who = opened
         if column is None:
             raise ValueError('no column of image files is recognised: name it with --path, '
                              f'or ask `cxr-workbench doctor {source}`; '
                              f'the table has {list(table.columns)}')
         if fold_column is not None: find_column(table, 'folds', fold_column)
-        check_labels(table, labels, [column, find_patients(table, patient)])
+        check_labels(table, labels, [column, who])
         table = keep_named(table, column, checks)
         if packed is None: keep_files(table.assign(path=join_paths(table[column], root or file.parent)), checks)
         try: checks.stop(missing)

@@ -64,13 +64,17 @@ GROUND = {
     'catalogue': {'networks', 'layouts', 'filters', 'nih_sets', 'chexpert_sets', 'mimic_sets', 'padchest_sets',
                   'vindr_sets'},
     'splits': {'core', 'labels', 'tables'},
+    'columns': {'csv_tables', 'tables', 'splits', 'reading'},
     'sources': {'core', 'labels', 'text_rows', 'pictures', 'dicom', 'reading', 'packing', 'files', 'tables'},
     'finding_texts': set(),
-    'roles': {'states', 'dicom_tags', 'csv_tables', 'answers', 'tables', 'splits', 'reading', 'finding_texts'},
+    'roles': {'states', 'dicom_tags', 'csv_tables', 'answers', 'tables', 'splits', 'columns', 'reading',
+              'finding_texts'},
     'places': {'csv_tables', 'reading', 'roles'},
     'copies': {'reading', 'roles', 'phantom'},
     'long_tables': {'csv_tables', 'tables', 'roles', 'finding_texts'},
     'implied': {'states', 'hierarchy', 'csv_tables', 'roles'},
+    'pack_checks': {'packing', 'roles'},
+    'films': {'csv_tables', 'columns', 'dicom_tags', 'reading', 'places', 'roles', 'splits'},
 }
 DATA = {
     'dataset': {*GROUND},

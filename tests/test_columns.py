@@ -1,0 +1,163 @@
+"A hospital's table, with the names of its own language, goes through every command without a column that is named."
+import numpy as np, pandas as pd, pytest
+from PIL import Image
+from test_doctor import find_commands, shell
+from cxr_workbench import opening
+from cxr_workbench.columns import read_image_table, recognise_files, recognise_patients
+from cxr_workbench.data import from_csv, from_dataframe, hold_out
+from cxr_workbench.evaluating import Scored, find_groups, find_values
+
+N = 24
+LABELS = ['Erguss', 'Kardiomegalie']
+
+
+def make_table(**columns):
+    "Two images a patient, whose numbers begin with zeros."
+    who = np.arange(N)//2
+    return pd.DataFrame({
+        'Bild': [f'{k:04d}' for k in range(N)], 'Patientennr.': [f'{k:03d}' for k in who],
+        'Geschlecht': np.array(['m', 'w'])[who % 2], 'Alter': 40 + who,
+        'Erguss': [('ja', 'nein', '?', None)[k % 4] for k in range(N)],
+        'Kardiomegalie': [('ja', 'nein')[k // 2 % 2] for k in range(N)], **columns})
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    "Images in two folders, and a workbook that names them without folder and suffix."
+    rng = np.random.default_rng(0)
+    for k in range(N):
+        folder = tmp_path/'bilder'/('2023' if k < N//2 else '2024')
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(folder/f'{k:04d}.png')
+    make_table().to_excel(tmp_path/'befunde.xlsx', index=False)
+    return tmp_path
+
+
+def test_what_the_doctor_writes_is_read_by_every_command(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    printed = shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
+    command, = find_commands(printed)
+    assert command == f'cxr-workbench fit supervised --data repaired.csv --labels {",".join(LABELS)}'
+    said = "'Bild' is taken for the image files"
+    assert said in shell('pack', 'repaired.csv', 'packed', '--size', '16')
+    small = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
+    fitted = shell('fit', 'supervised', '--data', 'repaired.csv', *small, '--out', 'run')
+    assert f"{said} and 'Patientennr.' is taken for the patients: --path, --patient to name another" in fitted
+    assert said in shell('predict', 'run', 'repaired.csv') and len(pd.read_csv('scores.csv')) == N
+    scored = shell('evaluate', 'run', '--data', 'repaired.csv', '--by', 'sex,age', '--n-boot', '5')
+    assert 'sex: female' in scored and 'sex: male' in scored and 'age: 40 to 59' in scored
+    assert "'Geschlecht' is taken for the sex: --by sex=COLUMN to name another" in scored
+    from cxr_workbench.packs import from_pack
+    packed, whole = from_pack('packed', LABELS), from_csv('repaired.csv', labels=LABELS, size=16)
+    assert list(packed.patient_id) == list(whole.patient_id) and list(whole.patient_id)[:3] == [0, 0, 1]
+
+
+def test_names_without_a_suffix_keep_their_zeros(hospital):
+    table = make_table(Bild=[f'{k:04d}' for k in range(N)])
+    table.to_csv(hospital/'befunde.csv', index=False)
+    with pytest.warns(UserWarning, match="'Bild' is taken .* and 'Patientennr.' is taken"):
+        frame, column, who = read_image_table(hospital/'befunde.csv')
+    assert frame[column].tolist() == table.Bild.tolist() and frame[who].tolist() == [k//2 for k in range(N)]
+    table['Patientennr.'] = table['Patientennr.'].replace('001', '1').replace('002', '01')   # three are no two
+    table.to_csv(hospital/'befunde.csv', index=False)
+    with pytest.warns(UserWarning, match='is taken'): frame = read_image_table(hospital/'befunde.csv')[0]
+    assert frame['Patientennr.'].nunique() == N//2
+
+
+def test_two_columns_that_could_be_the_files_are_listed():
+    table = make_table(Datei=[f'{k}' for k in range(N)])
+    with pytest.raises(ValueError, match=r"\['Datei', 'Bild'\] could all be the image files: name one, path=..."):
+        recognise_files(table)
+    assert recognise_files(table.assign(Datei=[f'{k}.dcm' for k in range(N)])) == 'Datei'
+    masks = table.drop(columns=['Datei', 'Bild']).assign(x='a.png', mask='b.png')
+    with pytest.raises(ValueError, match=r"\['x', 'mask'\]"): recognise_files(masks)
+    assert recognise_files(table[['Alter', 'Erguss']]) is None
+
+
+@pytest.mark.parametrize('change, found', [
+    (dict(), 'Patientennr.'), (dict(MRN=range(N)), None), (dict(inpatient=[0, 1]*12), 'Patientennr.'),
+    ({'Patientennr.': [None, *['1']*(N - 1)]}, None)])
+def test_patients_are_recognised_where_one_column_is_left(change, found):
+    assert recognise_patients(make_table(**change)) == found
+
+
+def test_names_of_files_that_tell_the_patients_come_first(tmp_path):
+    names = [f'patient{k//2:05d}/study1/view{k % 2}.png' for k in range(4)]
+    for name in names:
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path/name)
+    table = pd.DataFrame({'path': names, 'Edema': [0, 1, 0, 1], 'Patientennr.': ['a', 'b', 'a', 'b']})
+    with pytest.warns(UserWarning, match='names no patients'): data = from_dataframe(table, tmp_path, size=8)
+    assert data.patient_id is None
+
+
+def test_a_run_that_takes_each_image_for_a_patient_is_split_as_before(hospital):
+    table = make_table(path=[f'bilder/{2023 + (k >= N//2)}/{k:04d}.png' for k in range(N)])
+    table.to_csv(hospital/'befunde.csv', index=False)
+    about = dict(source=str(hospital/'befunde.csv'), labels=LABELS, size=16)
+    record = dict(data=about, fold=None, fold_column=None, each_image=True)
+    train, held = opening.open_parts(record)
+    data = from_csv(hospital/'befunde.csv', labels=LABELS, size=16)
+    rows = hold_out(data.copy_with(patient_id=None), each_image=True)
+    assert [list(train.rows), list(held.rows)] == [list(part) for part in rows]
+    with pytest.warns(UserWarning, match='of a version that split tables without patients'):
+        opening.open_parts({name: value for name, value in record.items() if name != 'each_image'})
+    assert opening.open_parts({**record, 'each_image': False})[0].patient_id is not None
+
+
+def test_a_run_names_its_column_to_predict(tmp_path):
+    table = pd.DataFrame({'Aufnahme': ['a.png', 'b.png'], 'Maske': ['c.png', 'd.png']})
+    table.to_csv(tmp_path/'t.csv', index=False)
+    with pytest.raises(ValueError, match='could all be'): opening.list_scored([tmp_path/'t.csv'])
+    opening.write_run_record(tmp_path, dict(data=dict(path='Aufnahme'), fold=None, fold_column=None))
+    assert opening.list_scored([tmp_path/'t.csv'], run=tmp_path)[1] == ['a.png', 'b.png']
+    table.assign(path='e.png').to_csv(tmp_path/'t.csv', index=False)
+    assert opening.list_scored([tmp_path/'t.csv'], run=tmp_path)[1] == ['e.png', 'e.png']
+
+
+def test_sexes_in_several_spellings_are_one_group():
+    def group(texts):
+        rows = Scored([''], None, None, None, None, [], pd.DataFrame({'Geschlecht': texts}))
+        return find_groups(rows, 'sex')[1].tolist()
+    assert group(['m', 'W', 'weiblich', 'männlich', 'F', None]) == ['male', *['female']*2, 'male', 'female', 'not given']
+    with pytest.warns(UserWarning, match=r"\['1', '2'\] are no spelling of a sex"): assert group(['1', '2']) == ['1', '2']
+
+
+def test_two_columns_of_one_property_are_listed():
+    rows = Scored([''], None, None, None, None, [], pd.DataFrame({'Geschlecht': ['m'], 'sexo': ['f']}))
+    with pytest.raises(ValueError, match=r"\['Geschlecht', 'sexo'\] could all be it; name one, by='sex=COLUMN'"):
+        find_values(rows, 'sex')
+    assert find_values(rows, 'sex=sexo')[1].tolist() == ['f']
+    usual = rows._replace(meta=rows.meta.assign(sex='o'))
+    assert find_values(usual, 'sex')[1].tolist() == ['o']
+
+
+def test_a_pack_is_examined_by_its_shards_and_its_table(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
+    table = pd.read_csv('repaired.csv', dtype=str)
+    (hospital/table.Bild[3]).write_text('no image')
+    shell('pack', 'repaired.csv', 'packed', '--size', '16')
+    printed = shell('doctor', 'packed')
+    assert 'packed: pack, 23 rows' in printed and 'every checksum is right' in printed
+    assert 'pack: 1 row of 24 without an image' in printed and 'image files:' not in printed.split('pack: 1 row')[1]
+    command, = find_commands(printed)
+    assert command == f'cxr-workbench fit supervised --data packed --labels {",".join(LABELS)}'
+    shard = hospital/'packed'/'shard_00000.npy'
+    *raw, last = shard.read_bytes()
+    shard.write_bytes(bytes([*raw, last ^ 1]))
+    assert 'wrong     pack: ' in shell('doctor', 'packed', status=1)
+    assert 'leave --write out' in shell('doctor', 'packed', '--look', '0', '--write', 'x.csv', status=1)
+    (hospital/'packed'/'table.csv').unlink()
+    assert 'missing   table: the pack keeps no table' in shell('doctor', 'packed', '--look', '0', status=1)
+
+
+def test_pack_says_who_finds_the_files_and_leaves_rows_out(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    said = shell('pack', 'befunde.xlsx', 'packed', status=1)
+    assert '--root; `cxr-workbench doctor befunde.xlsx` finds where they lie' in said and not (hospital/'packed').exists()
+    make_table(path=[f'bilder/2023/{k:04d}.png' for k in range(N)]).to_csv('table.csv', index=False)
+    refused = shell('pack', 'table.csv', 'packed', '--missing', 'error', status=1)
+    assert '12 of 24 rows have no file' in refused and '--missing skip leaves them out' in refused
+    assert '12 images in packed, 0 files could not be read' in shell('pack', 'table.csv', 'packed', '--missing', 'skip')
+    assert '12 images in whole, 12 files could not be read' in shell('pack', 'table.csv', 'whole')
