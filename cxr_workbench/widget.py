@@ -150,7 +150,13 @@ _JAVASCRIPT = _HELPERS + '''
           const same = plot.layout && plot.layout.uirevision === layout.uirevision;
           const config = {displaylogo: false, showSendToCloud: false};
           plot.setAttribute('aria-label', model.get('words'));
-          return Plotly[same ? 'react' : 'newPlot'](plot, data, layout, config);
+          return Plotly[same ? 'react' : 'newPlot'](plot, data, layout, config).then(() => {
+            plot.removeAllListeners('plotly_click');   // a new plot has none, one that is drawn again keeps its own
+            plot.on('plotly_click', ({points: [point]}) => {
+              const given = point.customdata;
+              model.send({clicked: Array.isArray(given) ? given : [point.x, point.y]});
+            });
+          });
         });
         const resize = new ResizeObserver(() => {
           if (plot.layout && !plot.layout.width && plot.offsetWidth) Plotly.Plots.resize(plot);
@@ -187,6 +193,9 @@ def make_picture_widget():
         old = t.Bool(False).tag(sync=True)           # it shows what was asked for before: pale
         theme = t.Enum(['auto', 'light', 'dark'], 'auto').tag(sync=True)   # 'auto': that of JupyterLab
         inks = t.Dict(INKS).tag(sync=True)           # on a light ground -> on a dark one
+
+        def on_click(self, act):   # act(...) gets the custom data of a clicked point, a list, else its x and its y
+            self.on_msg(lambda picture, content, buffers: 'clicked' in content and act(*content['clicked']))
 
         def show(self, fig):
             fig = keep_private(go.Figure(fig)).update_layout(uirevision=describe_frame(fig))
@@ -228,12 +237,15 @@ def place_figures(
     box,           # an ipywidgets box of pictures; its children are changed
     figures,       # plotly figures, one for each picture
     listen=None,   # called when a new picture stands in a page
+    click=None,    # called with what a clicked point is of, as `on_click` says
 ):
     "Figures into as many pictures; those that stand are used again."
     pictures, standing = list(box.children)[:len(figures)], box.children
     pictures += [make_picture_widget()(working=True) for _ in range(len(figures) - len(pictures))]
     for picture, figure in zip(pictures, figures): picture.show(figure)
-    for picture in pictures[len(standing):]: picture.on_msg(lambda *heard: listen and listen())
+    for picture in pictures[len(standing):]:
+        picture.on_msg(lambda *heard: listen and listen())
+        if click is not None: picture.on_click(click)
     if len(pictures) != len(standing): box.children = pictures
     for picture in standing[len(figures):]: picture.close()
 

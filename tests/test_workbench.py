@@ -55,7 +55,8 @@ def test_controls_wait_for_a_picture_that_stands(board):
     inputs += [each for panel in board.panels.values() for each in panel.controls.values()]
     assert all(each.disabled for each in inputs)
     board.panels['scores'].pictures.children[0]._handle_custom_msg({'stands': True}, [])
-    assert not any(each.disabled for each in inputs)
+    idle = {board.panels['relations'].controls[name] for name in ('edges', 'other', 'behind')}   # in the first view
+    assert not any(each.disabled for each in inputs if each not in idle)
 
 
 def test_a_model_of_another_size_takes_the_data_along_and_a_second_one_that_does_not_fit_is_taken_away(board):
@@ -237,3 +238,53 @@ def test_parts_for_training_are_whole_patients(runs):
     assert len(train) + len(valid) == 200 and not set(train.patient_id) & set(valid.patient_id)
     assert .2 < len(valid)/200 < .4
     with pytest.raises(ValueError, match='to train takes 20'): workbench.split_live(data.subset(range(10)))
+
+
+def turn_to(board, name):
+    board.tabs.selected_index = list(board.panels).index(name)
+    return board.panels[name]
+
+
+def test_controls_without_an_effect_are_grey_and_say_why(board):
+    panel = turn_to(board, 'relations')
+    assert all(control.disabled for control in panel.controls.values())   # no page stands yet
+    panel.wake()
+    grey = {name for name, control in panel.controls.items() if control.disabled}
+    assert grey == {'edges', 'other', 'behind'} and 'lines are shown' in panel.controls['edges'].tooltip
+    panel.controls['shown'].value = 'lines'
+    grey = {name for name, control in panel.controls.items() if control.disabled}
+    assert grey == {'similar', 'difference', 'other', 'behind'}
+    assert panel.controls['edges'].tooltip == panel.tips['edges'] != panel.controls['similar'].tooltip
+    attack = turn_to(board, 'attack')
+    attack.wake()
+    attack.controls['family'].value = 'FGSM'
+    assert [name for name, control in attack.controls.items() if control.disabled] == ['steps']
+
+
+def test_a_clicked_cell_shows_the_images_behind_it(board):
+    panel = turn_to(board, 'relations')
+    count = len(panel.pictures.children)
+    panel.pictures.children[0]._handle_custom_msg({'clicked': ['Edema', 'Cardiomegaly']}, [])   # column, row
+    assert (panel.controls['one'].value, panel.controls['other'].value) == ('Cardiomegaly', 'Edema')
+    assert len(panel.pictures.children) == count + 1
+    assert 'Cardiomegaly and Edema' in panel.pictures.children[-1].spec
+    panel.pictures.children[-1]._handle_custom_msg({'clicked': [3, 4]}, [])   # a pixel of an image is no cell
+    assert panel.controls['one'].value == 'Cardiomegaly'
+    before = panel.pictures.children[-1].spec
+    panel.controls['behind'].value = 'the first alone'
+    assert panel.pictures.children[-1].spec != before
+    board.menus['first'].value = 'runs/small'   # has no Cardiomegaly
+    assert panel.controls['one'].value == 'none' and panel.controls['other'].value == 'Edema'
+
+
+def test_labels_of_other_names_are_matched_and_it_is_said(runs):
+    data = from_phantom(SyntheticCXR(60, size=64, seed=4))
+    names = ['Effusion' if name == 'Pleural Effusion' else name for name in data.label_names]
+    other = data.copy_with(label_names=names)
+    bench = workbench.Bench(other, runs, most=30, n_boot=0)
+    board = workbench.Workbench(bench)
+    assert 'Effusion of the data is Pleural Effusion here' in board.note.value
+    plain = workbench.Bench(data, runs, most=30, n_boot=0)
+    ours, theirs = (each.reference('lcc') for each in (bench, plain))
+    assert bool((ours.data.y == theirs.data.y).all()) and bool((ours.data.known == theirs.data.known).all())
+    assert cases.score_reference(runs['lcc'], other, n_boot=0).data.known.all()   # also without the bench
