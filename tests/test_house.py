@@ -128,7 +128,7 @@ BESIDE = {
     'overlaps': {*BELOW, 'homes', 'doctor'},
     'opening': {*BELOW},
     'grouping': set(),
-    'reports': {*BELOW, 'views', 'metrics', 'intervals', 'learner'},
+    'reports': {*BELOW, 'views', 'metrics', 'intervals', 'learner', 'exporting'},
     'evaluating': {*BELOW, 'views', 'metrics', 'learner', 'saving', 'checkpoints', 'opening', 'reports', 'grouping'},
     'comparing': {*BELOW, 'views', 'metrics', 'scores', 'intervals', 'opening', 'reports', 'evaluating'},
     'launcher': set(),
@@ -147,7 +147,7 @@ BESIDE = {
     'workbench': {*SHARED, 'views', 'widget', 'saving', 'prediction', 'explain', 'cases', 'outcomes', 'choosing',
                   'exporting', 'live'},
     'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases'},
-    'app': {'workbench'},
+    'app': {'writing', 'workbench'},
     'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
             'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'commands', 'reproduce', 'sweeps', 'app'},
 }
