@@ -10,6 +10,7 @@ __all__ = ['SETTINGS', 'STYLE', 'SCRIPT', 'TOP', 'PAGE', 'ERROR', 'Settings', 'i
 import ipaddress, json, os, secrets, socket, sys, tempfile
 from pathlib import Path
 from typing import NamedTuple
+from .writing import RESEARCH
 
 # %% ../nbs/85_app.ipynb #f8944454
 class Settings(NamedTuple):
@@ -105,8 +106,8 @@ SCRIPT = """
 """
 
 # %% ../nbs/85_app.ipynb #e9a878ca
-TOP = """
-<header id="top"><b>cxr-workbench</b>, for research. Not a medical device: nothing here is a diagnosis.</header>
+TOP = f"""
+<header id="top"><b>cxr-workbench</b>. {RESEARCH}</header>
 <div id="ended" role="alert" hidden>This page has ended: it was not used for a while, it needed more memory than it may
 have, or the server stopped. <b>Reload the page to begin again.</b></div>
 """

@@ -10,9 +10,8 @@ import html, os
 import numpy as np
 from .copies import find_constant, measure_polarity, spread_rows
 from .doctor import make_commands
-from .reports import RESEARCH
 from .roles import say_count
-from .writing import write_atomic
+from .writing import RESEARCH, write_atomic
 
 # %% ../nbs/79d_cards.ipynb #22346471
 def draw_states(

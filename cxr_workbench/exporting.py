@@ -10,7 +10,7 @@ import html, json
 from pathlib import Path
 import plotly.graph_objects as go
 from . import opening
-from .files import write_atomic
+from .writing import RESEARCH, write_atomic
 from .style import INKS, apply_style, describe_figure, keep_private
 
 # %% ../nbs/81c_exporting.ipynb #881fe785
@@ -57,6 +57,10 @@ body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;bac
 .dark body{background:#111;color:#e6e6e6}
 figure{margin:1em 0;overflow-x:auto}figcaption{font-size:13px;max-width:760px}
 td,th{padding:.15em .8em .15em 0;text-align:left;vertical-align:top}
+.table{overflow-x:auto}.table table{border-collapse:collapse;font-size:13px}
+.table td,.table th{padding:.15em .6em;text-align:right;white-space:nowrap}
+.table tr:nth-child(even){background:#f4f4f4}.dark .table tr:nth-child(even){background:#222}
+.table .facts td,.table .facts th{text-align:left;white-space:normal}
 button{font:inherit;float:right}.note{font-weight:bold}
 """
 SCRIPT = """
@@ -88,36 +92,55 @@ def make_figure(
     data = f'<script type="application/json">{spec}</script>'
     return f'<figure><div role="figure" aria-label="{said}"></div><figcaption>{said}</figcaption>{data}</figure>'
 
+# %% ../nbs/81c_exporting.ipynb #f2b80012
+def make_table(
+    table,   # DataFrame; one with the only column `value` is a list of facts
+)->str:
+    "A table as a piece of HTML."
+    facts = list(table.columns) == ['value']
+    how = dict(header=False, classes='facts') if facts else {}
+    return f'<div class="table">{table.rename_axis(None).to_html(na_rep="", border=0, **how)}</div>'
+
+# %% ../nbs/81c_exporting.ipynb #e7676b26
+def make_part(
+    shown,   # plotly figure, DataFrame, None, or a list of them
+)->str:
+    "What stands below a sentence, as HTML."
+    if shown is None: return ''
+    if isinstance(shown, (list, tuple)): return ''.join(map(make_part, shown))
+    return make_figure(shown) if hasattr(shown, 'to_plotly_json') else make_table(shown)
+
 # %% ../nbs/81c_exporting.ipynb #b83d5bfe
-NOTE = 'For research. Not a medical device: nothing in this file is a diagnosis.'
+NOTE = RESEARCH
 
 def make_page(
     title:str,
-    facts:dict,      # fact -> text
-    sections,        # of (heading, sentence, figures)
-    note=NOTE,
+    facts:dict,      # fact -> text; may be empty
+    sections,        # of (heading, sentence, what `make_part` takes)
+    note='',         # stands before NOTE, which every page has
 )->str:              # HTML
     "One page that holds all that it shows."
     from plotly.offline import get_plotlyjs
     from cxr_workbench import __version__
     rows = ''.join(f'<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>' for k, v in facts.items())
-    parts = [f'<h2>{html.escape(heading)}</h2><p>{html.escape(sentence)}</p>{"".join(map(make_figure, figures))}'
-             for heading, sentence, figures in sections]
+    parts = ''.join(f'<h2>{html.escape(heading)}</h2><p>{html.escape(sentence)}</p>{make_part(shown)}'
+                    for heading, sentence, shown in sections)
+    said = ' '.join(dict.fromkeys(filter(None, (note, NOTE))))
     head = (f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{RULE}"><title>{html.escape(title)}</title>'
             f'<link rel="icon" href="data:,"><style>{STYLE}</style></head>')
     top = (f'<button type="button">light or dark</button><h1>{html.escape(title)}</h1>'
-           f'<p class="note">{html.escape(note)}</p><table>{rows}</table>')
+           f'<p class="note">{html.escape(said)}</p>') + (f'<table>{rows}</table>' if rows else '')
     inks = f'<script type="application/json" id="inks">{json.dumps(INKS)}</script>'
-    scripts = f'<script>{get_plotlyjs()}</script>{inks}<script>{SCRIPT}</script>'
+    library = f'<script>{get_plotlyjs()}</script>' if '<figure>' in parts else ''
     foot = f'<p>cxr-workbench {__version__}</p>'
-    return f'{head}<body>{top}{"".join(parts)}{foot}{scripts}</body></html>'
+    return f'{head}<body>{top}{parts}{foot}{library}{inks}<script>{SCRIPT}</script></body></html>'
 
 # %% ../nbs/81c_exporting.ipynb #67f4c6c4
 def write_page(
     path,   # of the file, .html
     title:str, facts:dict, sections,   # of make_page
-    note=NOTE,
+    note='',
 )->Path:
     "Write one page; OSError where it cannot be written, ValueError where its name is no .html."
     path = Path(path)

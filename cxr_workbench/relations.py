@@ -120,7 +120,8 @@ def show_label_graph(
         name = f'{names[i]}, {names[j]}'
         hover = f'{html.escape(name)}<br>{html.escape(of)} {weight:.3g}<extra></extra>'
         across, up = ([at[i], (at[i] + at[j])/2, at[j]] for at in (x, y))
-        fig.add_scatter(x=across, y=up, mode='lines', line=line, name=name, hovertemplate=hover)
+        pair = [[names[i], names[j]]]*3
+        fig.add_scatter(x=across, y=up, mode='lines', line=line, name=name, hovertemplate=hover, customdata=pair)
     fig.add_scatter(x=x, y=y, mode='markers', marker=dict(size=9, color='#222'), name='labels', text=names,
                     hovertemplate='%{text}<extra></extra>')
     place_names(fig, names, angles)

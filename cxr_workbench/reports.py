@@ -199,56 +199,19 @@ def describe_reading(
                if name not in ('size', 'fit') and value != plain[name]]
     return ', '.join([f'{reading.size} px', f'fit {reading.fit}', *further])
 
-# %% ../nbs/79b_reports.ipynb #a1f989aa
-def make_figure_html(
-    figure,         # plotly figure
-    script=True,    # with plotly's script, which a file needs once
-)->str:
-    "A figure as a piece of HTML that offers to send itself nowhere."
-    from cxr_workbench.views import keep_private
-    config = dict(showSendToCloud=False, displaylogo=False)
-    return keep_private(figure).to_html(full_html=False, include_plotlyjs=script, config=config)
-
 # %% ../nbs/79b_reports.ipynb #5a858c3a
 PHANTOM = 'A phantom for understanding mechanisms; its numbers say nothing about patients.'
-RESEARCH = 'A research tool, not a medical device: its numbers are of these data alone, and no medical advice.'
-STYLE = (
-    ':root{color-scheme:light}body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;'
-    'background:#fff;color:#222}.table{overflow-x:auto}'
-    'table{border-collapse:collapse;font-size:13px}td,th{padding:.15em .6em;text-align:right;white-space:nowrap}'
-    'table.facts td,table.facts th{text-align:left;white-space:normal}tr:nth-child(even){background:#f4f4f4}')
-
-# %% ../nbs/79b_reports.ipynb #f2b80012
-def make_table_html(
-    table,   # DataFrame; one with the only column `value` is a list of facts
-)->str:
-    "A table as a piece of HTML."
-    facts = list(table.columns) == ['value']
-    how = dict(header=False, classes='facts') if facts else {}
-    return f'<div class="table">{table.rename_axis(None).to_html(na_rep="", border=0, **how)}</div>'
 
 # %% ../nbs/79b_reports.ipynb #03875e72
 def write_html(
-    path,        # of the file
+    path,        # of the file, .html
     *sections,   # (heading, sentence, plotly figure or DataFrame, or None)
     title='cxr-workbench: the baseline on the phantom',
     note=PHANTOM,   # stands below the title, before that this is no medical device
 ):
     "Write one self-contained HTML file with figures and tables inline."
-    import html
-    from cxr_workbench.files import write_atomic
-    body, script = [], True
-    for heading, sentence, shown in sections:
-        body.append(f'<h2>{html.escape(heading)}</h2><p>{html.escape(sentence)}</p>')
-        if hasattr(shown, 'to_plotly_json'):
-            body.append(make_figure_html(shown, script))
-            script = False
-        elif shown is not None: body.append(make_table_html(shown))
-    title = html.escape(title)
-    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    said = ' '.join(dict.fromkeys(filter(None, (note, RESEARCH))))
-    text = f'{head}<h1>{title}</h1><p><b>{html.escape(said)}</b></p>{"".join(body)}'
-    write_atomic(path, text.encode())
+    from cxr_workbench.exporting import write_page
+    write_page(path, title, {}, sections, note)
 
 # %% ../nbs/79b_reports.ipynb #f2b80011
 def write_report(

@@ -15,7 +15,8 @@ from cxr_workbench.layouts import LAYOUTS, compare_counts, name_columns, parse_a
 from cxr_workbench.padchest_sets import parse_findings, spread_findings
 from cxr_workbench.tables import Checks
 from cxr_workbench.vindr_sets import agree, count_readers
-from cxr_workbench.vocabulary import CONCEPTS, NAMES, list_unmatched, match_labels, relabel, unite_states
+from cxr_workbench.vocabulary import CONCEPTS, NAMES, find_counterparts, find_synonyms, list_unmatched, match_labels
+from cxr_workbench.vocabulary import relabel, unite_states
 
 
 def grey(path, level, bits=8):
@@ -425,3 +426,28 @@ def test_states_travel_under_other_names():
     assert 'No finding' not in relabel(table, 'chexpert', 'vindr')
     united = unite_states([[0, -1], [1, -1], [0, None]])
     assert np.array_equal(united, [-1, 1, np.nan], equal_nan=True)
+
+
+@pytest.mark.parametrize('name, columns, found', [
+    ('Effusion', ['Pleural Effusion', 'Edema'], 'Pleural Effusion'),
+    ('Pleural Effusion', ['effusion'], 'effusion'),
+    ('Pleural_Thickening', ['pleural thickening'], 'pleural thickening'),
+    ('Lung Lesion', ['Nodule/Mass'], 'Nodule/Mass'),
+    ('Fracture', ['fractures, bone'], 'fractures, bone'),
+    ('Effusion', ['Pleural Effusion', 'pleural effusion'], None),   # two of them
+    ('No Finding', ['Normal'], None),                               # another thing in every collection
+    ('Infiltration', ['Lung Opacity'], None), ('Mass', ['Lung Lesion'], None), ('odd', ['edema'], None)])
+def test_a_label_is_found_under_a_name_that_means_the_same(name, columns, found):
+    assert find_synonyms([name], columns)[0] == ({} if found is None else {name: found})
+
+
+def test_a_name_with_two_meanings_is_not_guessed():
+    with pytest.warns(UserWarning, match='Pleural Effusion may be effusion or Effusion'):
+        assert find_counterparts(['Edema', 'Pleural Effusion'], ['Edema', 'effusion', 'Effusion']) == {'Edema': 'Edema'}
+    assert find_synonyms(['Effusion', 'Pleural Effusion'], ['pleural effusion'])[0] == {}   # one column for two labels
+
+
+def test_a_table_of_ones_own_is_matched_and_it_is_said():
+    with pytest.warns(UserWarning, match='of other names: Effusion is Pleural Effusion'):
+        found = find_counterparts(['Effusion', 'Edema'], ['Edema', 'Pleural Effusion', 'age'])
+    assert found == {'Effusion': 'Pleural Effusion', 'Edema': 'Edema'}

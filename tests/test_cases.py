@@ -1,5 +1,6 @@
 """One image under one or two models, many images under thresholds, and the bench on top."""
 import io
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
 from cxr_workbench import cases, outcomes, workbench
@@ -220,3 +221,19 @@ def test_runs_come_as_folders_methods_and_names(tmp_path, phantom):
     with pytest.raises(ValueError, match='no run'): workbench.list_runs([])
     small = create_method('supervised', labels=phantom.label_names, size=32, preset='tiny')
     with pytest.raises(ValueError, match='open the data with size=32'): workbench.Bench(phantom, {'s': small}).load('s')
+
+
+def test_images_behind_a_pair_of_labels_are_those_on_which_both_are_known():
+    "Six images: both, both, first alone, second alone, neither, and one whose second label is not known."
+    y = torch.tensor([[1, 1], [1, 1], [1, 0], [0, 1], [0, 0], [1, 0]]).float()
+    known = torch.ones_like(y, dtype=torch.bool)
+    known[5, 1] = False
+    data = SimpleNamespace(label_names=['a', 'b'], y=y, known=known)
+    scores = np.array([[.2, .3], [.9, .3], [.5, .5], [.5, .5], [.5, .5], [.7, .5]])
+    reference = cases.Reference(data, scores, None, None)
+    found = {name: rows.tolist() for name, rows in outcomes.find_pairs(reference, 'a', 'b').items()}
+    assert found == {'both': [1, 0], 'the first alone': [2], 'the second alone': [3]}
+    assert outcomes.find_pairs(reference, 'a')['both'].tolist() == [1, 5, 2, 0]
+    assert outcomes.find_pairs(reference, 'a', 'a')['both'].tolist() == [1, 5, 2, 0]
+    with pytest.raises(ValueError, match='no labels'): outcomes.find_pairs(reference, 'a', 'c')
+    with pytest.raises(ValueError, match='no kind'): outcomes.show_pairs(reference, 'a', 'b', 'neither')

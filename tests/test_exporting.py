@@ -57,3 +57,25 @@ def test_what_a_figure_holds_cannot_close_its_script():
 def test_a_name_that_is_no_page_is_refused(tmp_path):
     with pytest.raises(ValueError, match='ends in .html'): exporting.write_page(tmp_path/'case.csv', 'a', {}, [])
     with pytest.raises(OSError): exporting.write_page(tmp_path/'nowhere'/'case.html', 'a', {}, [])
+
+
+def test_reports_cases_cards_and_the_app_say_the_same_of_themselves(bench, tmp_path):
+    from cxr_workbench import app, cards, reports
+    from cxr_workbench.writing import RESEARCH
+    reports.write_html(tmp_path/'report.html', ('heading', 'sentence', None), note='Of a clinic.')
+    text = (tmp_path/'report.html').read_text(encoding='utf-8')
+    assert f'Of a clinic. {RESEARCH}' in text and text.count('medical device') == 1
+    assert exporting.NOTE == cards.RESEARCH == RESEARCH and RESEARCH in app.TOP
+    page = exporting.make_page(*workbench.make_run(bench, 'lcc'))
+    assert page.count('medical device') == 1 and RESEARCH in page
+
+
+def test_a_page_takes_figures_and_tables_in_any_order():
+    import pandas as pd
+    table = pd.DataFrame({'auroc': [.5, None]}, index=['<i>', 'b'])
+    facts = pd.DataFrame({'value': ['70 images']}, index=['clinic'])
+    figure = go.Figure(go.Bar(y=[1]))
+    page = exporting.make_page('a', {}, [('one', 's', figure), ('two', 's', [table, figure]), ('three', 's', facts)])
+    assert page.count('<figure>') == 2 and page.count('/**\n* plotly.js') == 1
+    assert '&lt;i&gt;' in page and '<td></td>' in page and 'class="dataframe facts"' in page
+    assert "default-src 'none'" in page and '<script src' not in page

@@ -1,10 +1,12 @@
 """The bench as a whole: what its menus say is what its pictures show, whatever is chosen in whatever order."""
-import io
+import io, time
 from functools import partial
 import numpy as np, pytest
 from PIL import Image
 from cxr_workbench import cases, workbench
 from cxr_workbench.core import create_method, seed_all
+from cxr_workbench.data import from_phantom
+from cxr_workbench.phantom import SyntheticCXR
 from cxr_workbench.saving import find_model, load, save
 
 
@@ -53,7 +55,8 @@ def test_controls_wait_for_a_picture_that_stands(board):
     inputs += [each for panel in board.panels.values() for each in panel.controls.values()]
     assert all(each.disabled for each in inputs)
     board.panels['scores'].pictures.children[0]._handle_custom_msg({'stands': True}, [])
-    assert not any(each.disabled for each in inputs)
+    idle = {board.panels['relations'].controls[name] for name in ('edges', 'other', 'behind')}   # in the first view
+    assert not any(each.disabled for each in inputs if each not in idle)
 
 
 def test_a_model_of_another_size_takes_the_data_along_and_a_second_one_that_does_not_fit_is_taken_away(board):
@@ -166,3 +169,122 @@ def test_long_names_fit_over_narrow_pictures(board):
     method = next(iter(choice.methods.values()))
     figure = cases.show_maps({name: method, 'lcc': method}, choice.x, choice.label, 'integrated_gradients', side=320)
     assert all(len(note.text) < 48 for note in figure.layout.annotations)
+
+
+def wait(live):
+    live.run.wait()
+    for _ in range(200):
+        if live.buttons['stop'].disabled: return
+        time.sleep(.02)
+
+
+def turn_to_training(board):
+    board.tabs.selected_index = len(board.panels)
+    return board.training.live
+
+
+def test_nothing_is_made_for_training_before_its_tab_is_turned_to(board):
+    assert board.training.live is None and board.tabs.titles[-1] == 'training'
+    live = turn_to_training(board)
+    assert live.run is None and not set(live.train.patient_id) & set(live.valid.patient_id)
+    assert 'images to train on' in board.training.note.value
+
+
+def test_the_pictures_follow_a_run_and_are_drawn_of_what_is_chosen(board):
+    board.menus['row'].value = 21
+    live = turn_to_training(board)
+    live.controls['epochs'].value = 1
+    live.press_start()
+    wait(live)
+    assert live.message.value == '' and len(live.pictures.children) == 7
+    held = board.bench.data.rows[21] in live.valid.rows
+    assert ('held out' if held else 'trained on') in board.training.note.value.split(';')[1]
+    before = live.pictures.children[0].spec
+    board.menus['row'].value = 22
+    assert live.pictures.children[0].spec != before
+    board.training.pictures.value = 'relations'
+    assert len(live.pictures.children) == 1
+    board.panels['relations'].controls['table'].value = 'learned'
+    board.training.refresh()
+    assert 'keeps a table over labels' in live.message.value   # of a plain classifier
+
+
+def test_data_without_labels_are_not_trained_on(board):
+    live = turn_to_training(board)
+    assert live is not None
+    board.menus['data'].value = 'images'
+    assert board.training.live is None and 'known label' in board.training.note.value
+    board.menus['data'].value = 'a phantom'
+    assert board.training.live is not None
+
+
+def test_a_run_keeps_its_data_while_it_trains(board):
+    live = turn_to_training(board)
+    live.controls['epochs'].value = 200
+    live.press_start()
+    try:
+        board.menus['data'].value = 'images'
+        assert board.training.live is live and 'the data of before' in board.training.note.value
+    finally:
+        live.press_stop()
+        wait(live)
+    board.training.refresh()
+    assert board.training.live is None
+
+
+def test_parts_for_training_are_whole_patients(runs):
+    data = from_phantom(SyntheticCXR(300, size=32, seed=1))
+    train, valid = workbench.split_live(data, most=200)
+    assert len(train) + len(valid) == 200 and not set(train.patient_id) & set(valid.patient_id)
+    assert .2 < len(valid)/200 < .4
+    with pytest.raises(ValueError, match='to train takes 20'): workbench.split_live(data.subset(range(10)))
+
+
+def turn_to(board, name):
+    board.tabs.selected_index = list(board.panels).index(name)
+    return board.panels[name]
+
+
+def test_controls_without_an_effect_are_grey_and_say_why(board):
+    panel = turn_to(board, 'relations')
+    assert all(control.disabled for control in panel.controls.values())   # no page stands yet
+    panel.wake()
+    grey = {name for name, control in panel.controls.items() if control.disabled}
+    assert grey == {'edges', 'other', 'behind'} and 'lines are shown' in panel.controls['edges'].tooltip
+    panel.controls['shown'].value = 'lines'
+    grey = {name for name, control in panel.controls.items() if control.disabled}
+    assert grey == {'similar', 'difference', 'other', 'behind'}
+    assert panel.controls['edges'].tooltip == panel.tips['edges'] != panel.controls['similar'].tooltip
+    attack = turn_to(board, 'attack')
+    attack.wake()
+    attack.controls['family'].value = 'FGSM'
+    assert [name for name, control in attack.controls.items() if control.disabled] == ['steps']
+
+
+def test_a_clicked_cell_shows_the_images_behind_it(board):
+    panel = turn_to(board, 'relations')
+    count = len(panel.pictures.children)
+    panel.pictures.children[0]._handle_custom_msg({'clicked': ['Edema', 'Cardiomegaly']}, [])   # column, row
+    assert (panel.controls['one'].value, panel.controls['other'].value) == ('Cardiomegaly', 'Edema')
+    assert len(panel.pictures.children) == count + 1
+    assert 'Cardiomegaly and Edema' in panel.pictures.children[-1].spec
+    panel.pictures.children[-1]._handle_custom_msg({'clicked': [3, 4]}, [])   # a pixel of an image is no cell
+    assert panel.controls['one'].value == 'Cardiomegaly'
+    before = panel.pictures.children[-1].spec
+    panel.controls['behind'].value = 'the first alone'
+    assert panel.pictures.children[-1].spec != before
+    board.menus['first'].value = 'runs/small'   # has no Cardiomegaly
+    assert panel.controls['one'].value == 'none' and panel.controls['other'].value == 'Edema'
+
+
+def test_labels_of_other_names_are_matched_and_it_is_said(runs):
+    data = from_phantom(SyntheticCXR(60, size=64, seed=4))
+    names = ['Effusion' if name == 'Pleural Effusion' else name for name in data.label_names]
+    other = data.copy_with(label_names=names)
+    bench = workbench.Bench(other, runs, most=30, n_boot=0)
+    board = workbench.Workbench(bench)
+    assert 'Effusion of the data is Pleural Effusion here' in board.note.value
+    plain = workbench.Bench(data, runs, most=30, n_boot=0)
+    ours, theirs = (each.reference('lcc') for each in (bench, plain))
+    assert bool((ours.data.y == theirs.data.y).all()) and bool((ours.data.known == theirs.data.known).all())
+    assert cases.score_reference(runs['lcc'], other, n_boot=0).data.known.all()   # also without the bench

@@ -3,7 +3,7 @@ import io, time
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from lab import CONTROLS, find_moves, open_notebook, run_all
+from lab import CONTROLS, find_moves, listen, open_notebook, run_all
 from test_pages import write
 
 SOURCE = 'from cxr_workbench.workbench import open_workbench\nbench = open_workbench()\nbench'
@@ -113,6 +113,47 @@ def test_a_run_trains_in_view_stops_and_goes_on(lab, browser):
         panel.screenshot(path=SHOTS/'live.png')
         assert change(panel, more.click, 60)     # and goes on
         panel.get_by_role('button', name='stop').click()
+    finally:
+        page.close()
+        lab.stop_kernels()
+
+
+RESTART = """async () => {
+    const session = jupyterapp.shell.currentWidget.context.sessionContext;
+    const before = session.session.kernel.id;
+    await session.restartKernel();
+    await session.session.kernel.info;
+    return before;
+}"""
+
+
+def test_a_bench_comes_back_after_its_kernel_was_restarted(lab, browser):
+    "The pictures of before stay, what is grey says so, and the same cells give a bench that answers; no page reload."
+    page, findings = browser.new_page(), []
+    listen(page, lab, findings)
+    try:
+        open_notebook(page, lab.url(write(lab, 'restart', SOURCE)))
+        run_all(page, 300)
+        page.wait_for_selector('.cxr-workbench .js-plotly-plot .main-svg', timeout=60_000)
+        row = page.locator('.cxr-workbench > .widget-box:first-child input[type=number]')
+        row.fill('5')
+        row.press('Enter')
+        said = "word => document.querySelector('.cxr-workbench > .widget-html').innerText.includes(word)"
+        page.wait_for_function(said, arg='image 5 of', timeout=60_000)
+        page.evaluate(RESTART)
+        start = time.time()
+        run_all(page, 300)
+        page.wait_for_function(said, arg='image 1 of', timeout=60_000)   # a new bench, not the one of before
+        assert page.locator('.cxr-workbench').count() == 1
+        panel = page.locator('.cxr-panel').first
+        panel.locator('.js-plotly-plot .main-svg').first.wait_for(timeout=60_000)
+        row.fill('7')
+        row.press('Enter')
+        page.wait_for_function(said, arg='image 7 of', timeout=60_000)
+        print(f'a restarted bench answers after {time.time() - start:.1f} s')
+        assert turn(page, 'attack').locator('.js-plotly-plot .main-svg').count()
+        wrong = [finding for finding in findings if 'Canceled future' not in finding]
+        assert not wrong, wrong
     finally:
         page.close()
         lab.stop_kernels()
