@@ -6,15 +6,14 @@
 __all__ = ['show_progress', 'LiveRun', 'LiveWidget']
 
 # %% ../nbs/83_live.ipynb #11fe0003
-import ast, tempfile, threading
+import ast, copy, tempfile, threading
 from pathlib import Path
 import numpy as np
 from . import cases
 from .core import create_method, get_factory, list_methods, seed_all
 from .learner import fit
 from .signatures import list_factories
-from .widget import arrange_controls, format_error, make_picture_widget
-from .workbench import choose_start
+from .widget import arrange_controls, format_error, make_picture_widget, place_figures
 
 # %% ../nbs/83_live.ipynb #11fe0006
 def make_watch(
@@ -23,9 +22,13 @@ def make_watch(
     "A callback that remembers losses and scores, and ends a run after an epoch when it is asked to."
     import lightning.pytorch as pl
     class Watch(pl.callbacks.Checkpoint):   # of this kind are called when the row of the epoch is written
-        def __init__(self): self.steps, self.epochs, self.before, self.stopping = [], [], {}, False
+        def __init__(self):
+            self.steps, self.epochs, self.before, self.stopping = [], [], {}, False
+            self.weights, self.changes = {}, []   # from the next epoch on; (steps that were done, what was changed)
         def stop(self): self.stopping = True
-        def on_train_epoch_start(self, trainer, training): self.before = {}
+        def on_train_epoch_start(self, trainer, training):
+            self.before = {}
+            training.method.weights.update(self.weights)
 
         def on_train_batch_end(self, trainer, training, *rest):
             sums = {name: float(value) for name, value in training.sums.items()}
@@ -52,17 +55,27 @@ def smooth_steps(
     return (sums[ends] - sums[starts])/(ends - starts)
 
 # %% ../nbs/83_live.ipynb #11fe0011
-def add_term(fig, watch, name, line, window, said='', marker=None):
-    "One loss term of a run: its running mean, and thin the steps where it is the run in view."
+def add_term(fig, watch, name, line, window, marker=None):
+    "One loss term of a run: its running mean, and thin the steps where it is the run in view, which is solid."
+    own = line['dash'] == 'solid'
     rows = [row for row in watch.steps if name in row]
     x, y = [row['step'] for row in rows], [row[name] for row in rows]
-    title = name.removeprefix('term/') + said
-    if not said:
+    title = name.removeprefix('term/') + ('' if own else ' before')
+    if own:
         thin = dict(line, width=.6)
         pale = dict(opacity=.4, hoverinfo='skip', showlegend=False)
         fig.add_scatter(x=x, y=y, line=thin, mode='lines', row=1, col=1, **pale)
-    look = dict(line=line, mode='lines+markers', marker=marker)   # told apart by more than colour
+    look = dict(line=line, mode='lines+markers', marker=marker, showlegend=own)   # told apart by more than colour
     fig.add_scatter(x=x, y=smooth_steps(y, window) if rows else [], name=title, row=1, col=1, **look)
+
+# %% ../nbs/83_live.ipynb #11fe0041
+def add_changes(fig, watch):
+    "Where weights were changed, as triangles on the axis of the losses; what was changed is told under the pointer."
+    if not watch.changes: return
+    places, told = zip(*watch.changes)
+    mark = dict(symbol='triangle-up', size=11, color='#222')
+    fig.add_scatter(x=places, y=[0]*len(places), text=told, mode='markers', marker=mark, name='a weight is changed',
+                    cliponaxis=False, hovertemplate='after step %{x}: %{text}<extra></extra>', row=1, col=1)
 
 # %% ../nbs/83_live.ipynb #11fe0010
 def show_progress(
@@ -80,17 +93,21 @@ def show_progress(
         marker = curve_style(i, 14)['marker']
         add_term(fig, watch, name, dict(line_style(i), dash='solid'), window, marker=marker)
         if before is None: continue
-        add_term(fig, before, name, dict(line_style(i), dash='dot'), window, ' before', marker)
+        add_term(fig, before, name, dict(line_style(i), dash='dot'), window, marker)
     for i, name in enumerate(('valid/auroc', 'valid/ap')):
         for run, dash, said in ((watch, 'solid', ''), (before, 'dot', ' before')):
             rows = [] if run is None else [row for row in run.epochs if name in row]
+            title = {'valid/auroc': 'AUROC', 'valid/ap': 'AP'}[name] + said
             fig.add_scatter(x=[row['epoch'] for row in rows], y=[row[name] for row in rows], mode='lines+markers',
-                            line=dict(line_style(i), dash=dash), name=name[6:] + said, legend='legend2',
-                            showlegend=run is not None, row=1, col=2)
+                            line=dict(line_style(i + 4), dash=dash), name=title, showlegend=not said,
+                            marker=curve_style(i + 4, 14)['marker'], row=1, col=2)
+    add_changes(fig, watch)
+    if before is not None:   # one entry for all dotted lines
+        dots = dict(color='#666', dash='dot', width=2)
+        fig.add_scatter(x=[None], y=[None], mode='lines', line=dots, name='the run before', row=1, col=1)
     fig.update_xaxes(title_text='step', col=1).update_xaxes(title_text='epoch', dtick=1, col=2)
     fig.update_yaxes(rangemode='tozero', col=1)
-    below = dict(orientation='h', y=-.25)
-    fig.update_layout(legend=dict(below, x=0), legend2=dict(below, x=.56))
+    fig.update_layout(legend=dict(orientation='h', x=0, y=-.25, yanchor='top'))
     return apply_style(fig, None, width=760, height=380, margin_t=60, margin_b=110)
 
 # %% ../nbs/83_live.ipynb #11fe0014
@@ -105,7 +122,8 @@ class LiveRun:
     ):
         self.folder = None if out else tempfile.TemporaryDirectory()
         self.out, self.train, self.valid = Path(out or self.folder.name)/'run', train, valid
-        self.make = lambda: create_method(name, labels=train.label_names, size=train.size, **settings)
+        self.name, self.make = name, lambda: create_method(name, labels=train.label_names, size=train.size, **settings)
+        self.method, self.first, self.weights = None, {}, {}   # weights at the start; those that were changed
         self.fit = dict(epochs=epochs, batch_size=batch_size, seed=seed)
         self.watch, self.thread, self.error = make_watch(on_step, on_epoch), None, None
 
@@ -126,10 +144,30 @@ class LiveRun:
         try:
             done = len(self.watch.epochs)
             self.watch.steps = [row for row in self.watch.steps if row['epoch'] <= done]   # those are trained again
+            self.watch.changes = [each for each in self.watch.changes if each[0] <= len(self.watch.steps)]
             seed_all(self.fit['seed'])
-            self.method = self.make()
+            method = self.make()
+            self.first = self.first or dict(method.weights)
+            self.check_weights(self.weights)
+            self.method, self.watch.weights = method, self.weights
             fit(self.method, self.train, self.valid, self.out, **self.fit, progress=False, callbacks=[self.watch])
         except BaseException as error: self.error = error
+
+    def check_weights(self, weights):
+        names = [name for name, weight in weights.items() if weight and self.first.get(name, weight) == 0]
+        if names: raise ValueError(f'{", ".join(names)} had the weight 0 when this run began, so that its parts '
+                                   'were not built: start a new run')
+
+    def weigh(self, **weights):   # name of a loss term -> its weight
+        "Other weights from the next step on; ValueError for a term that was switched off when the run began."
+        self.check_weights(weights)
+        now = {**self.first, **self.weights}
+        changed = {name: weight for name, weight in weights.items() if now.get(name) != weight}
+        if not changed: return
+        self.weights |= changed
+        if self.method is not None: self.method.weights.update(changed)
+        told = ', '.join(f'{name} {weight:g}' for name, weight in changed.items())
+        self.watch.changes.append((len(self.watch.steps), told))
 
     def stop(self): self.watch.stop()
     def wait(self, seconds=None):
@@ -155,14 +193,17 @@ def make_run_controls(data):
     import ipywidgets as w
     wide = {'description_width': 'initial'}
     names = [name for name in list_methods() if 'tiny' in get_factory(name).presets]
-    start, finding = choose_start(data, list(data.label_names))
+    start, finding = cases.choose_start(data, list(data.label_names))
     return dict(
         method=w.Dropdown(options=names, value='supervised' if 'supervised' in names else names[0],
                           description='method', tooltip='what is trained, at its smallest', style=wide),
         epochs=w.BoundedIntText(value=5, min=1, max=200, description='epochs', style=wide, layout={'width': '130px'},
                                 tooltip='passes over the training part'),
         rate=w.FloatLogSlider(value=1, min=-2, max=1, step=.25, description='learning rates, times', style=wide,
-                              readout_format='.2f', tooltip='factor of the learning rates', continuous_update=False),
+                              readout_format='.2f', continuous_update=False,
+                              tooltip='of the learning rates of the next run'),
+        compare=w.Checkbox(value=False, description='beside the run before', indent=False, disabled=True,
+                           tooltip='the last state of the run before in the pictures'),
         label=w.Dropdown(options=list(data.label_names), value=finding, description='label', style=wide,
                          tooltip='whose map is drawn'),
         row=w.BoundedIntText(value=start, min=0, max=len(data) - 1, description='held-out image', style=wide,
@@ -179,24 +220,32 @@ def make_weight_controls(name, labels, size):
             for term, value in method.weights.items()}
 
 # %% ../nbs/83_live.ipynb #11fe0021
-class LiveWidget:
-    "A run in view: `.widget` is shown; `.controls`, `.weights`, `.press_start()` and `.press_stop()` work from code."
-    def __init__(self, train, valid, phantom=None, batch_size=32, every=5):
+class LiveView:
+    "Controls over curves and pictures, which are of the last epoch."
+    def __init__(self,
+        train, valid,          # data sets
+        phantom=None,          # of which they are parts: lesions are outlined
+        batch_size=32,
+        every=5,               # steps between two pictures of the curves
+        draw=None,             # methods by name -> figures; None: a map of one image
+    ):
         import ipywidgets as w
-        self.train, self.valid, self.batch_size, self.every = train, valid, batch_size, every
-        self.run, self.before, self.controls = None, None, make_run_controls(valid)
+        self.train, self.valid, self.phantom, self.batch_size, self.every = train, valid, phantom, batch_size, every
+        self.run, self.before, self.seen, self.seen_before = None, None, {}, {}   # watches; methods by name
+        self.draw, self.drawing, self.controls = draw or self.draw_map, threading.Lock(), make_run_controls(valid)
+        if draw is not None: self.controls = {k: v for k, v in self.controls.items() if k not in ('label', 'row')}
         self.weights, self.weight_row = {}, arrange_controls(())
         self.buttons = dict(start=w.Button(description='start', button_style='primary', tooltip='train a new run'),
                             stop=w.Button(description='stop', tooltip='end after this epoch', disabled=True),
                             more=w.Button(description='go on', tooltip='take the stopped run up', disabled=True))
-        self.note, self.curves, self.map = w.HTML('no run yet'), make_picture_widget()(), make_picture_widget()()
-        row = arrange_controls(self.controls.values())
-        pictures = w.VBox([self.curves, self.map])
-        self.widget = w.VBox([row, self.weight_row, w.HBox(list(self.buttons.values())), self.note, pictures])
+        self.note, self.message, self.curves = w.HTML('no run yet'), w.HTML(), make_picture_widget()()
+        self.map = make_picture_widget()()
+        self.pictures = w.VBox([self.map])
+        row, buttons = arrange_controls(self.controls.values()), w.HBox(list(self.buttons.values()))
+        self.widget = w.VBox([row, self.weight_row, buttons, self.note, self.curves, self.message, self.pictures])
         self.widget.add_class('cxr-live')
         self.controls['method'].observe(self.offer_weights, 'value')
-        for name, press in dict(start=self.press_start, stop=self.press_stop, more=self.press_more).items():
-            self.buttons[name].on_click(press)
+        for name in {'label', 'row', 'compare'} & {*self.controls}: self.controls[name].observe(self.redraw, 'value')
         self.offer_weights()
         for each in (*self.controls.values(), self.buttons['start']): each.disabled = True
         self.curves.on_msg(self.listen)
@@ -205,21 +254,64 @@ class LiveWidget:
     def listen(self, *heard):
         "The page stands: what was grey can be used, at what the kernel has."
         if not self.controls['method'].disabled: return
-        for each in self.controls.values():
-            each.disabled = False
+        for name, each in self.controls.items():
+            each.disabled = name == 'compare' and not self.seen_before
             each.send_state()
         self.buttons['start'].disabled = self.run is not None and self.run.is_running
 
     def offer_weights(self, change=None):
-        "The terms of the chosen method."
-        name = self.controls['method'].value
+        "The terms of the chosen method, at the weights that they have."
+        name, run = self.controls['method'].value, self.run
         self.weights = make_weight_controls(name, self.train.label_names, self.train.size)
+        if run is not None and run.name == name and not run.is_over:
+            for term, weight in {**run.first, **run.weights}.items(): self.weights[term].value = weight
+        for slider in self.weights.values(): slider.observe(self.change_weight, 'value')
         self.weight_row.children = list(self.weights.values())
+
+    def change_weight(self, change): "What a moved weight does: nothing before there is a run."
+
+    def redraw(self, change=None):
+        "The pictures of the last epoch; an error is written over them and does not end the run."
+        if not self.seen: return
+        beside = self.seen_before if self.controls['compare'].value else {}
+        with self.drawing:
+            try:
+                place_figures(self.pictures, self.draw({**self.seen, **beside}))
+                self.message.value = ''
+            except Exception as error: self.message.value = format_error(error)
+            for picture in self.pictures.children: picture.working = False
+
+    def draw_map(self, methods):
+        "Where each model looks, with the outline of the lesion where there is one."
+        row, label = self.controls['row'].value, self.controls['label'].value
+        x, mask = self.valid.batch([row]).x, None
+        if self.phantom is not None and label in self.phantom.label_names:
+            mask = self.phantom.mask(int(self.valid.rows[row]))[list(self.phantom.label_names).index(label)]
+        how = {name: cases.find_own_way(method, x) for name, method in methods.items()}
+        return [cases.show_maps(methods, x, label, how, mask if mask is not None and mask.any() else None)]
+
+# %% ../nbs/83_live.ipynb #11fe0044
+class LiveWidget(LiveView):
+    "A run in view: `.widget` is shown; `.controls`, `.weights`, `.press_start()` and `.press_stop()` work from code."
+    def __init__(self, *args, **kw):   # as LiveView
+        super().__init__(*args, **kw)
+        for name, press in dict(start=self.press_start, stop=self.press_stop, more=self.press_more).items():
+            self.buttons[name].on_click(press)
+
+    def change_weight(self, change):
+        "Another weight for the run that trains, or that can go on; else for the next one."
+        run = self.run
+        if run is None or run.is_over or run.name != self.controls['method'].value: return
+        try: run.weigh(**{term: slider.value for term, slider in self.weights.items()})
+        except ValueError as error: self.note.value = format_error(error)
 
     def press_start(self, button=None):
         "A new run; the one before stays as dotted lines."
         if self.run is not None and self.run.is_running: return
-        if self.run is not None: self.before = self.run.watch
+        if self.run is not None:
+            self.before, last, self.seen = self.run.watch, list(self.seen.values()), {}
+            self.seen_before = {'the run before': last[0]} if last else {}
+        self.controls['compare'].disabled = not self.seen_before
         name = self.controls['method'].value
         weights = {term: slider.value for term, slider in self.weights.items()}
         self.run = LiveRun(name, self.train, self.valid, epochs=self.controls['epochs'].value, preset='tiny',
@@ -230,6 +322,7 @@ class LiveWidget:
     def press_more(self, button=None):
         "Train, or go on."
         self.set_buttons(running=True)
+        self.note.value = 'begins ...'
         self.run.start()
         threading.Thread(target=self.watch_end, daemon=True).start()
 
@@ -240,8 +333,10 @@ class LiveWidget:
 
     def watch_end(self):
         "Wait for the thread, and say how it ended."
-        try: self.run.wait()
+        run = self.run
+        try: run.wait()
         except BaseException as error: self.note.value = format_error(error)
+        else: self.note.value += '; it is over' if run.is_over else '; stopped: go on, also with other weights'
         self.set_buttons(running=False)
 
     def set_buttons(self, running):
@@ -253,18 +348,13 @@ class LiveWidget:
         "The curves, every few steps."
         if len(watch.steps) % self.every: return
         last = watch.steps[-1]
-        self.note.value = f'epoch {last["epoch"]}, step {last["step"]}, loss {last["loss"]:.4f}'
+        if not watch.stopping: self.note.value = f'epoch {last["epoch"]}, step {last["step"]}, loss {last["loss"]:.4f}'
         self.curves.show(show_progress(watch, self.before))
 
     def show_epoch(self, watch, method):
-        "The curves, and where the model looks now."
-        from cxr_workbench.core import evaluation_mode
-        from cxr_workbench.workbench import find_own_way
+        "The curves, and the pictures of what the model has become."
         self.curves.show(show_progress(watch, self.before))
-        row, label = self.controls['row'].value, self.controls['label'].value
-        x = self.valid.batch([row]).x.to(next(method.parameters()).device)
-        with evaluation_mode(method):
-            figure = cases.show_maps({f'epoch {len(watch.epochs)}': method}, x, label, find_own_way(method, x))
-        self.map.show(figure)
+        self.seen = {f'epoch {len(watch.epochs)}': copy.deepcopy(method).cpu().eval()}
+        self.redraw()
         score = watch.epochs[-1].get('valid/auroc', float('nan'))
         self.note.value = f'epoch {len(watch.epochs)}: held-out AUROC {score:.3f}'

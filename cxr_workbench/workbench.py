@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from . import cases, choosing, exporting, outcomes, views
+from .cases import choose_start, find_own_way
 from .widget import (
-    Pace, arrange_controls, as_control, format_error, make_file_widget, make_picture_widget, read_hints)
+    Pace, arrange_controls, as_control, format_error, make_file_widget, place_figures, read_hints)
 
 # %% ../nbs/82_workbench.ipynb #be5c0007
 class Choice(NamedTuple):
@@ -59,7 +60,9 @@ class Bench:
         runs=None,      # as in list_runs
         most=400,       # reference images at most
         root=None,      # a folder: runs and data below it can be chosen
+        n_boot=200,     # resamples for the intervals of scores; 0: none
     ):
+        self.n_boot = n_boot
         self.runs, self.most, self.root, self._methods, self._kept = list_runs(runs), most, root, {}, {}
         self.sources = {} if data is None else {'the data': lambda size, names: data}
         self.sources['a phantom'] = make_phantom
@@ -119,7 +122,7 @@ class Bench:
     def reference(self, name:str)->cases.Reference:
         "What a model says of the data, at most `most` images of them."
         if name not in self._references:
-            self._references[name] = cases.score_reference(self.load(name), self.data, self.most)
+            self._references[name] = cases.score_reference(self.load(name), self.data, self.most, n_boot=self.n_boot)
         return self._references[name]
 
     def hide_root(self, text):
@@ -182,13 +185,6 @@ def draw_scores(bench, choice):
         truth = [present.get(name, False) for name in shared]
     keep = {name: table.loc[shared] for name, table in standing.items()}
     return [show_image(choice), cases.show_standing(keep, references, truth)]
-
-# %% ../nbs/82_workbench.ipynb #be5c0015
-def find_own_way(method, x)->str:
-    "The map that a method publishes itself, else Grad-CAM."
-    from cxr_workbench.explain import find_label_maps
-    own = list(find_label_maps(method, x))
-    return 'attention' if 'attention' in own else own[0] if own else 'grad_cam'
 
 # %% ../nbs/82_workbench.ipynb #be5c0016
 def find_mask(bench, choice):
@@ -363,7 +359,7 @@ class PanelWidget:
         try:
             with self.pace.measure(), warnings.catch_warnings(record=True) as heard:
                 warnings.simplefilter('always')
-                self.place(self.draw(self.bench, self.choose(), **self.get_values()))
+                place_figures(self.pictures, self.draw(self.bench, self.choose(), **self.get_values()), self.listen)
             said = dict.fromkeys(str(each.message) for each in heard if each.category is UserWarning)
             self.message.value, self.fresh = self.bench.hide_root('<br>'.join(map(html.escape, said))), True
             self.mark('old', False)
@@ -375,15 +371,6 @@ class PanelWidget:
     def get_values(self): return {name: control.value for name, control in self.controls.items()}
     def mark(self, trait, value):
         for picture in self.pictures.children: setattr(picture, trait, value)
-
-    def place(self, figures):
-        "Figures into as many pictures; those that stand are used again."
-        pictures, standing = list(self.pictures.children)[:len(figures)], self.pictures.children
-        pictures += [make_picture_widget()(working=True) for _ in range(len(figures) - len(pictures))]
-        for picture, figure in zip(pictures, figures): picture.show(figure)
-        for picture in pictures[len(standing):]: picture.on_msg(lambda *heard: self.listen and self.listen())
-        if len(pictures) != len(standing): self.pictures.children = pictures
-        for picture in standing[len(figures):]: picture.close()
 
 # %% ../nbs/82_workbench.ipynb #be5c0028
 def read_dropped(
@@ -410,16 +397,6 @@ def list_present(data, row)->list[str]:
     "The findings that an image is known to have."
     present = (data.y[row] > .5) & data.known[row]
     return [name for name, has in zip(data.label_names, present) if has]
-
-# %% ../nbs/82_workbench.ipynb #be5c0031
-def choose_start(data, labels):
-    "A first image that shows something, and what it shows; row 0 where no image has a known finding."
-    wanted = [name for name in labels if name in data.label_names and name != 'No Finding']
-    columns = [data.label_names.index(name) for name in wanted]
-    present = (data.y[:, columns] > .5) & data.known[:, columns]
-    rows = present.any(1).nonzero().flatten()[:1].tolist()
-    if rows: return rows[0], wanted[int(present[rows[0]].nonzero()[0])]
-    return 0, next((name for name in labels if name != 'No Finding'), labels[0])
 
 # %% ../nbs/82_workbench.ipynb #be5c0036
 def make_menus(bench):
@@ -510,6 +487,82 @@ def write_run(
     "One model, its curves and its scores on the reference images, as one HTML file."
     return exporting.write_page(path, *make_run(bench, name, paths))
 
+# %% ../nbs/82_workbench.ipynb #be5c0071
+def split_live(
+    data,           # CXRDataset
+    most=600,       # images in all, drawn at random
+    fraction=.3,    # of them that is held out
+)->tuple:           # training part, held-out part
+    "Two parts without a common patient; ValueError where too few images have a known label."
+    from cxr_workbench.data import patient_split
+    rows = np.flatnonzero(data.known.any(1).numpy())
+    if len(rows) < 20: raise ValueError(f'{len(rows)} of these images have a known label: to train takes 20 at least')
+    part = data.subset(np.sort(np.random.default_rng(0).permutation(rows)[:most]))
+    patients = np.arange(len(part)) if part.patient_id is None else part.patient_id
+    return tuple(part.subset(rows) for rows in patient_split(patients, part.y, fraction, seed=0))
+
+# %% ../nbs/82_workbench.ipynb #be5c0073
+LIVE = 'where it looks', 'attack', 'thresholds', 'relations'   # panels that follow a run
+
+class LiveTab:
+    "The tab that trains: made when it is first turned to, of the data that are chosen then; `.live` has the run."
+    fresh = False    # it is asked each time it is turned to
+    def __init__(self, bench, choose, panels):   # choose: () -> Choice; panels: those of the bench, by name
+        import ipywidgets as w
+        self.bench, self.choose, self.panels = bench, choose, panels
+        self.live = self.data = self.phantom = self.choice = None
+        self.note = w.HTML('getting ready ...')
+        self.pictures = w.Dropdown(options=['all four', *LIVE], description='pictures', tooltip='what follows the run',
+                                   style={'description_width': 'initial'})
+        self.pictures.observe(self.refresh, 'value')
+        self.box = w.VBox([self.note])
+
+    def refresh(self, change=None):
+        "Take up what is chosen: other data where no run is training, and the image and label for the pictures."
+        if self.data is not self.bench.data:
+            if self.live is not None and self.live.run is not None and self.live.run.is_running:
+                self.note.value = 'the run is on the data of before: stop it and turn to this tab again for the others'
+                return
+            self.take_data()
+        if self.live is None: return
+        self.choice = self.choose()
+        self.note.value = html.escape(self.describe())
+        self.live.redraw()
+
+    def take_data(self):
+        "Controls and pictures for a run on the data of the bench, or the reason why not."
+        from cxr_workbench.live import LiveWidget
+        self.live, self.data, self.phantom = None, self.bench.data, self.bench.phantom
+        try: train, valid = split_live(self.data)
+        except ValueError as error:
+            self.note.value, self.box.children = format_error(error), [self.note]
+            return
+        self.live = LiveWidget(train, valid, draw=self.draw)
+        self.box.children = [self.note, self.pictures, self.live.widget]
+
+    def describe(self)->str:
+        "What is trained on, what is held out, and on which side the image of the pictures stands."
+        train, valid, row = self.live.train, self.live.valid, self.choice.row
+        if row is None: side = 'the image of the pictures is a file'
+        else:
+            at = int(self.data.rows[row])
+            side = f'image {row}, of the pictures, is left out'
+            if at in train.rows: side = f'image {row}, of the pictures, is one that is trained on'
+            if at in valid.rows: side = f'image {row}, of the pictures, is held out'
+        return f'{len(train)} images to train on, {len(valid)} held out, of other patients; {side}'
+
+    def draw(self, methods):
+        "The panels of the bench, as they are set, of a run and of the one before it."
+        view, choice = Bench(self.live.valid, methods, most=200, n_boot=0), self.choice
+        view.phantom, labels = self.phantom, view.list_labels(*methods)
+        choice = Choice(methods, choice.x, choice.row, choice.label if choice.label in labels else labels[0])
+        names, figures = LIVE if self.pictures.value == 'all four' else [self.pictures.value], []
+        for name in names:
+            try: figures += PANELS[name][0](view, choice, **self.panels[name].get_values())
+            except ValueError:   # of four pictures, one that a method cannot give is left out
+                if len(names) == 1: raise
+        return figures
+
 # %% ../nbs/82_workbench.ipynb #be5c0032
 BUTTONS = 'back to the data', 'save the case', 'save the run'
 class Board:
@@ -520,9 +573,9 @@ class Board:
         self.chosen = self.menus['first'].value, self.menus['second'].value
         self.panels = {name: PanelWidget(draw, specs, bench, self.choose, self.listen)
                        for name, (draw, specs) in PANELS.items()}
-        self.tabs = w.Tab([panel.box for panel in self.panels.values()], titles=list(self.panels))
-        self.note = w.HTML()
-        self.buttons = {name: w.Button(description=name) for name in BUTTONS}
+        self.parts = {**self.panels, 'training': LiveTab(bench, self.choose, self.panels)}
+        self.tabs = w.Tab([part.box for part in self.parts.values()], titles=list(self.parts))
+        self.note, self.buttons = w.HTML(), {name: w.Button(description=name) for name in BUTTONS}
         self.inputs = [*self.menus.values(), *self.buttons.values()]
         self.widget = w.VBox([arrange_controls(self.inputs), self.note, self.tabs])
         self.widget.add_class('cxr-workbench')
@@ -552,8 +605,8 @@ class Board:
 
     def turn(self, change=None):
         "Draw the panel in sight, where it is not what is chosen."
-        panel = list(self.panels.values())[self.tabs.selected_index or 0]
-        if not panel.fresh: panel.refresh()
+        part = list(self.parts.values())[self.tabs.selected_index or 0]
+        if not part.fresh: part.refresh()
 
     def change(self, change=None):
         "Another image or label: every panel is out of date."
@@ -622,10 +675,12 @@ class Board:
         if 'data' in self.menus: self.set_quietly(data=self.bench.source)
         self.note.value = self.bench.hide_root(f'{format_error(error)}<br>{said}')
 
-
 # %% ../nbs/82_workbench.ipynb #38d2ba15
 class Workbench(Board):
     "The bench as a widget: `.widget` is shown, `.menus` and `.panels` can be set from code."
+    @property
+    def training(self)->LiveTab: return self.parts['training']
+
     downloads = False   # whether what is saved goes to the browser; else into the folder of the kernel
 
     def __init__(self, bench:Bench):

@@ -83,3 +83,74 @@ def test_the_widget_trains_with_the_weights_it_shows_and_keeps_the_run_before(pa
 def test_a_run_without_a_step_has_a_picture(parts):
     figure = live.show_progress(live.make_watch())
     assert len(figure.data) and not any(len(trace.x or ()) for trace in figure.data)
+
+
+def test_a_weight_counts_from_the_next_step_on_and_a_part_that_was_not_built_cannot_be_had(parts):
+    run = live.LiveRun('lcc', *parts, epochs=2, preset='tiny', weights=dict(contrast=0.))
+    run.weigh(consistency=.3)   # before it begins
+    original = run.watch.on_train_epoch_end
+    def change_at_once(*rest):
+        original(*rest)
+        if len(run.watch.epochs) == 1: run.weigh(consistency=0.)
+    run.watch.on_train_epoch_end = change_at_once
+    run.start()
+    run.wait()
+    by_epoch = {row['epoch']: 'term/consistency' in row for row in run.watch.steps}
+    assert by_epoch == {1: True, 2: False}
+    first = len([row for row in run.watch.steps if row['epoch'] == 1])
+    assert run.watch.changes == [(0, 'consistency 0.3'), (first, 'consistency 0')]
+    with pytest.raises(ValueError, match='start a new run'): run.weigh(contrast=.5)
+
+
+def test_a_stopped_run_goes_on_with_another_weight(parts):
+    run = live.LiveRun('lcc', *parts, epochs=2, preset='tiny', on_epoch=lambda watch, method: watch.stop())
+    run.start()
+    run.wait()
+    run.weigh(contrast=0.)
+    run.start()
+    run.wait()
+    by_epoch = {row['epoch']: 'term/contrast' in row for row in run.watch.steps}
+    assert by_epoch == {1: True, 2: False} and run.is_over
+    assert run.watch.changes == [(len(run.watch.steps)//2, 'contrast 0')]
+
+
+def test_a_changed_weight_stands_in_the_loss(parts):
+    run = live.LiveRun('lcc', *parts, epochs=1, preset='tiny')
+    run.weigh(contrast=.25, consistency=0.)
+    run.start()
+    run.wait()
+    for row in run.watch.steps:
+        assert np.isclose(row['loss'], row['term/supervised'] + .25*row['term/contrast'], rtol=1e-4)
+
+
+def test_the_widget_shows_the_run_before_beside_the_new_one(parts):
+    drawn = []
+    shown = live.LiveWidget(*parts, draw=lambda methods: drawn.append(list(methods)) or [])
+    assert 'label' not in shown.controls and shown.controls['compare'].disabled
+    shown.controls['epochs'].value = 1
+    for _ in range(2):
+        shown.press_start()
+        shown.run.wait()
+        while shown.buttons['stop'].disabled is False: time.sleep(.02)
+    assert not shown.controls['compare'].disabled and drawn[-1] == ['epoch 1']
+    shown.controls['compare'].value = True
+    assert drawn[-1] == ['epoch 1', 'the run before']
+
+
+def test_a_picture_that_fails_does_not_end_the_run(parts):
+    def fail(methods): raise RuntimeError('no picture')
+    shown = live.LiveWidget(*parts, draw=fail)
+    shown.controls['epochs'].value = 2
+    shown.press_start()
+    shown.run.wait()
+    assert shown.run.is_over and 'no picture' in shown.message.value
+
+
+def test_one_list_names_all_lines_and_the_run_before_once(parts):
+    run = live.LiveRun('lcc', *parts, epochs=1, preset='tiny')
+    run.start()
+    run.wait()
+    figure = live.show_progress(run.watch, run.watch)
+    named = [trace.name for trace in figure.data if trace.showlegend is not False]
+    assert sorted(named) == sorted(['loss', 'supervised', 'consistency', 'contrast', 'AUROC', 'AP', 'the run before'])
+    assert not any(trace.legend == 'legend2' for trace in figure.data)

@@ -1,10 +1,12 @@
 """The bench as a whole: what its menus say is what its pictures show, whatever is chosen in whatever order."""
-import io
+import io, time
 from functools import partial
 import numpy as np, pytest
 from PIL import Image
 from cxr_workbench import cases, workbench
 from cxr_workbench.core import create_method, seed_all
+from cxr_workbench.data import from_phantom
+from cxr_workbench.phantom import SyntheticCXR
 from cxr_workbench.saving import find_model, load, save
 
 
@@ -166,3 +168,72 @@ def test_long_names_fit_over_narrow_pictures(board):
     method = next(iter(choice.methods.values()))
     figure = cases.show_maps({name: method, 'lcc': method}, choice.x, choice.label, 'integrated_gradients', side=320)
     assert all(len(note.text) < 48 for note in figure.layout.annotations)
+
+
+def wait(live):
+    live.run.wait()
+    for _ in range(200):
+        if live.buttons['stop'].disabled: return
+        time.sleep(.02)
+
+
+def turn_to_training(board):
+    board.tabs.selected_index = len(board.panels)
+    return board.training.live
+
+
+def test_nothing_is_made_for_training_before_its_tab_is_turned_to(board):
+    assert board.training.live is None and board.tabs.titles[-1] == 'training'
+    live = turn_to_training(board)
+    assert live.run is None and not set(live.train.patient_id) & set(live.valid.patient_id)
+    assert 'images to train on' in board.training.note.value
+
+
+def test_the_pictures_follow_a_run_and_are_drawn_of_what_is_chosen(board):
+    board.menus['row'].value = 21
+    live = turn_to_training(board)
+    live.controls['epochs'].value = 1
+    live.press_start()
+    wait(live)
+    assert live.message.value == '' and len(live.pictures.children) == 7
+    held = board.bench.data.rows[21] in live.valid.rows
+    assert ('held out' if held else 'trained on') in board.training.note.value.split(';')[1]
+    before = live.pictures.children[0].spec
+    board.menus['row'].value = 22
+    assert live.pictures.children[0].spec != before
+    board.training.pictures.value = 'relations'
+    assert len(live.pictures.children) == 1
+    board.panels['relations'].controls['table'].value = 'learned'
+    board.training.refresh()
+    assert 'keeps a table over labels' in live.message.value   # of a plain classifier
+
+
+def test_data_without_labels_are_not_trained_on(board):
+    live = turn_to_training(board)
+    assert live is not None
+    board.menus['data'].value = 'images'
+    assert board.training.live is None and 'known label' in board.training.note.value
+    board.menus['data'].value = 'a phantom'
+    assert board.training.live is not None
+
+
+def test_a_run_keeps_its_data_while_it_trains(board):
+    live = turn_to_training(board)
+    live.controls['epochs'].value = 200
+    live.press_start()
+    try:
+        board.menus['data'].value = 'images'
+        assert board.training.live is live and 'the data of before' in board.training.note.value
+    finally:
+        live.press_stop()
+        wait(live)
+    board.training.refresh()
+    assert board.training.live is None
+
+
+def test_parts_for_training_are_whole_patients(runs):
+    data = from_phantom(SyntheticCXR(300, size=32, seed=1))
+    train, valid = workbench.split_live(data, most=200)
+    assert len(train) + len(valid) == 200 and not set(train.patient_id) & set(valid.patient_id)
+    assert .2 < len(valid)/200 < .4
+    with pytest.raises(ValueError, match='to train takes 20'): workbench.split_live(data.subset(range(10)))

@@ -12,7 +12,7 @@ pytest.importorskip('voila', reason="the app needs Voila: pip install 'cxr-workb
 from cxr_workbench.saving import find_model
 
 TOKEN = 'a-token-of-the-tests'
-ROW = '.cxr-workbench input[type=number]'
+ROW = '.cxr-workbench > .widget-box:first-child input[type=number]'
 NOTE = "() => document.querySelector('.cxr-workbench > .widget-html').innerText"
 
 
@@ -193,6 +193,57 @@ def test_a_case_is_one_file_that_asks_for_nothing(page, browser, home, tmp_path)
     wide = shown.evaluate('document.documentElement.scrollWidth')
     shown.close()
     assert wide <= 1200
+
+
+LIVE = "document.querySelector('.cxr-live').innerText"
+
+
+def press(page, name): page.locator('.cxr-live').get_by_role('button', name=name, exact=True).click()
+
+
+def test_a_tab_trains_stops_takes_another_weight_and_goes_on(page):
+    page.locator('.cxr-workbench select').nth(3).select_option('a phantom')
+    page.locator('.cxr-workbench .lm-TabBar-tab', has_text='training').first.click()
+    live = page.locator('.cxr-live')
+    live.locator('.js-plotly-plot .main-svg').first.wait_for(timeout=120_000)
+    live.locator('select').first.select_option('lcc')
+    epochs = live.locator('input[type=number]').first
+    epochs.fill('40')
+    epochs.press('Enter')
+    press(page, 'start')
+    page.wait_for_function(f"{LIVE}.includes('held-out AUROC')", timeout=120_000)
+    drawn = "document.querySelectorAll('.cxr-live .js-plotly-plot .main-svg').length > 12"
+    page.wait_for_function(drawn, timeout=60_000)
+    before = page.evaluate(NOTE)
+    page.locator(ROW).fill('23')   # the kernel answers while it trains
+    start = time.time()
+    page.locator(ROW).press('Enter')
+    say(page, 'image 23 of')
+    print(f'another image while it trains: {time.time() - start:.1f} s after {before!r}')
+    press(page, 'stop')
+    page.wait_for_function(f"{LIVE}.includes('stopped: go on')", timeout=120_000)
+    page.wait_for_timeout(1500)
+    live.screenshot(path=SHOTS/'training_stopped.png')
+    weight = live.locator('.widget-hslider', has_text='weight of contrast').locator('.noUi-handle')
+    weight.press('Home')
+    steps = "Math.max(...[...document.querySelector('.cxr-live .js-plotly-plot').data[0].x])"
+    done = page.evaluate(steps)
+    press(page, 'go on')
+    page.wait_for_function(f'done => {steps} > done', arg=done, timeout=120_000)
+    told = page.evaluate("document.querySelector('.cxr-live .js-plotly-plot').data.map(trace => trace.name).join()")
+    assert 'a weight is changed' in told
+    press(page, 'stop')
+    page.wait_for_function(f"{LIVE}.includes('stopped: go on')", timeout=120_000)
+    epochs.fill('1')
+    epochs.press('Enter')
+    press(page, 'start')
+    page.wait_for_function(f"{LIVE}.includes('it is over')", timeout=120_000)
+    live.get_by_text('beside the run before').click()
+    page.wait_for_timeout(3000)
+    told = page.evaluate("document.querySelector('.cxr-live .js-plotly-plot').data.map(trace => trace.name).join()")
+    assert 'the run before' in told
+    live.screenshot(path=SHOTS/'training_compared.png')
+    page.locator('.cxr-workbench .lm-TabBar-tab', has_text='scores').first.click()
 
 
 REACH = """() => {
