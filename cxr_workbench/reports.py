@@ -214,8 +214,42 @@ RESEARCH = 'A research tool, not a medical device: its numbers are of these data
 STYLE = (
     ':root{color-scheme:light}body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;'
     'background:#fff;color:#222}.table{overflow-x:auto}'
-    'table{border-collapse:collapse;font-size:13px}td,th{padding:.15em .6em;text-align:right;white-space:nowrap}'
-    'table.facts td,table.facts th{text-align:left;white-space:normal}tr:nth-child(even){background:#f4f4f4}')
+    'table{border-collapse:collapse;font-size:13px}td,th{padding:.15em .5em;text-align:right}'
+    'thead th{vertical-align:bottom;max-width:8em}td{font-variant-numeric:tabular-nums}'
+    'table.facts td,table.facts th{text-align:left;white-space:normal}tr:nth-child(even){background:#f4f4f4}'
+    '@media print{body{margin:0}table{font-size:9px}td,th{padding:.1em .3em}}')
+
+# %% ../nbs/79b_reports.ipynb #79b00002
+WORDS = dict(   # name of a column -> words
+    auroc='AUROC', ap='average precision', f1='F1', ece='calibration error', prevalence='share with it',
+    n='entries', n_pos='with it', threshold='threshold of F1', n_boot='resamples', draws='resamples used',
+    skipped='resamples left out', epoch='epoch')
+ENDS = dict(   # name before _low and _high -> words; '' where they have no name before them
+    auroc='interval of AUROC', ap='interval of average precision', f1='interval of F1', prevalence='interval of share')
+
+# %% ../nbs/79b_reports.ipynb #79b00003
+def join_ends(
+    table,     # DataFrame
+    low, high, # names of two columns
+):             # (n,) texts, '' where there is no interval
+    "Two columns of numbers as texts, LOW to HIGH."
+    return [f'{a:.3f} to {b:.3f}' if a == a else '' for a, b in zip(table[low], table[high])]
+
+def spell_table(
+    table,   # DataFrame with the short names of a report
+):           # the same with words, intervals joined
+    "A table as people read it."
+    columns, reasons = {}, list(table['interval']) if 'interval' in table else [''] * len(table)
+    first = next((name for name in ENDS if f'{name}_low' in table), None)
+    for name in table.columns:
+        stem = str(name).removesuffix('_low')
+        if stem in ENDS and stem != name and f'{stem}_high' in table:
+            texts = join_ends(table, name, f'{stem}_high')
+            if stem == first: texts = [text or reason for text, reason in zip(texts, reasons)]
+            columns[ENDS[stem]] = texts
+        elif name == 'interval' and first or str(name).removesuffix('_high') in ENDS and name not in ENDS: continue
+        else: columns[WORDS.get(name, name)] = list(table[name])
+    return type(table)(columns, index=table.index)
 
 # %% ../nbs/79b_reports.ipynb #f2b80012
 def make_table_html(
@@ -224,6 +258,7 @@ def make_table_html(
     "A table as a piece of HTML."
     facts = list(table.columns) == ['value']
     how = dict(header=False, classes='facts') if facts else {}
+    if not facts: table = spell_table(table)
     return f'<div class="table">{table.rename_axis(None).to_html(na_rep="", border=0, **how)}</div>'
 
 # %% ../nbs/79b_reports.ipynb #03875e72
