@@ -8,11 +8,13 @@ __all__ = ['Reference', 'match_names', 'score_reference', 'measure_standing', 's
            'show_neighbours', 'measure_dose', 'show_dose', 'choose_start']
 
 # %% ../nbs/81_cases.ipynb #ca5e0003
+from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
 from .core import evaluation_mode
+from .files import UnreadableImage
 from .prediction import score_batch
 from .vocabulary import find_synonyms
 
@@ -23,6 +25,8 @@ class Reference(NamedTuple):
     scores: np.ndarray    # probabilities, (n, C)
     features: np.ndarray  # what the classifier sees, (n, D)
     table: object         # DataFrame of metrics.report, by label
+    kind: str = 'reference'   # what the images are called, before the word images
+    unread: tuple = ()        # path and reason of each that could not be read
 
 # %% ../nbs/81_cases.ipynb #ca5e0055
 def match_names(
@@ -42,13 +46,27 @@ def look_at(
     found = probes['features'] if 'features' in probes else probes['feature_map'].mean((2, 3))
     return logits.float().sigmoid().cpu().numpy(), found.float().cpu().numpy()
 
+# %% ../nbs/81_cases.ipynb #ca5e0060
+def read_readable(
+    data, rows,   # CXRDataset; some of its rows
+)->tuple:         # images (k, 1, H, W) or None, the k rows, and (path, reason) of those that cannot be read
+    "Images of the rows that can be read."
+    try: return data.batch(rows).x, list(rows), []
+    except UnreadableImage as error:
+        if len(rows) == 1: return None, [], [(Path(error.path).name, error.reason)]
+    parts = [read_readable(data, [row]) for row in rows]
+    images = [x for x, _, _ in parts if x is not None]
+    kept, unread = (sum((part[place] for part in parts), []) for place in (1, 2))
+    return torch.cat(images) if images else None, kept, unread
+
 # %% ../nbs/81_cases.ipynb #ca5e0009
 def score_reference(
     method, data,   # a trained method; a CXRDataset that it was not trained on
     most=400,       # so many images at most, spread evenly over the rows
     n_boot=200,     # resamples for the intervals
+    kind='reference',   # what the images are called, before the word images
 )->Reference:
-    "Scores and features of reference images, labels matched by name; ValueError where the data have none of them."
+    "Scores and features of reference images, by name of label; ValueError without such a label or a readable file."
     import warnings
     from cxr_workbench.metrics import report
     from cxr_workbench.opening import arrange_labels
@@ -58,12 +76,16 @@ def score_reference(
     spread = np.linspace(0, len(data) - 1, min(most, len(data)))
     data = data.subset(np.unique(spread.astype(int)))
     data, parts = arrange_labels(data, shared, names), np.array_split(np.arange(len(data)), max(1, len(data)//64))
-    seen = [look_at(method, data.batch(rows).x) for rows in parts]
+    read = [read_readable(data, rows) for rows in parts]
+    kept, unread = (sum((part[place] for part in read), []) for place in (1, 2))
+    if not kept: raise ValueError(f'none of the images can be read; {unread[0][0]}: {unread[0][1]}')
+    seen = [look_at(method, x) for x, _, _ in read if x is not None]
     scores, features = (np.concatenate(column) for column in zip(*seen))
+    if unread: data = data.subset(np.array(kept))
     with warnings.catch_warnings():   # of means over labels, which are not read here
         warnings.filterwarnings('ignore', message='(macro|head|medium|tail): .*resamples|no interval of')
         table = report(scores, data.y, data.known, data.patient_id, names, n_boot=n_boot)
-    return Reference(data, scores, features, table)
+    return Reference(data, scores, features, table, kind, tuple(unread))
 
 # %% ../nbs/81_cases.ipynb #ca5e0013
 def share_below(
@@ -91,20 +113,58 @@ def measure_standing(
     return table.join(reference.table[['auroc', 'auroc_low', 'auroc_high', 'n_pos']])
 
 # %% ../nbs/81_cases.ipynb #ca5e0017
-def find_spans(
+def find_ranks(
     reference:Reference,
     c:int,      # column of the label
     score:float,
-):              # dict state -> (5 %, 95 %) of the ranks of its images; and the rank of the score, all in [0, 1]
+):              # dict state -> ranks of its images, (k,); and the rank of the score, all in [0, 1]
     "Where images without and with a finding lie among all, and where one score does."
     scores, order = reference.scores[:, c], np.sort(reference.scores[:, c])
     y, known = reference.data.y[:, c].numpy(), reference.data.known[:, c].numpy()
     ranks = (np.searchsorted(order, scores, 'left') + np.searchsorted(order, scores, 'right'))/2/len(order)
-    spans = {}
-    for state, value in (('absent', 0), ('present', 1)):
-        mine = ranks[known & (y == value)]
-        if len(mine): spans[state] = np.quantile(mine, (.05, .95))
-    return spans, share_below(score, scores)
+    found = {state: ranks[known & (y == value)] for state, value in (('absent', 0), ('present', 1))}
+    return {state: mine for state, mine in found.items() if len(mine)}, share_below(score, scores)
+
+# %% ../nbs/81_cases.ipynb #ca5e0062
+FEW, SURE = 10, 50   # images of one state that make a bar; images in all that make a share
+
+def tell_rank(
+    rank:float,   # in [0, 1]
+    n:int,        # images
+)->str:
+    "A rank as a share, or as a count where there are few images."
+    return f'{rank:.0%}' if n >= SURE else f'{round(rank*n)} of {n}'
+
+# %% ../nbs/81_cases.ipynb #ca5e0065
+def name_rows(
+    labels, reference:dict,   # names; of a model -> its Reference, the first one is counted
+    truth=None,               # (C,) in {0, 1}, or None
+)->list[str]:
+    "The texts beside the rows of `show_standing`."
+    data, texts = next(iter(reference.values())).data, []
+    for c, name in enumerate(labels):
+        place = list(data.label_names).index(name)
+        known, y = data.known[:, place].numpy(), data.y[:, place].numpy() > .5
+        counts = {'with': int((known & y).sum()), 'without': int((known & ~y).sum())}
+        few = ', '.join(f'{count or "none"} {word} it' for word, count in counts.items() if count < FEW)
+        if not known.any(): few = 'not known here'
+        mark = '● ' if truth is not None and truth[c] else ''
+        texts.append(f'{mark}{name}' + (f'<br><span style="font-size:10px">{few}</span>' if few else ''))
+    return texts
+
+# %% ../nbs/81_cases.ipynb #ca5e0068
+STATE_WORDS = dict(absent='images without it', present='images with it')
+
+# %% ../nbs/81_cases.ipynb #ca5e0067
+def add_state(fig, ranks, y, state, is_first, column):   # ranks of the images (k,); height; in the legend or not
+    "A bar over the middle nine tenths of some ranks; few are drawn one by one."
+    from cxr_workbench.style import STATES
+    colour = STATES[state] if state == 'present' else '#999999'
+    look = dict(mode='lines', x=np.quantile(ranks, (.05, .95)), y=[y]*2)
+    if len(ranks) < FEW: look = dict(mode='markers', x=ranks, y=[y]*len(ranks))
+    mark = dict(symbol='line-ns', size=8, line=dict(width=2, color=colour))
+    fig.add_scatter(**look, line=dict(width=6, color=colour), marker=mark, name=STATE_WORDS[state], legendgroup=state,
+                    opacity=.55, hoverinfo='skip', showlegend=is_first, row=1, col=column)
 
 # %% ../nbs/81_cases.ipynb #ca5e0018
 def add_standing(
@@ -113,25 +173,24 @@ def add_standing(
     reference:Reference,
     column:int,             # of the figure, from 1
 ):
-    "The bars of the reference and the diamonds of one image, label by label."
-    from cxr_workbench.style import STATES
+    "The bars of the reference and the diamonds of one image, with its probabilities and ranks, label by label."
     names, places, words = list(reference.data.label_names), np.full(len(table), np.nan), []
+    shown, n = set() if column == 1 else {'absent', 'present'}, len(reference.scores)
     for c, row in enumerate(table.itertuples()):   # the table may lack labels of the reference
-        spans, places[c] = find_spans(reference, names.index(row.Index), row.score)
-        for state, shift in (('absent', -.17), ('present', .17)):
-            if state not in spans: continue
-            colour = STATES[state] if state == 'present' else '#999999'
-            line = dict(width=6, color=colour)
-            fig.add_scatter(x=spans[state], y=[c + shift]*2, mode='lines',
-                            line=line, name=state,
-                            legendgroup=state, opacity=.55, hoverinfo='skip',
-                            showlegend=c == 0 and column == 1, row=1, col=column)
+        ranks, places[c] = find_ranks(reference, names.index(row.Index), row.score)
+        for state, mine in ranks.items():
+            add_state(fig, mine, c + (-.17 if state == 'absent' else .17), state, state not in shown, column)
+            shown.add(state)
         words.append(f'{row.Index}: probability {row.score:.3f}<br>above {row.above_absent:.0%} of those without'
                      f'<br>above {row.above_present:.0%} of those with<br>AUROC {row.auroc:.2f} '
                      f'[{row.auroc_low:.2f}, {row.auroc_high:.2f}], {row.n_pos:.0f} with it')
     mark = dict(symbol='diamond', size=10, color='#222', line=dict(width=1, color='white'))
     fig.add_scatter(x=places, y=np.arange(len(table)), mode='markers', marker=mark, name='this image',
                     showlegend=column == 1, hovertext=words, hoverinfo='text', row=1, col=column)
+    for x, texts in ((1.06, [f'{score:.2f}' for score in table['score']]),
+                     (1.3, [tell_rank(place, n) for place in places])):
+        fig.add_scatter(x=[x]*len(texts), y=np.arange(len(texts)), text=texts, mode='text', showlegend=False,
+                        textposition='middle right', hoverinfo='skip', row=1, col=column)
 
 # %% ../nbs/81_cases.ipynb #8a964a5a
 def shorten(
@@ -168,17 +227,24 @@ def show_standing(
     "Where the scores of an image stand, label by label."
     from plotly.subplots import make_subplots
     from cxr_workbench.style import apply_style
-    labels = list(next(iter(standing.values())).index)
-    marks = [''] * len(labels) if truth is None else ['● ' if present else '' for present in truth]
+    labels, texts = list(next(iter(standing.values())).index), dict(yanchor='bottom', showarrow=False, xanchor='left')
     names = [shorten(name, 240) for name in standing]
-    fig = make_subplots(1, len(standing), subplot_titles=names, shared_yaxes=True, horizontal_spacing=.07)
-    for column, (name, table) in enumerate(standing.items(), 1): add_standing(fig, table, reference[name], column)
-    fig.update_xaxes(title_text='rank among reference images', range=[-.02, 1.02], tickformat='.0%')
-    texts = [mark + name for mark, name in zip(marks, labels)]
-    fig.update_yaxes(tickvals=list(range(len(labels))), ticktext=texts, range=[len(labels) - .4, -.6], automargin=True)
-    fig.update_layout(legend=dict(orientation='h', y=-.16, x=0))
-    return apply_style(fig, title, tell_standing(standing), width=220 + 265*len(standing), height=120 + 30*len(labels),
-                       margin_t=60, margin_b=90)
+    fig = make_subplots(1, len(standing), subplot_titles=names, shared_yaxes=True, horizontal_spacing=.03)
+    fig.update_annotations(yshift=18)
+    for column, (name, table) in enumerate(standing.items(), 1):
+        add_standing(fig, table, reference[name], column)
+        n = len(reference[name].scores)
+        ends = [0, .5, 1] if n >= SURE else [0, 1]
+        fig.update_xaxes(title_text=f'rank among {n} {reference[name].kind} images', tickvals=ends, col=column,
+                         ticktext=[tell_rank(end, n).partition(' ')[0] for end in ends], range=[-.02, 1.75])
+        for x, text in ((1.06, 'p'), (1.3, 'rank')):
+            fig.add_annotation(x=x, y=1, yref='y domain', text=text, row=1, col=column, **texts)
+    fig.update_yaxes(tickvals=list(range(len(labels))), ticktext=name_rows(labels, reference, truth),
+                     range=[len(labels) - .4, -.6], automargin=True, zeroline=False)
+    fig.update_xaxes(title_standoff=14)
+    fig.update_layout(legend=dict(orientation='h', y=0, yref='container', yanchor='bottom', x=.02, xref='container'))
+    return apply_style(fig, title, tell_standing(standing), width=200 + 310*len(standing),
+                       height=160 + 30*len(labels), margin_t=56, margin_b=100)
 
 # %% ../nbs/81_cases.ipynb #ca5e0023
 def is_empty(

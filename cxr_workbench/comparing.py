@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from . import evaluating, opening, reports
 from .evaluating import Scored
+from .signatures import list_factories
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00008
 def adjust_p(
@@ -120,7 +121,7 @@ def align_scored(
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00022
 def describe_pair(
-    first, second,      # dict of each: name, stands, source, seen, policy; evaluating.Scored as `scored`
+    first, second,      # dict of each: name, stands, made, source, seen, policy; evaluating.Scored as `scored`
     pair:Pair,
 ):                      # DataFrame, one fact a row
     "What a comparison is of, and what was left out."
@@ -130,7 +131,8 @@ def describe_pair(
         return ', '.join(names) or 'none'
     each = {}
     for which, run in (('first', first), ('second', second)):
-        each[f'{which} run'] = f'{run["name"]}, {run["stands"]}'
+        each[f'{which} run'] = ', '.join(filter(None, (run['name'], run['stands'])))
+        if run.get('made'): each[f'method of the {which}'] = run['made']
         each[f'rows of the {which}'] = f'{len(run["scored"].names)}, {run["source"]}'
         each[f'labels of the {which}'] = run['policy']
         each[f'rows that the {which} was trained on'] = run['seen']
@@ -157,6 +159,23 @@ def describe_policies(
             f'{second["name"]}: {second["policy"]}. '
             f'{pair.lone} entries that one of them alone knows are left out, and {pair.differ} whose labels differ.')
 
+# %% ../nbs/79b2_comparing.ipynb #79b20002
+def spell_comparison(
+    table,          # of compare_scores
+    first, second,  # names of the two
+):                  # DataFrame of numbers and texts
+    "A comparison as people read it."
+    import pandas as pd
+    told, reasons = table.round(3), reports.add_reasons(table)['interval']
+    def tell(low, high): return [text or why for text, why in zip(reports.join_ends(table, low, high), reasons)]
+    columns = {
+        f'AUROC, {first}': told.auroc_a, f'AUROC, {second}': told.auroc_b, 'difference': told.difference,
+        'interval, resampled': tell('low', 'high'), 'interval, DeLong': reports.join_ends(table, 'delong_low', 'delong_high'),
+        'p': told.p, 'q': told.q, f'average precision, {first}': told.ap_a, f'average precision, {second}': told.ap_b,
+        'its difference': told.ap_difference, 'its interval': tell('ap_low', 'ap_high'),
+        'entries': told.n, 'with it': told.n_pos}
+    return pd.DataFrame({name: list(values) for name, values in columns.items()}, table.index)
+
 # %% ../nbs/79b2_comparing.ipynb #c1b00024
 def make_sections(
     table,          # of compare_scores
@@ -166,7 +185,7 @@ def make_sections(
 )->list:            # of (heading, sentence, figure or table), for reports.write_html
     "What the report of a comparison shows of one pair."
     made = reports.describe_intervals(table)
-    explained = ('Differences are first minus second; low and high from resampled patients, delong_ and p from '
+    explained = (f'Differences are {first} minus {second}; one interval from resampled patients, the other and p from '
                  "DeLong's test for several images a patient, q the false discovery rate over the labels. "
                  'Read the row macro first: of twenty labels one is ahead by chance.')
     return [
@@ -176,7 +195,7 @@ def make_sections(
         ('Average precision: the difference by label', 'Intervals as above.',
          draw_differences(table, first, second, 'ap')),
         ('The table', f'{explained} {caution}'.strip(),
-         reports.add_reasons(table).drop(columns='skipped').round(3))]
+         spell_comparison(table, first, second))]
 
 # %% ../nbs/79b2_comparing.ipynb #f01c648a
 def fit_block(
@@ -223,6 +242,23 @@ def name_runs(
         if len(set(names)) == len(names): return names
     raise ValueError(f'a run is given twice: {", ".join(str(run) for run in runs)}')
 
+# %% ../nbs/79b2_comparing.ipynb #79b20005
+def describe_run(
+    opened,      # evaluating.Opened
+    train=None,  # CXRDataset of the training part; None: not known
+)->str:
+    "Method, network, size and training of a run."
+    config, history = opened.model.config, evaluating.read_history(opened.run)
+    declared = list_factories().get(config['method'])
+    default = next((each.default for each in declared.settings.values() if each.name == 'backbone'), '') if declared else ''
+    network = config['arguments'].get('backbone', str(default).strip('\'"'))
+    parts = [config['method'], f'network {network}' if isinstance(network, str) and network else '',
+             f'{config["size"]} px', '' if train is None else f'trained on {len(train):,} images']
+    if history is not None and len(history) and {'epoch', 'step'} <= set(history):
+        last = history.iloc[-1]
+        parts.append(f'{int(last["epoch"])} epochs of {int(last["step"]):,} steps in all')
+    return ', '.join(filter(None, parts))
+
 # %% ../nbs/79b2_comparing.ipynb #c1b00027
 def score_run(
     run, name,     # folder, and what to call it
@@ -230,16 +266,18 @@ def score_run(
     study=None,    # 'study' or study=COLUMN: the rows are studies
     device=None,
     **how,         # further arguments of evaluating.open_rows
-)->dict:           # name, phantom, stands, source, seen, policy, scored, groups, identity
+)->dict:           # name, phantom, stands, made, source, seen, policy, scored, groups, identity
     "One run with its scores."
     opened = evaluating.open_rows(run, source, **how)
     images = evaluating.score_data(opened.model, opened.data, opened.description, device)
-    seen = evaluating.describe_seen(evaluating.check_seen(opened, images), len(images.names))
+    train = evaluating.open_training_part(opened)
+    again = None if train is None else evaluating.check_seen(opened._replace(train=train), images)
+    seen, made = evaluating.describe_seen(again, len(images.names)), describe_run(opened, train)
     scored = evaluating.average_studies(images, evaluating.find_studies(images, study)) if study else images
     groups, identity = reports.group_labels(opened.model), evaluating.identify(opened)
     phantom = opened.description.get('source', 'phantom') == 'phantom'
     policy = opening.describe_policy(opened.description)
-    about = dict(stands=opened.stands, source=opened.source, seen=seen, policy=policy, phantom=phantom)
+    about = dict(stands=opened.stands, made=made, source=opened.source, seen=seen, policy=policy, phantom=phantom)
     return dict(about, name=name, scored=scored, groups=groups, identity=identity)
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00028

@@ -202,6 +202,39 @@ def describe_reading(
 # %% ../nbs/79b_reports.ipynb #5a858c3a
 PHANTOM = 'A phantom for understanding mechanisms; its numbers say nothing about patients.'
 
+
+# %% ../nbs/79b_reports.ipynb #79b00002
+WORDS = dict(   # name of a column -> words
+    auroc='AUROC', ap='average precision', f1='F1', ece='calibration error', prevalence='share with it',
+    n='entries', n_pos='with it', threshold='threshold of F1', n_boot='resamples', draws='resamples used',
+    skipped='resamples left out', epoch='epoch')
+ENDS = dict(   # name before _low and _high -> words; '' where they have no name before them
+    auroc='interval of AUROC', ap='interval of average precision', f1='interval of F1', prevalence='interval of share')
+
+# %% ../nbs/79b_reports.ipynb #79b00003
+def join_ends(
+    table,     # DataFrame
+    low, high, # names of two columns
+):             # (n,) texts, '' where there is no interval
+    "Two columns of numbers as texts, LOW to HIGH."
+    return [f'{a:.3f} to {b:.3f}' if a == a else '' for a, b in zip(table[low], table[high])]
+
+def spell_table(
+    table,   # DataFrame with the short names of a report
+):           # the same with words, intervals joined
+    "A table as people read it."
+    columns, reasons = {}, list(table['interval']) if 'interval' in table else [''] * len(table)
+    first = next((name for name in ENDS if f'{name}_low' in table), None)
+    for name in table.columns:
+        stem = str(name).removesuffix('_low')
+        if stem in ENDS and stem != name and f'{stem}_high' in table:
+            texts = join_ends(table, name, f'{stem}_high')
+            if stem == first: texts = [text or reason for text, reason in zip(texts, reasons)]
+            columns[ENDS[stem]] = texts
+        elif name == 'interval' and first or str(name).removesuffix('_high') in ENDS and name not in ENDS: continue
+        else: columns[WORDS.get(name, name)] = list(table[name])
+    return type(table)(columns, index=table.index)
+
 # %% ../nbs/79b_reports.ipynb #03875e72
 def write_html(
     path,        # of the file, .html
@@ -211,7 +244,10 @@ def write_html(
 ):
     "Write one self-contained HTML file with figures and tables inline."
     from cxr_workbench.exporting import write_page
-    write_page(path, title, {}, sections, note)
+    def spell(shown):
+        is_table = hasattr(shown, 'columns') and list(shown.columns) != ['value']
+        return spell_table(shown) if is_table else shown
+    write_page(path, title, {}, [(heading, sentence, spell(shown)) for heading, sentence, shown in sections], note)
 
 # %% ../nbs/79b_reports.ipynb #f2b80011
 def write_report(
