@@ -15,7 +15,7 @@ REAL = '--data images_64.npz'
 SINGLE = 'few_labels single-positive --size 32'
 SHARE = 'few_labels fraction --size 32 --batch-size 32 --unlabelled 32'
 SMALL = '--size 32 --steps 200 --batch-size 32'
-THREE = '--folds 0 1 2 --draws 1 --steps 200 --batch-size 32'
+ONCE = '--draws 1 --steps 200 --batch-size 32'
 LOSSES = 'AN WAN EM ROLE MPC'
 PARTS = """'ACAA, terms off' 'ACAA, image only' 'ACAA, feature only' 'ACAA, Batch-Mamba only'
     'ACAA, strong view, no attack'"""
@@ -56,8 +56,8 @@ COMMANDS = {  # table -> experiment and its options
     'correlations-lcc-real': f'correlations lcc {REAL} {SMALL}',
     'correlations-can-phantom': f'correlations can {SMALL}',
     'correlations-can-real': f'correlations can {REAL} {SMALL}',
-    'rivals-single-positive-phantom': f'rivals single-positive {THREE}',
-    'rivals-tail-phantom': f'rivals tail {THREE}',
+    'rivals-single-positive-phantom': f'rivals single-positive --folds 0 1 2 3 4 5 {ONCE}',
+    'rivals-tail-phantom': f'rivals tail --folds 0 1 2 {ONCE}',
     'pretrained-single-positive-phantom':
         "pretrained single-positive --steps 200 --folds 0 1 2 --variants AN LL-R 'MPC, tau_neg .2'",
     'pretrained-fraction-phantom':
