@@ -65,7 +65,7 @@ COMMANDS = {  # table -> experiment and its options
     'pretrained-ends-real':
         f"{PRETRAINED.format('ends')} --folds 0 1 2",
     'pretrained-single-positive-real':
-        f"{PRETRAINED.format('single-positive')} --folds 0 1 2 3 4 --variants AN WAN LL-R 'MPC, tau_neg .2'",
+        f"{PRETRAINED.format('single-positive')} --folds 0 1 2 3 4 --draws 2 --variants AN WAN LL-R 'MPC, tau_neg .2'",
     'pretrained-fraction-real': f"{PRETRAINED.format('fraction')} --folds 0 1 2 3 4 --variants baseline {TRUSTED}",
     'pretrained-fraction-50-real': f"{PRETRAINED.format('fraction')} --fraction .5 --folds 0 1 2 3 4 --variants {HALF}",
     'pretrained-full-real': f"{PRETRAINED.format('full')} --folds 0 1 2 3 4",
