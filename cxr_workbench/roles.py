@@ -425,7 +425,7 @@ def check_ids(
 def find_header_patients(
     table, roles,   # DataFrame of texts, and of guess_roles
     root,           # folder that relative names start from
-):                  # patients as text, (n,), None in rows without a file; None where nothing, or something else, tells them
+):                  # patients as text, (n,), None in rows without a file; None where something else tells them
     "The patients in the headers of DICOM files, where neither a column nor the names of the files tell them."
     if 'patients' in roles or 'image files' not in roles: return None
     names = table[roles['image files'].column].fillna('').tolist()

@@ -45,8 +45,9 @@ def test_a_message_is_spelled_as_its_place_spells(call, name, in_python, in_shel
 
 
 @pytest.mark.parametrize('said, name, in_shell', [
-    ('name it: pretrained="FILE";', 'fit', 'name it: --weights FILE;'), ("from='runs/a'", 'fit', "from='runs/a'"),
-    ('with verify=True:', 'pack', 'with --verify:'), ('one of start=... and data=...', 'fit', 'one of --from and --data'),
+    ('name it: pretrained="FILE";', 'fit', 'name it: --weights FILE;'),
+    ('with verify=True:', 'pack', 'with --verify:'),
+    ('one of start=... and data=...', 'fit', 'one of --from and --data'),
     ('with patient=..., or each_image=True', 'fit', 'with --patient, or --each-image-a-patient'),
     ('name one with sheet=..., of', 'pack', 'name one with --sheet, of'),
     ("out='x.txt': the", 'doctor', '--write x.txt: the')])
