@@ -219,8 +219,8 @@ def claim_folder(
         differ = compare_plans(old, plan) or find_changed(old, files)
         what = '; '.join(differ)
         if differ: raise ValueError(f'{out} holds a pack of {what}: give another folder, or delete this one')
-        moved = old.get('path_column') not in (None, plan['path_column'])   # the same files in a column of another name
-        plan = {**old, 'path_column': plan['path_column']} if moved else old
+        if old.get('path_column') in (None, plan['path_column']): return old
+        plan = {**old, 'path_column': plan['path_column']}   # the same files in a column of another name
     else:
         others = [name for name in sorted(os.listdir(out)) if not name.endswith('.part') and name not in UNSEEN]
         if others: raise ValueError(f'{out} is not empty (it holds {others[0]!r}): give a new folder')

@@ -369,7 +369,7 @@ def is_rounded(
     long = {row: re.sub(r'\.0+$', '', text) for row, text in enumerate(texts)
             if text is not None and re.fullmatch(r'[1-9][0-9]{15,}(\.0+)?', text)}
     digits = [len(text.rstrip('0')) for text in long.values()]
-    is_cut = bool(digits) and 13 <= max(digits) <= 15   # one number with more digits, and the column lost none
+    is_cut = bool(digits) and max(digits) <= 15   # one number with more digits, and the column lost none
     cut = set(long) if is_cut else set()
     return np.array([text is not None and (row in cut or bool(scientific.fullmatch(text)))
                      for row, text in enumerate(texts)], dtype=bool)
@@ -411,7 +411,7 @@ def check_ids(
 def find_header_patients(
     table, roles,   # DataFrame of texts, and of guess_roles
     root,           # folder that relative names start from
-):                  # patients as text, (n,), None in rows without a file; None where nothing, or something else, tells them
+):                  # patients as text, (n,), None in rows without a file; None where something else tells them
     "The patients in the headers of DICOM files, where neither a column nor the names of the files tell them."
     if 'patients' in roles or 'image files' not in roles: return None
     names = table[roles['image files'].column].fillna('').tolist()

@@ -70,7 +70,7 @@ def find_patients(
         looks = [name for name in table.columns if is_patient_name(name)]
         advice = f'The columns {looks} may be them: name one' if looks else 'Name their column'
         warnings.warn('the table names no patients: nothing can be held out by patient, '
-                      f'unless the names or the headers of the files tell who it is. {advice}: patient=...', stacklevel=3)
+                      f'unless names or headers of the files tell who it is. {advice}: patient=...', stacklevel=3)
     if column is None or patient is not None: return column
     usual = [plain_name(name) for name in USUAL['patients']]
     for other in [name for name in table.columns if name != column and plain_name(name) in usual]:

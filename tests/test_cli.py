@@ -108,7 +108,7 @@ def test_predict_fails_where_nothing_can_be_read(run, tmp_path):
 def test_regimes(tmp_path, regime):
     printed = shell(*FIT, '--epochs', 1, '--regime', regime, '--fraction', .3, '--out', tmp_path)
     assert ('count as absent' in printed) == (regime == 'single-positive')
-    assert 'images to train on' in printed and '1 epochs' in printed
+    assert 'images to train on' in printed and '1 epoch, loss' in printed
 
 
 # ---- a table of files ----

@@ -262,7 +262,7 @@ def test_a_collection_goes_through_every_command(case, tmp_path):
     assert f'{count} images in {pack}, 0 files could not be read' in packed, packed
     data = ('--data', name, '--root', root, *options)
     printed = shell('fit', 'supervised', *data, '--packed', pack, *each, *SMALL, '--out', run)
-    assert '1 epochs' in printed, printed
+    assert '1 epoch, loss' in printed, printed
     assert ('--fold official trains on' in printed) == bool(catalogue.CATALOGUE[name].official)
     score = ('evaluate', run, *data, '--packed', pack, '--n-boot', 5)
     groups = [text for what in by if what != 'study' for text in ('--by', what)]
@@ -359,7 +359,7 @@ def test_official_parts_without_patients_need_a_word(tmp_path):
     wide = wide.assign(**dict.fromkeys(catalogue.LAYOUTS['vindr'].labels[5:], 0))
     wide.to_csv(tmp_path/'root'/'image_labels_test.csv', index=False)
     for i in range(4): save_dicom(tmp_path/'root'/'test'/f'{i:032x}.dicom', i)
-    with pytest.raises(ValueError, match='each-image-a-patient'): open_official('vindr', tmp_path/'root')
+    with pytest.raises(ValueError, match='with each_image=True'): open_official('vindr', tmp_path/'root')
     train, held, _ = open_official('vindr', tmp_path/'root', each_image=True)
     assert (len(train), len(held)) == (N, 4) and train.label_names == held.label_names
     assert held.y[:, held.label_names.index('Consolidation')].tolist() == [0, 1, 0, 1]

@@ -45,8 +45,9 @@ def test_a_message_is_spelled_as_its_place_spells(call, name, in_python, in_shel
 
 
 @pytest.mark.parametrize('said, name, in_shell', [
-    ('name it: pretrained="FILE";', 'fit', 'name it: --weights FILE;'), ("from='runs/a'", 'fit', "from='runs/a'"),
-    ('with verify=True:', 'pack', 'with --verify:'), ('one of start=... and data=...', 'fit', 'one of --from and --data'),
+    ('name it: pretrained="FILE";', 'fit', 'name it: --weights FILE;'),
+    ('with verify=True:', 'pack', 'with --verify:'),
+    ('one of start=... and data=...', 'fit', 'one of --from and --data'),
     ('with patient=..., or each_image=True', 'fit', 'with --patient, or --each-image-a-patient'),
     ('name one with sheet=..., of', 'pack', 'name one with --sheet, of'),
     ("out='x.txt': the", 'doctor', '--write x.txt: the')])
@@ -99,7 +100,7 @@ def test_the_load_of_a_machine_is_said():
     (['12345678901234500000', '98765432109876500000'], [1, 1]),
     (['12345678901234500000', '98765432109876543210'], [0, 0]),
     (['12345678901234500000', '17'], [1, 0]),
-    (['10010000000000000000', '10020000000000000000'], [0, 0]),
+    (['192000000000000000000', '19234'], [1, 0]),
     (['1.92E+38', '12345678901234567890'], [1, 0]),
     (['00012345000000000000', None], [0, 0]), (['1234567890123450000.0', 'x'], [1, 0])])
 def test_long_identifiers_are_rounded_where_the_column_lost_digits(texts, rounded):
