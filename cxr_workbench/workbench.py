@@ -848,7 +848,8 @@ class Workbench(Board):
             present = list_present(self.bench.data, row)
             said = f'image {row} of {self.bench.source}: {", ".join(present) or "no finding is known"}'
             called = [f'{column} of the data is {label} here' for label, column in self.bench.renamed.items()]
-            called += [f'{label} may be {" or ".join(those)}: not matched' for label, those in self.bench.unsure.items()]
+            unsure = self.bench.unsure.items()
+            called += [f'{label} may be {" or ".join(those)}: not matched' for label, those in unsure]
             self.note.value = '<br>'.join(map(html.escape, [said, *filter(None, ['; '.join(called)])]))
         if not self.bench.listing.whole: self.note.value += '<br>the folder holds more than is listed: open it by name'
 

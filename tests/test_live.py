@@ -161,5 +161,6 @@ def test_a_term_that_was_switched_off_stays_in_the_picture():
     watch.steps = [{'step': 1, 'epoch': 1, 'loss': 2., 'term/a': 1., 'term/b': 1.},
                    {'step': 2, 'epoch': 2, 'loss': 1., 'term/a': 1.}]
     before.steps = [{'step': 1, 'epoch': 1, 'loss': 3., 'term/a': 1., 'term/c': 2.}]
-    lines = {trace.name: list(trace.y or ()) for trace in live.show_progress(watch, before).data if trace.name}
+    drawn = [trace for trace in live.show_progress(watch, before).data if trace.name and trace.y is not None]
+    lines = {trace.name: list(trace.y) for trace in drawn}
     assert lines['b'] == [1.] and lines['c before'] == [2.] and lines['loss'] == [2., 1.5] and lines['c'] == []
