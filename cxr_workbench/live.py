@@ -87,7 +87,8 @@ def show_progress(
     from plotly.subplots import make_subplots
     from cxr_workbench.style import apply_style, curve_style, line_style
     fig = make_subplots(1, 2, subplot_titles=['loss terms by step', 'held-out scores by epoch'], horizontal_spacing=.1)
-    names = [name for name in (watch.steps[-1] if watch.steps else {}) if name not in ('step', 'epoch')]
+    rows = [row for run in (watch, before) if run is not None for row in run.steps]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ('step', 'epoch')]
     if len(names) == 2: names = names[1:]   # one term is the loss
     for i, name in enumerate(names):
         marker = curve_style(i, 14)['marker']

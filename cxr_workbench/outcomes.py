@@ -122,7 +122,7 @@ PAIRS = 'both', 'the first alone', 'the second alone'
 def find_pairs(
     reference:Reference,
     first:str, second=None,   # labels; None: the images with the first one
-)->dict[str, np.ndarray]:     # name of PAIRS -> rows of the reference, those that score highest for what they have first
+)->dict[str, np.ndarray]:     # name of PAIRS -> rows of the reference, the highest scores of what they have first
     "The images that two labels share, and do not share; ValueError for a label that there is not."
     names, given = list(reference.data.label_names), [first] if second in (None, first) else [first, second]
     strange = [name for name in given if name not in names]
@@ -131,7 +131,9 @@ def find_pairs(
     has, known = (getattr(reference.data, part).numpy()[:, columns] > .5 for part in ('y', 'known'))
     scores, whole = reference.scores[:, columns], known.all(1)
     masks = {'both': has.all(1)}
-    if len(given) > 1: masks |= {'the first alone': has[:, 0] & ~has[:, 1], 'the second alone': has[:, 1] & ~has[:, 0]}
+    if len(given) > 1:
+        masks['the first alone'] = has[:, 0] & ~has[:, 1]
+        masks['the second alone'] = has[:, 1] & ~has[:, 0]
     order = np.argsort(-np.where(has, scores, 0).sum(1), kind='stable')
     return {name: order[(mask & whole)[order]] for name, mask in masks.items()}
 

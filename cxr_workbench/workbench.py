@@ -914,7 +914,8 @@ class Workbench(Board):
             of = self.bench.source if self.bench.source.startswith('held out') else f'of {self.bench.source}'
             said = f'image {row}, {of}: {", ".join(present) or "no finding is known"}'.replace(', of', ' of', 1)
             called = [f'{column} of the data is {label} here' for label, column in self.bench.renamed.items()]
-            called += [f'{label} may be {" or ".join(those)}: not matched' for label, those in self.bench.unsure.items()]
+            unsure = self.bench.unsure.items()
+            called += [f'{label} may be {" or ".join(those)}: not matched' for label, those in unsure]
             self.note.value = '<br>'.join(map(html.escape, [said, *filter(None, ['; '.join(called)])]))
         self.warn()
         if not self.bench.listing.whole: self.note.value += '<br>the folder holds more than is listed: open it by name'

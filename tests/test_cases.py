@@ -225,11 +225,12 @@ def test_runs_come_as_folders_methods_and_names(tmp_path, phantom):
 
 def test_images_behind_a_pair_of_labels_are_those_on_which_both_are_known():
     "Six images: both, both, first alone, second alone, neither, and one whose second label is not known."
-    y = torch.tensor([[1, 1], [1, 1], [1, 0], [0, 1], [0, 0], [1, 0]]).float()
+    first, second = [1, 1, 1, 0, 0, 1], [1, 1, 0, 1, 0, 0]
+    y = torch.tensor([first, second]).T.float()
     known = torch.ones_like(y, dtype=torch.bool)
     known[5, 1] = False
     data = SimpleNamespace(label_names=['a', 'b'], y=y, known=known)
-    scores = np.array([[.2, .3], [.9, .3], [.5, .5], [.5, .5], [.5, .5], [.7, .5]])
+    scores = np.array([[.2, .9, .5, .5, .5, .7], [.3, .3, .5, .5, .5, .5]]).T
     reference = cases.Reference(data, scores, None, None)
     found = {name: rows.tolist() for name, rows in outcomes.find_pairs(reference, 'a', 'b').items()}
     assert found == {'both': [1, 0], 'the first alone': [2], 'the second alone': [3]}

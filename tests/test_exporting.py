@@ -75,7 +75,8 @@ def test_a_page_takes_figures_and_tables_in_any_order():
     table = pd.DataFrame({'auroc': [.5, None]}, index=['<i>', 'b'])
     facts = pd.DataFrame({'value': ['70 images']}, index=['clinic'])
     figure = go.Figure(go.Bar(y=[1]))
-    page = exporting.make_page('a', {}, [('one', 's', figure), ('two', 's', [table, figure]), ('three', 's', facts)])
+    shown = {'one': figure, 'two': [table, figure], 'three': facts}
+    page = exporting.make_page('a', {}, [(heading, 'sentence', each) for heading, each in shown.items()])
     assert page.count('<figure>') == 2 and page.count('/**\n* plotly.js') == 1
     assert '&lt;i&gt;' in page and '<td></td>' in page and 'class="dataframe facts"' in page
     assert "default-src 'none'" in page and '<script src' not in page

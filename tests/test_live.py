@@ -154,3 +154,13 @@ def test_one_list_names_all_lines_and_the_run_before_once(parts):
     named = [trace.name for trace in figure.data if trace.showlegend is not False]
     assert sorted(named) == sorted(['loss', 'supervised', 'consistency', 'contrast', 'AUROC', 'AP', 'the run before'])
     assert not any(trace.legend == 'legend2' for trace in figure.data)
+
+
+def test_a_term_that_was_switched_off_stays_in_the_picture():
+    watch, before = live.make_watch(), live.make_watch()
+    watch.steps = [{'step': 1, 'epoch': 1, 'loss': 2., 'term/a': 1., 'term/b': 1.},
+                   {'step': 2, 'epoch': 2, 'loss': 1., 'term/a': 1.}]
+    before.steps = [{'step': 1, 'epoch': 1, 'loss': 3., 'term/a': 1., 'term/c': 2.}]
+    drawn = [trace for trace in live.show_progress(watch, before).data if trace.name and trace.y is not None]
+    lines = {trace.name: list(trace.y) for trace in drawn}
+    assert lines['b'] == [1.] and lines['c before'] == [2.] and lines['loss'] == [2., 1.5] and lines['c'] == []

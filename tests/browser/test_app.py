@@ -239,9 +239,13 @@ def test_a_tab_trains_stops_takes_another_weight_and_goes_on(page):
     press(page, 'start')
     page.wait_for_function(f"{LIVE}.includes('it is over')", timeout=120_000)
     live.get_by_text('beside the run before').click()
-    page.wait_for_timeout(3000)
+    beside = """[...document.querySelectorAll('.cxr-live .js-plotly-plot')].slice(1).some(plot =>
+        plot.textContent.includes('the run before'))"""
+    page.wait_for_function(beside, timeout=60_000)
     told = page.evaluate("document.querySelector('.cxr-live .js-plotly-plot').data.map(trace => trace.name).join()")
-    assert 'the run before' in told
+    assert 'the run before' in told and 'contrast before' in told
+    page.wait_for_function("![...document.querySelectorAll('.cxr-working')].some(sign => sign.textContent)")
+    page.wait_for_timeout(2000)
     live.screenshot(path=SHOTS/'training_compared.png')
     page.locator('.cxr-workbench .lm-TabBar-tab', has_text='scores').first.click()
 
