@@ -215,7 +215,7 @@ STYLE = (
     ':root{color-scheme:light}body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;'
     'background:#fff;color:#222}.table{overflow-x:auto}'
     'table{border-collapse:collapse;font-size:13px}td,th{padding:.15em .5em;text-align:right}'
-    'thead th{vertical-align:bottom;max-width:8em}td{font-variant-numeric:tabular-nums}'
+    'thead th{vertical-align:bottom;max-width:9em;overflow-wrap:anywhere}td{font-variant-numeric:tabular-nums}'
     'table.facts td,table.facts th{text-align:left;white-space:normal}tr:nth-child(even){background:#f4f4f4}'
     '@media print{body{margin:0}table{font-size:9px}td,th{padding:.1em .3em}}')
 
@@ -227,7 +227,7 @@ WORDS = dict(   # name of a column -> words
 ENDS = dict(   # name before _low and _high -> words; '' where they have no name before them
     auroc='interval of AUROC', ap='interval of average precision', f1='interval of F1', prevalence='interval of share')
 
-# %% ../nbs/79b_reports.ipynb #79b00003
+# %% ../nbs/79b_reports.ipynb #79b00006
 def join_ends(
     table,     # DataFrame
     low, high, # names of two columns
@@ -235,6 +235,7 @@ def join_ends(
     "Two columns of numbers as texts, LOW to HIGH."
     return [f'{a:.3f} to {b:.3f}' if a == a else '' for a, b in zip(table[low], table[high])]
 
+# %% ../nbs/79b_reports.ipynb #79b00003
 def spell_table(
     table,   # DataFrame with the short names of a report
 ):           # the same with words, intervals joined
