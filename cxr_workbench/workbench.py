@@ -166,7 +166,8 @@ class Bench:
             if not set(method.label_names) & set(self.data.label_names):
                 raise NothingToShow(f'these images have none of the labels of {name}, so there is nothing to compare')
             kind = held + ('phantom' if self.origin == PHANTOM else '') or 'reference'
-            self._references[name] = cases.score_reference(method, self.data, self.most, self.n_boot, kind.strip())
+            how = dict(n_boot=self.n_boot, kind=kind.strip())
+            self._references[name] = cases.score_reference(method, self.data, self.most, **how)
         return self._references[name]
 
     def hide_root(self, text):
