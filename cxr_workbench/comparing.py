@@ -252,7 +252,8 @@ def describe_run(
     "Method, network, size and training of a run."
     config, history = opened.model.config, evaluating.read_history(opened.run)
     declared = list_factories().get(config['method'])
-    default = next((each.default for each in declared.settings.values() if each.name == 'backbone'), '') if declared else ''
+    settings = declared.settings.values() if declared else ()
+    default = next((each.default for each in settings if each.name == 'backbone'), '')
     network = config['arguments'].get('backbone', str(default).strip('\'"'))
     parts = [config['method'], f'network {network}' if isinstance(network, str) and network else '',
              f'{config["size"]} px', '' if train is None else f'trained on {len(train):,} images']

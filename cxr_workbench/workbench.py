@@ -441,7 +441,8 @@ def make_menus(bench):
     runs, wide = list(bench.runs), {'description_width': 'initial'}
     first = w.Dropdown(options=runs, value=runs[0], description='model', tooltip='what is looked at', style=wide)
     second = w.Dropdown(options=[('none', ''), *((name, name) for name in runs)], description='beside it',
-                        value='' if bench.own or len(runs) < 2 else runs[1], tooltip='a second model, or none', style=wide)
+                        value='' if bench.own or len(runs) < 2 else runs[1], style=wide,
+                        tooltip='a second model, or none')
     labels = bench.list_labels(first.value, second.value)
     start, finding = choose_start(bench.data, labels)
     row = w.BoundedIntText(value=start, min=0, max=len(bench.data) - 1, description='image', style=wide,

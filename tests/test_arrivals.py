@@ -17,7 +17,9 @@ def root(tmp_path_factory):
     "Twelve images of which one is cut off, a table that no list of names knows, and a run on it beside a broken one."
     root, rng = tmp_path_factory.mktemp('arrivals'), np.random.default_rng(0)
     (root/'scans').mkdir()
-    for k in range(12): Image.fromarray(rng.integers(0, 256, (40, 40)).astype('u1')).save(root/'scans'/f'{k:02d}.png')
+    for k in range(12):
+        image = Image.fromarray(rng.integers(0, 256, (40, 40)).astype('u1'))
+        image.save(root/'scans'/f'{k:02d}.png')
     (root/'scans'/'03.png').write_bytes((root/'scans'/'03.png').read_bytes()[:200])
     rows = [(f'scans/{k:02d}.png', k//2, k % 2, k//3 % 2) for k in range(12)]
     pd.DataFrame(rows, columns=['Aufnahme 1', 'wer', *LABELS]).to_csv(root/'tabelle.csv', index=False)
@@ -54,7 +56,8 @@ def test_what_does_not_go_together_is_said(models, image, reference, wanted):
 
 def test_unreadable_files_are_counted_with_their_reasons(root):
     data, bad, looked = choosing.leave_unreadable(choosing.open_below(root, 'scans', 32, LABELS))
-    assert len(data) == 11 and looked == 12 and bad[0][0] == '03.png' and np.isfinite(data.read_pixels(range(11))).all()
+    assert len(data) == 11 and looked == 12 and bad[0][0] == '03.png'
+    assert np.isfinite(data.read_pixels(range(11))).all()
     said = arrivals.tell_unread(bad, looked)
     assert said.startswith('1 of 12 files cannot be read and are left out: 03.png: ') and 'damaged' in said
     assert arrivals.tell_unread([], 12) == ''
