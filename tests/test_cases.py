@@ -229,7 +229,8 @@ def test_the_plot_of_scores_names_its_reference_and_prints_what_it_shows(lcc, ph
     assert figure.layout.xaxis.title.text == 'rank among 12 held-out images'
     assert list(figure.layout.xaxis.ticktext) == ['0', '12']
     texts = [list(trace.text) for trace in figure.data if trace.mode == 'text']
-    assert texts[0] == [f'{score:.2f}' for score in table.score] and all(text.endswith(' of 12') for text in texts[1])
+    assert texts[0] == [f'{score:.2f}' for score in table.score]
+    assert all(text.endswith(' of 12') for text in texts[1])
     for name, text in zip(table.index, figure.layout.yaxis.ticktext):
         positives = int(few.data.y[:, few.data.label_names.index(name)].sum())
         assert positives >= cases.FEW or f'{positives or "none"} with it' in text
@@ -241,4 +242,5 @@ def test_few_images_are_drawn_one_by_one(lcc, reference):
     table = cases.measure_standing(lcc, reference.data.batch([3]).x, reference).loc[rare[:1]]
     figure = cases.show_standing({'lcc': table}, {'lcc': reference})
     drawn = [trace for trace in figure.data if trace.name == 'with it']
-    assert drawn[0].mode == 'markers' and len(drawn[0].x) == reference.data.y[:, lcc.label_names.index(rare[0])].sum()
+    positives = reference.data.y[:, lcc.label_names.index(rare[0])].sum()
+    assert drawn[0].mode == 'markers' and len(drawn[0].x) == positives

@@ -343,7 +343,8 @@ def test_a_comparison_is_written_in_words_and_says_what_was_compared():
 def test_a_table_of_a_report_has_words_for_columns():
     from cxr_workbench.reports import spell_table
     ends = dict(auroc_low=[.75, np.nan], auroc_high=[.86, np.nan], interval=['', 'too few'])
-    table = pd.DataFrame(dict(auroc=[.81, .7], **ends, f1=[.5, .2], n_pos=[40, 2]), index=['Edema', 'Hernia'])
+    columns = dict(auroc=[.81, .7], **ends, f1=[.5, .2], n_pos=[40, 2])
+    table = pd.DataFrame(columns, index=['Edema', 'Hernia'])
     spelled = spell_table(table)
     assert list(spelled) == ['AUROC', 'interval of AUROC', 'F1', 'with it']
     assert spelled['interval of AUROC'].tolist() == ['0.750 to 0.860', 'too few']

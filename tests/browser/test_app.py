@@ -183,8 +183,8 @@ def test_a_damaged_file_is_counted_and_a_strange_table_is_asked_about(page):
     say(page, 'columns of tabelle.csv are not recognised')
     assert menu.input_value() == 'odd'   # the picture that stands is of it
     page.get_by_role('button', name='open the table').click()
-    say(page, 'of tabelle.csv')
-    assert page.locator('.cxr-columns').is_visible()   # its labels are none of the model's
+    say(page, 'image 0 of tabelle.csv')
+    page.locator('.cxr-columns').wait_for(state='visible')   # its labels are none of the model's
     turn(page, 'severity')
     grey = page.locator('.cxr-panel').nth(6).locator('span[style*="#777"]')
     assert 'in a phantom only' in grey.inner_text()
