@@ -422,6 +422,7 @@ class PanelWidget:
         except Exception as error:
             self.message.value = self.bench.hide_root(format_error(error))
             place_figures(self.pictures, [show_nothing()], self.listen)
+            self.mark('old', False)
         finally: self.mark('working', False)
 
     def get_values(self): return {name: control.value for name, control in self.controls.items()}
@@ -655,7 +656,9 @@ class Board:
         "Another image or label: every panel is out of date."
         if self.quiet: return
         if change is not None and change['owner'] is self.menus['row']: self.file = None
-        for panel in self.panels.values(): panel.fresh = False
+        for panel in self.panels.values():
+            panel.fresh = False
+            panel.mark('old', True)   # pale until it is drawn again
         self.say()
         self.turn()
 
