@@ -152,10 +152,9 @@ def name_rows(
         texts.append(f'{mark}{name}' + (f'<br><span style="font-size:10px">{few}</span>' if few else ''))
     return texts
 
-# %% ../nbs/81_cases.ipynb #ca5e0068
-STATE_WORDS = dict(absent='images without it', present='images with it')
-
 # %% ../nbs/81_cases.ipynb #ca5e0067
+STATE_WORDS = dict(absent='without it', present='with it')   # in the legend
+
 def add_state(fig, ranks, y, state, is_first, column):   # ranks of the images (k,); height; in the legend or not
     "A bar over the middle nine tenths of some ranks; few are drawn one by one."
     from cxr_workbench.style import STATES
@@ -164,7 +163,7 @@ def add_state(fig, ranks, y, state, is_first, column):   # ranks of the images (
     if len(ranks) < FEW: look = dict(mode='markers', x=ranks, y=[y]*len(ranks))
     mark = dict(symbol='line-ns', size=8, line=dict(width=2, color=colour))
     fig.add_scatter(**look, line=dict(width=6, color=colour), marker=mark, name=STATE_WORDS[state], legendgroup=state,
-                    opacity=.55, hoverinfo='skip', showlegend=is_first, row=1, col=column)
+                    opacity=.55 if len(ranks) >= FEW else .9, hoverinfo='skip', showlegend=is_first, row=1, col=column)
 
 # %% ../nbs/81_cases.ipynb #ca5e0018
 def add_standing(

@@ -163,18 +163,19 @@ def describe_policies(
 def spell_comparison(
     table,          # of compare_scores
     first, second,  # names of the two
-):                  # DataFrame of numbers and texts
+)->tuple:           # DataFrames of AUROC and of average precision
     "A comparison as people read it."
     import pandas as pd
     told, reasons = table.round(3), reports.add_reasons(table)['interval']
     def tell(low, high): return [text or why for text, why in zip(reports.join_ends(table, low, high), reasons)]
-    columns = {
-        f'AUROC, {first}': told.auroc_a, f'AUROC, {second}': told.auroc_b, 'difference': told.difference,
-        'interval, resampled': tell('low', 'high'), 'interval, DeLong': reports.join_ends(table, 'delong_low', 'delong_high'),
-        'p': told.p, 'q': told.q, f'average precision, {first}': told.ap_a, f'average precision, {second}': told.ap_b,
-        'its difference': told.ap_difference, 'its interval': tell('ap_low', 'ap_high'),
-        'entries': told.n, 'with it': told.n_pos}
-    return pd.DataFrame({name: list(values) for name, values in columns.items()}, table.index)
+    def frame(**columns): return pd.DataFrame({name: list(values) for name, values in columns.items()}, table.index)
+    counts = {'entries': told.n, 'with it': told.n_pos}
+    areas = {first: told.auroc_a, second: told.auroc_b, 'difference': told.difference}
+    areas |= {'interval, patients resampled': tell('low', 'high')}
+    areas |= {'interval, DeLong': reports.join_ends(table, 'delong_low', 'delong_high'), 'p': told.p, 'q': told.q}
+    precisions = {first: told.ap_a, second: told.ap_b, 'difference': told.ap_difference}
+    precisions |= {'interval, patients resampled': tell('ap_low', 'ap_high')}
+    return frame(**areas, **counts), frame(**precisions, **counts)
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00024
 def make_sections(
@@ -188,14 +189,15 @@ def make_sections(
     explained = (f'Differences are {first} minus {second}; one interval from resampled patients, the other and p from '
                  "DeLong's test for several images a patient, q the false discovery rate over the labels. "
                  'Read the row macro first: of twenty labels one is ahead by chance.')
+    areas, precisions = spell_comparison(table, first, second)
     return [
         (f'{first} and {second}', caution, facts),
         ('AUROC: the difference by label', f'{made} The resamples are the same for both runs.',
          draw_differences(table, first, second)),
         ('Average precision: the difference by label', 'Intervals as above.',
          draw_differences(table, first, second, 'ap')),
-        ('The table', f'{explained} {caution}'.strip(),
-         spell_comparison(table, first, second))]
+        ('AUROC: the table', f'{explained} {caution}'.strip(), areas),
+        ('Average precision: the table', 'Intervals from resampled patients.', precisions)]
 
 # %% ../nbs/79b2_comparing.ipynb #f01c648a
 def fit_block(
@@ -250,7 +252,8 @@ def describe_run(
     "Method, network, size and training of a run."
     config, history = opened.model.config, evaluating.read_history(opened.run)
     declared = list_factories().get(config['method'])
-    default = next((each.default for each in declared.settings.values() if each.name == 'backbone'), '') if declared else ''
+    settings = declared.settings.values() if declared else ()
+    default = next((each.default for each in settings if each.name == 'backbone'), '')
     network = config['arguments'].get('backbone', str(default).strip('\'"'))
     parts = [config['method'], f'network {network}' if isinstance(network, str) and network else '',
              f'{config["size"]} px', '' if train is None else f'trained on {len(train):,} images']

@@ -59,7 +59,7 @@ figure{margin:1em 0;overflow-x:auto}figcaption{font-size:13px;max-width:760px}
 td,th{padding:.15em .8em .15em 0;text-align:left;vertical-align:top}
 .table{overflow-x:auto}.table table{border-collapse:collapse;font-size:13px}
 .table td,.table th{padding:.15em .5em;text-align:right;font-variant-numeric:tabular-nums}
-.table thead th{vertical-align:bottom;max-width:8em}
+.table thead th{vertical-align:bottom;max-width:9em;overflow-wrap:anywhere}
 .table tr:nth-child(even){background:#f4f4f4}.dark .table tr:nth-child(even){background:#222}
 .table .facts td,.table .facts th{text-align:left;white-space:normal}
 @media print{body{margin:0}.table table{font-size:9px}.table td,.table th{padding:.1em .3em}}

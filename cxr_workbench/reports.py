@@ -211,7 +211,7 @@ WORDS = dict(   # name of a column -> words
 ENDS = dict(   # name before _low and _high -> words; '' where they have no name before them
     auroc='interval of AUROC', ap='interval of average precision', f1='interval of F1', prevalence='interval of share')
 
-# %% ../nbs/79b_reports.ipynb #79b00003
+# %% ../nbs/79b_reports.ipynb #79b00006
 def join_ends(
     table,     # DataFrame
     low, high, # names of two columns
@@ -219,6 +219,7 @@ def join_ends(
     "Two columns of numbers as texts, LOW to HIGH."
     return [f'{a:.3f} to {b:.3f}' if a == a else '' for a, b in zip(table[low], table[high])]
 
+# %% ../nbs/79b_reports.ipynb #79b00003
 def spell_table(
     table,   # DataFrame with the short names of a report
 ):           # the same with words, intervals joined

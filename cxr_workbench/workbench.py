@@ -176,7 +176,8 @@ class Bench:
             if not set(method.label_names) & set(self.data.label_names):
                 raise NothingToShow(f'these images have none of the labels of {name}, so there is nothing to compare')
             kind = held + ('phantom' if self.origin == PHANTOM else '') or 'reference'
-            self._references[name] = cases.score_reference(method, self.data, self.most, self.n_boot, kind.strip())
+            how = dict(n_boot=self.n_boot, kind=kind.strip())
+            self._references[name] = cases.score_reference(method, self.data, self.most, **how)
         return self._references[name]
 
     def hide_root(self, text):
@@ -463,6 +464,7 @@ class PanelWidget:
         except Exception as error:
             self.message.value = self.bench.hide_root(format_error(error))
             place_figures(self.pictures, [show_nothing()], self.listen)
+            self.mark('old', False)
         finally:
             self.mark('working', False)
             self.grey()
@@ -522,7 +524,8 @@ def make_menus(bench):
     runs, wide = list(bench.runs), {'description_width': 'initial'}
     first = w.Dropdown(options=runs, value=runs[0], description='model', tooltip='what is looked at', style=wide)
     second = w.Dropdown(options=[('none', ''), *((name, name) for name in runs)], description='beside it',
-                        value='' if bench.own or len(runs) < 2 else runs[1], tooltip='a second model, or none', style=wide)
+                        value='' if bench.own or len(runs) < 2 else runs[1], style=wide,
+                        tooltip='a second model, or none')
     labels = bench.list_labels(first.value, second.value)
     start, finding = choose_start(bench.data, labels)
     row = w.BoundedIntText(value=start, min=0, max=len(bench.data) - 1, description='image', style=wide,
@@ -734,7 +737,9 @@ class Board:
         "Another image or label: every panel is out of date."
         if self.quiet: return
         if change is not None and change['owner'] is self.menus['row']: self.file = None
-        for panel in self.panels.values(): panel.fresh = False
+        for panel in self.panels.values():
+            panel.fresh = False
+            panel.mark('old', True)   # pale until it is drawn again
         self.say()
         self.turn()
 

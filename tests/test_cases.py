@@ -174,20 +174,20 @@ def test_every_panel_is_drawn_without_an_error(bench, name):
 
 def test_labels_are_those_that_both_models_have(bench):
     assert 'No Finding' not in bench.menus['label'].options
-    bench.menus['second'].value = None
+    bench.menus['second'].value = ''
     assert 'No Finding' in bench.menus['label'].options
     bench.menus['second'].value = 'mpc'
 
 
-def test_an_error_is_written_and_the_pictures_stay(bench):
+def test_a_reason_is_written_and_the_pictures_go(bench):
     bench.tabs.selected_index = list(bench.panels).index('relations')
     panel = bench.panels['relations']
-    before = [picture.spec for picture in panel.pictures.children]
+    before = len(panel.pictures.children)
     panel.controls['table'].value = 'learned'
     assert 'neither model keeps a table' in panel.message.value
-    assert [picture.spec for picture in panel.pictures.children] == before
+    assert [picture.words for picture in panel.pictures.children] == ['no picture of this choice']
     panel.controls['table'].value = 'correlations'
-    assert panel.message.value == ''
+    assert panel.message.value == '' and len(panel.pictures.children) == before
 
 
 def drop(bench, name, content):
@@ -238,3 +238,27 @@ def test_images_behind_a_pair_of_labels_are_those_on_which_both_are_known():
     assert outcomes.find_pairs(reference, 'a', 'a')['both'].tolist() == [1, 5, 2, 0]
     with pytest.raises(ValueError, match='no labels'): outcomes.find_pairs(reference, 'a', 'c')
     with pytest.raises(ValueError, match='no kind'): outcomes.show_pairs(reference, 'a', 'b', 'neither')
+
+
+def test_the_plot_of_scores_names_its_reference_and_prints_what_it_shows(lcc, phantom):
+    few = cases.score_reference(lcc, from_phantom(phantom), most=12, n_boot=0, kind='held-out')
+    table = cases.measure_standing(lcc, few.data.batch([3]).x, few).iloc[:3]
+    figure = cases.show_standing({'lcc': table}, {'lcc': few})
+    assert figure.layout.xaxis.title.text == 'rank among 12 held-out images'
+    assert list(figure.layout.xaxis.ticktext) == ['0', '12']
+    texts = [list(trace.text) for trace in figure.data if trace.mode == 'text']
+    assert texts[0] == [f'{score:.2f}' for score in table.score]
+    assert all(text.endswith(' of 12') for text in texts[1])
+    for name, text in zip(table.index, figure.layout.yaxis.ticktext):
+        positives = int(few.data.y[:, few.data.label_names.index(name)].sum())
+        assert positives >= cases.FEW or f'{positives or "none"} with it' in text
+    assert figure.layout.legend.yref == 'container'   # below the ticks and the title of the axis, whatever the height
+
+
+def test_few_images_are_drawn_one_by_one(lcc, reference):
+    rare = [name for c, name in enumerate(lcc.label_names) if 0 < reference.data.y[:, c].sum() < cases.FEW]
+    table = cases.measure_standing(lcc, reference.data.batch([3]).x, reference).loc[rare[:1]]
+    figure = cases.show_standing({'lcc': table}, {'lcc': reference})
+    drawn = [trace for trace in figure.data if trace.name == 'with it']
+    positives = reference.data.y[:, lcc.label_names.index(rare[0])].sum()
+    assert drawn[0].mode == 'markers' and len(drawn[0].x) == positives

@@ -323,3 +323,28 @@ def test_groups_are_compared_on_the_labels_that_all_can_measure():
     assert list(means['rows']) == [90, 100, 10] and np.isnan(means['auroc']['site: c'])      # counted, not scored
     whole = roc_auc_score(y[group == 'a', 0], one.probs[group == 'a', 0])
     assert np.isclose(cells['a', 'Edema'], whole)
+
+
+def test_a_comparison_is_written_in_words_and_says_what_was_compared():
+    from cxr_workbench import reports
+    from cxr_workbench.learner import find_model
+    a, b, y, patient = two_models(labels=3)
+    table = comparing.compare_scores(a, b, y, patient_id=patient, label_names=['x', 'y', 'z'], n_boot=20)
+    for shown in comparing.spell_comparison(table, 'old', 'new'):
+        assert list(shown)[:3] == ['old', 'new', 'difference'] and len(list(shown)) <= 9
+        text = reports.make_table_html(shown)
+        assert not [name for name in ('auroc_', 'ap_', 'delong_', 'n_pos') if name in text]
+        assert shown.loc['x', 'interval, patients resampled'].count(' to ') == 1
+    opened = evaluating.open_rows(find_model('lcc'), 'phantom', rows=40)
+    said = comparing.describe_run(opened, range(1800))
+    assert said.startswith('lcc, network test_resnet, 64 px, trained on 1,800 images, ') and 'epochs of' in said
+
+
+def test_a_table_of_a_report_has_words_for_columns():
+    from cxr_workbench.reports import spell_table
+    ends = dict(auroc_low=[.75, np.nan], auroc_high=[.86, np.nan], interval=['', 'too few'])
+    columns = dict(auroc=[.81, .7], **ends, f1=[.5, .2], n_pos=[40, 2])
+    table = pd.DataFrame(columns, index=['Edema', 'Hernia'])
+    spelled = spell_table(table)
+    assert list(spelled) == ['AUROC', 'interval of AUROC', 'F1', 'with it']
+    assert spelled['interval of AUROC'].tolist() == ['0.750 to 0.860', 'too few']

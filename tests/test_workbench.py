@@ -61,11 +61,11 @@ def test_controls_wait_for_a_picture_that_stands(board):
 
 def test_a_model_of_another_size_takes_the_data_along_and_a_second_one_that_does_not_fit_is_taken_away(board):
     board.menus['first'].value = 'runs/small'
-    assert choose(board)['second'] is None and board.bench.data.size == 32
+    assert choose(board)['second'] == '' and board.bench.data.size == 32
     assert 'lcc does not go beside runs/small' in board.note.value and board.menus['label'].value == 'Edema'
     assert board.choose().x.shape[-1] == 32 and board.panels['scores'].fresh
     board.menus['second'].value = 'lcc'
-    assert choose(board)['second'] is None and 'the models are those of before' in board.note.value
+    assert choose(board)['second'] == '' and 'the models are those of before' in board.note.value
     board.menus['first'].value = 'lcc'
     assert board.bench.data.size == 64 and board.choose().x.shape[-1] == 64
 
@@ -74,16 +74,16 @@ def test_a_model_of_another_size_takes_the_data_along_and_a_second_one_that_does
 def test_what_cannot_be_taken_leaves_all_as_it_was(board, root, menu, value):
     before, pictures = choose(board), [picture.spec for picture in board.panels['scores'].pictures.children]
     board.menus[menu].value = value
-    assert choose(board) == before and 'Error' in board.note.value and str(root) not in board.note.value
+    assert choose(board) == before and '#B00020' in board.note.value and str(root) not in board.note.value
     assert [picture.spec for picture in board.panels['scores'].pictures.children] == pictures
     board.menus['row'].value = 5
-    assert 'Error' not in board.note.value and board.panels['scores'].fresh
+    assert '#B00020' not in board.note.value and board.panels['scores'].fresh
 
 
 def test_images_without_labels_follow_the_labels_of_the_model(board):
     board.menus['data'].value = 'images'
     assert board.bench.data.label_names == list(board.bench.load('supervised').label_names)
-    assert 'no finding is known' in board.note.value and board.panels['scores'].message.value.count('Error') == 0
+    assert 'no finding is known' in board.note.value and board.panels['scores'].message.value.count('#B00020') == 0
     assert board.menus['row'].max == 5
     board.menus['first'].value = 'runs/small'
     assert board.bench.data.label_names == ['Edema', 'Odd one'] and board.bench.data.size == 32
@@ -116,14 +116,16 @@ def test_a_run_that_is_named_joins_the_menus(board, root):
     assert board.menus['label'].options == ('Edema',)
 
 
-def test_pictures_of_an_earlier_choice_are_pale_under_an_error(board):
+def test_no_picture_of_an_earlier_choice_stands_under_an_error(board):
     board.tabs.selected_index = list(board.panels).index('severity')
     panel = board.panels['severity']
-    assert panel.message.value == '' and not panel.pictures.children[0].old
+    before = [picture.words for picture in panel.pictures.children]
+    assert panel.message.value == ''
     board.menus['label'].value = 'No Finding'
-    assert 'has no severity' in panel.message.value and all(picture.old for picture in panel.pictures.children)
+    assert 'has no severity' in panel.message.value and '#B00020' not in panel.message.value   # grey: nothing is wrong
+    assert [picture.words for picture in panel.pictures.children] == ['no picture of this choice']
     board.menus['label'].value = 'Edema'
-    assert panel.message.value == '' and not any(picture.old for picture in panel.pictures.children)
+    assert panel.message.value == '' and len(panel.pictures.children) == len(before)
 
 
 def test_another_frame_of_an_attack_is_not_attacked_again(board, monkeypatch):
@@ -154,7 +156,7 @@ def test_warnings_are_written_in_the_panel(board):
 
 def test_a_case_is_saved_beside_the_notebook_or_handed_to_the_browser(board, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    board.menus['second'].value = None
+    board.menus['second'].value = ''
     board.press_save('case')
     assert (tmp_path/'cxr_case_supervised.html').exists() and 'saved' in board.note.value
     given = []

@@ -43,6 +43,10 @@ def home(tmp_path_factory):
     Image.fromarray(image).save(root/'scans'/'0000.png')
     for k in range(1, 2000): os.link(root/'scans'/'0000.png', root/'scans'/f'{k:04d}.png')
     write_dicom(root/'mine.dcm', image)
+    (root/'odd').mkdir()
+    for k in range(3): shutil.copy(root/'scans'/'0000.png', root/'odd'/f'{k}.png')
+    (root/'odd'/'1.png').write_bytes((root/'odd'/'1.png').read_bytes()[:200])
+    (root/'tabelle.csv').write_text('Aufnahme 1,Wert\n' + ''.join(f'odd/{k}.png,{k % 2}\n' for k in (0, 2)))
     (top/'secret.csv').write_text('path,Edema\n')
     return root
 
@@ -120,14 +124,13 @@ def test_nobody_enters_without_the_token(app, page):
 def test_own_dicom_and_own_run_take_five_clicks_at_most(page, home):
     clicks = 0
     panel = page.locator('.cxr-panel').first
+    assert page.locator('.cxr-workbench select').first.input_value() == 'runs/mine'   # the newest run, without a click
     with page.expect_file_chooser() as chooser: page.get_by_role('button', name='an image file').click()
     clicks += 2     # the button, and the file in the window of the system
     assert change(panel, lambda: chooser.value.set_files(str(home/'mine.dcm')), 60)
     say(page, 'mine.dcm is a file')
-    menu = page.locator('.cxr-workbench select').first
-    assert change(panel, lambda: menu.select_option('runs/mine'), 60)
-    clicks += 2     # the menu, and its line
-    assert clicks <= 5 and menu.input_value() == 'runs/mine' and not error_of(panel)
+    assert clicks <= 2 and not error_of(panel)
+    assert 'runs/mine has seen only paintings' in page.locator('.cxr-warning').first.inner_text()   # a packaged copy
     page.wait_for_function("![...document.querySelectorAll('.cxr-working')].some(sign => sign.textContent)")
     SHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SHOTS/'app.png')
@@ -169,6 +172,25 @@ def test_a_folder_of_two_thousand_images_opens(page):
     say(page, 'image 1999 of scans')
     menu.select_option('a phantom')
     say(page, 'of a phantom')
+
+
+def test_a_damaged_file_is_counted_and_a_strange_table_is_asked_about(page):
+    menu = page.locator('.cxr-workbench select').nth(3)
+    menu.select_option('odd')
+    say(page, 'image 0 of odd')
+    assert '1 of 3 files cannot be read' in page.locator('.cxr-workbench').inner_text()
+    menu.select_option('tabelle.csv')
+    say(page, 'columns of tabelle.csv are not recognised')
+    assert menu.input_value() == 'odd'   # the picture that stands is of it
+    page.get_by_role('button', name='open the table').click()
+    say(page, 'image 0 of tabelle.csv')
+    page.locator('.cxr-columns').wait_for(state='visible')   # its labels are none of the model's
+    turn(page, 'severity')
+    grey = page.locator('.cxr-panel').nth(6).locator('span[style*="#777"]')
+    assert 'in a phantom only' in grey.inner_text()
+    menu.select_option('a phantom')
+    say(page, 'of a phantom')
+    turn(page, 'scores')
 
 
 def test_a_case_is_one_file_that_asks_for_nothing(page, browser, home, tmp_path):
@@ -273,6 +295,24 @@ def test_the_keyboard_reaches_every_control_and_figures_have_words(page):
     page.keyboard.press('Enter')
     selected = page.locator('.cxr-workbench .lm-TabBar-tab[aria-selected=true]').inner_text()
     assert selected == 'similar images', selected
+
+
+PLACES = """() => [...document.querySelectorAll('.cxr-panel .js-plotly-plot')].filter(plot => plot.offsetParent)
+    .map(plot => plot.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"""
+
+
+def test_image_and_scores_are_seen_together(page):
+    "At 1200 x 900: side by side, and no one below the fold."
+    turn(page, 'scores')
+    page.locator('.cxr-workbench select').nth(1).select_option('none')
+    page.set_viewport_size(dict(width=1200, height=900))
+    page.evaluate('window.scrollTo(0, 0)')
+    page.wait_for_timeout(1500)
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS/'app_first_view.png')
+    image, scores = page.evaluate(PLACES)
+    assert scores[0] >= image[2] - 1 and scores[2] <= 1200 and max(image[3], scores[3]) <= 900
+    page.set_viewport_size(dict(width=1200, height=1600))
 
 
 QUIET = os.getloadavg()[0] < os.cpu_count()   # before the tests
