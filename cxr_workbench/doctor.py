@@ -17,6 +17,7 @@ from .columns import read_image_table
 from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_bytes, find_same_rows
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
+from .films import check_headers, check_statements, check_unnamed
 from .finding_texts import findings_table
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
 from .homes import take_for_files
@@ -275,12 +276,15 @@ def examine_table(
     find_label_roles(found, labels)
     examine_people(found, each_image)
     found.checks += check_people(found.table, found.roles)
+    found.checks += check_statements(found.table, found.roles, found.patients)
     if 'parts' in found.roles: found.checks += check_parts(found)
     if 'image files' not in found.roles:
         found.checks.append(Check('image files', 'missing', 'no column names image files', 0, [],
                                   'name it: --path; beside an .npz: fit --data IMAGES.npz --table THIS'))
         return
     examine_files(found, root)
+    if found.kind == 'table': found.checks += check_unnamed(found.paths)
+    if look: found.checks += check_headers(found.paths, found.patients, look)
     if look: examine_pixels(found, look)
 
 # %% ../nbs/01i_doctor.ipynb #b601c24f
@@ -348,6 +352,7 @@ def examine_pack(
     find_label_roles(found, labels)
     examine_people(found, each_image)
     found.checks += check_people(found.table, found.roles)
+    found.checks += check_statements(found.table, found.roles, found.patients)
     if 'parts' in found.roles: found.checks += check_parts(found)
     if found.rewrite:
         advice = 'doctor of the table that was packed, with --write, gives columns: pack what it writes'
@@ -399,6 +404,7 @@ def examine_layout(
     examine_people(found, each_image)
     check_all_labels(found)
     found.checks += check_people(found.table, found.roles)
+    found.checks += check_statements(found.table, found.roles, found.patients)
     found.checks += check_bits(table)
     train, held = entry.official.get(catalogue.get_year(found.kind, options), ('', ''))
     if 'split' in table and {train, held} <= set(table['split']): found.options.append('--fold official')

@@ -5,7 +5,9 @@ from test_doctor import find_commands, shell
 from cxr_workbench import opening
 from cxr_workbench.columns import read_image_table, recognise_files, recognise_patients
 from cxr_workbench.data import from_csv, from_dataframe, hold_out
+from cxr_workbench.doctor import examine
 from cxr_workbench.evaluating import Scored, find_groups, find_values
+from cxr_workbench.films import check_headers
 
 N = 24
 LABELS = ['Erguss', 'Kardiomegalie']
@@ -161,3 +163,59 @@ def test_pack_says_who_finds_the_files_and_leaves_rows_out(hospital, monkeypatch
     assert '12 of 24 rows have no file' in refused and '--missing skip leaves them out' in refused
     assert '12 images in packed, 0 files could not be read' in shell('pack', 'table.csv', 'packed', '--missing', 'skip')
     assert '12 images in whole, 12 files could not be read' in shell('pack', 'table.csv', 'whole')
+
+
+def find_checks(found, what): return [check for check in found.checks if check.what == what]
+
+
+def test_a_patient_of_two_sexes_and_two_births_is_named(hospital):
+    table = make_table(Geburtsdatum=[f'19{50 + k//2}-01-01' for k in range(N)])
+    table.loc[1, 'Geschlecht'], table.loc[3, 'Geburtsdatum'], table.loc[5, 'Alter'] = 'W', '1999-01-01', 99
+    table.loc[[6, 7], 'Geschlecht'] = '1'
+    table.to_csv(hospital/'befunde.csv', index=False)
+    found = examine(hospital/'befunde.csv', look=0)
+    sexes, (births,), (ages,) = (find_checks(found, what) for what in ('sex', 'births', 'age'))
+    assert sexes[0].examples == ['000 (female, male)'] and sexes[1].examples == ["'1' in 2 rows"]
+    assert births.examples == ['001 (1951-01-01, 1999-01-01)'] and ages.examples == ['002 (42, 99)']
+    assert not any(check.stops for check in [*sexes, births, ages])
+    clean = make_table()
+    clean.to_csv(hospital/'clean.csv', index=False)
+    assert not any(find_checks(examine(hospital/'clean.csv', look=0), what) for what in ('sex', 'births', 'age'))
+
+
+def write_dicom(path, patient, photometric='MONOCHROME2', view='PA', side=16):
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    ds, meta = Dataset(), FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, '1.2.840.10008.5.1.4.1.1.1'
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    ds.file_meta, ds.PatientID, ds.PhotometricInterpretation, ds.ViewPosition = meta, patient, photometric, view
+    ds.Rows = ds.Columns = side
+    ds.SamplesPerPixel, ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 1, 16, 12, 11, 0
+    ds.PixelData = (np.arange(side*side) % 4096).astype(np.uint16).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)
+
+
+def test_headers_tell_how_films_are_made_and_whose_they_are(tmp_path):
+    for k in range(8):
+        who = 'x' if k == 1 else f'h{k//2}' if k < 6 else 'h0'
+        write_dicom(tmp_path/'bilder'/f'{k}.dcm', who, f'MONOCHROME{1 + k % 2}', side=16 + k)
+    (tmp_path/'bilder'/'kopie.dcm').write_bytes((tmp_path/'bilder'/'0.dcm').read_bytes())
+    pd.DataFrame({'Bild': [f'bilder/{k}.dcm' for k in range(8)], 'Patientennr.': [f'p{k//2}' for k in range(8)],
+                  'Erguss': ['ja', 'nein']*4}).to_csv(tmp_path/'t.csv', index=False)
+    found = examine(tmp_path/'t.csv')
+    dicom, = find_checks(found, 'dicom')
+    assert dicom.detail == ('8 of 8 files are DICOM: MONOCHROME1 4, MONOCHROME2 4; bits: 12 8; views: PA 8; '
+                            'sides of 16 to 23 pixels; 0 compressed')
+    told = [check for check in find_checks(found, 'patients') if 'PatientID' in check.detail]
+    assert [check.examples for check in told] == [['p0 (h0, x)'], ['h0 (p0, p3)']]
+    further, = find_checks(found, 'further files')
+    assert (further.count, further.examples) == (1, ['bilder/kopie.dcm'])
+    assert not find_checks(examine(tmp_path/'t.csv', look=0), 'dicom')
+
+
+def test_one_name_for_all_headers_is_no_contradiction(tmp_path):
+    for k in range(4): write_dicom(tmp_path/f'{k}.dcm', 'ANONYMOUS')
+    checks = check_headers([str(tmp_path/f'{k}.dcm') for k in range(4)], ['a', 'a', 'b', 'b'])
+    assert [check.what for check in checks] == ['dicom']
