@@ -8,7 +8,7 @@ __all__ = ['HELD_OUT', 'Examination', 'find_shared', 'restore_ids', 'list_images
            'format_written', 'to_record']
 
 # %% ../nbs/01i_doctor.ipynb #cc5e60a2
-import os, re, shlex, warnings
+import itertools, os, re, shlex, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -17,7 +17,7 @@ from .columns import read_image_table
 from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_bytes, find_same_rows
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
-from .films import check_headers, check_statements, check_unnamed
+from .films import check_few, check_headers, check_statements, check_unnamed
 from .finding_texts import findings_table
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
 from .homes import take_for_files
@@ -517,6 +517,10 @@ def examine(
         where = root or (place if kind == 'images' else place.parent)
         examine_table(found, where, labels, look, each_image, path=path, patient=patient)
         if found.root is None and root is not None: found.root = str(root)
+    if found.labels and kind in ('table', 'images', 'pack', *ANNOTATED):
+        parts = found.table[found.roles['parts'].column] if 'parts' in found.roles else None
+        states = parse_states(found.table, found.label_names)
+        found.checks += check_few(states, found.label_names, found.patients, parts)
     return found
 
 # %% ../nbs/01i_doctor.ipynb #c61527d4
@@ -607,11 +611,16 @@ def write_repaired(
     found:Examination,
     out,       # a CSV file that does not exist
     complete=False,   # fill blank labels in that follow from others, see implied.fill_table
+    force=False,      # where the file is there, keep it under another name and write
 )->int:        # rows written
     "Write a table that training reads; FileExistsError where the file is there, ValueError without image files."
     out = Path(out)
     if found.kind == 'pack': raise ValueError(f'{found.source} is a pack, which fit reads: leave --write out')
-    if out.exists(): raise FileExistsError(f'{out} is there already: name another file')
+    spare = next(name for k in itertools.count(1) if not (name := out.with_name(f'{out.stem}.old{k}.csv')).exists())
+    if out.exists() and not force:
+        raise FileExistsError(f'{out} is there already: name another file, or with force=True it becomes {spare.name}')
+    if out.exists() and os.path.samefile(out, found.source):
+        raise FileExistsError(f'{out} is the table that is examined: name another file')
     if 'image files' not in found.roles: raise ValueError('no column names image files: name it, --path')
     if not out.name.endswith('.csv'): raise ValueError(f'--write {out}: the table that is written ends in .csv')
     column = found.roles['image files'].column
@@ -621,6 +630,7 @@ def write_repaired(
     if not rows: raise ValueError('none of the files was found: name the folder that they lie in, --root')
     table = found.table.assign(**{column: paths}).iloc[rows]
     if complete: table, _ = fill_table(table, found.label_names)
+    if out.exists(): os.rename(out, spare)
     write_atomic(out, table.to_csv(index=False).encode())
     return len(table)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from . import opening, reports
 from .catalogue import spell_options
-from .grouping import BLANK, check_grouping, group_age, spell_values
+from .grouping import BLANK, check_grouping, describe_shared, group_age, spell_values
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00007
 def load_checkpoint(
@@ -534,6 +534,10 @@ def evaluate_run(
     if seen is not None and len(seen): caution = f'{trained_on}: such scores tell how well the run remembers'
     if caution: warnings.warn(caution)
     facts = describe_rows(opened, scored, len(images.names), trained_on)
+    few = [name for name, count in zip(scored.label_names, (scored.y*scored.known).sum(0)) if 0 < count < 5]
+    if few: facts.loc['fewer than 5 positives', 'value'] = f'{", ".join(few)}: their scores, and means with them, say little'
+    for made in groupings:
+        if shared := describe_shared(*made, scored.patient): facts.loc[f'groups by {made[0]}', 'value'] = shared
     phantom = opened.description.get('source', 'phantom') == 'phantom'
     shown = opened.data.batch(range(min(6, len(opened.data)))).x if phantom or show_images else None
     sections = make_sections(result, scored, facts, read_history(opened.run), groups, shown, caution, counts)

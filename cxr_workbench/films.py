@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['find_contradictions', 'check_sexes', 'check_statements', 'Header', 'read_header', 'describe_headers', 'check_headers',
-           'find_unnamed', 'check_unnamed']
+           'find_unnamed', 'check_unnamed', 'say_few', 'check_few']
 
 # %% ../nbs/01i8_films.ipynb #8db7a220
 import os
@@ -12,7 +12,7 @@ from collections import Counter
 from typing import NamedTuple
 import numpy as np
 from .columns import SEXES, spell_sexes
-from .csv_tables import plain_name
+from .csv_tables import first_few, plain_name
 from .reading import SUFFIXES
 from .roles import Check, parse_age, say_count
 
@@ -161,3 +161,49 @@ def check_unnamed(
     some = [os.path.join(*path.split(os.sep)[-2:]) for path in found[:5]]
     detail = f'{say_count(len(found), "file")} beside those of the table that no row names'
     return [Check('further files', 'note', detail, len(found), some, 'they are not trained on')]
+
+# %% ../nbs/01i8_films.ipynb #d4fb9d28
+def say_few(
+    y, known,   # labels in {0, 1} and which of them are known, (n, C) each
+    names,      # of the labels, C
+    part:str,   # 'to train on' | 'held out'
+    least=5,    # positives
+)->str:         # '' where every label has enough
+    "Labels of a part with too few positives, in a sentence."
+    positives = (np.asarray(y)*np.asarray(known)).sum(0).astype(int)
+    few = [f'{name} {count}' for name, count in zip(names, positives) if count < least]
+    if not few: return ''
+    what = 'their scores' if part == 'held out' else 'what is learned of them'
+    return (f'{part}: {say_count(len(y), "image")}, labels with fewer than {least} positives: {first_few(few, 8)}: '
+            f'{what} will mean nothing')
+
+# %% ../nbs/01i8_films.ipynb #2b3cbff4
+def split_rows(
+    positive, patients,   # (n, C) bool, and (n,)
+    parts=None,           # Series of a column of parts; None: there is none
+):                        # rows to train on, rows held out; None where there is no such split
+    "The parts that training would make by itself."
+    from cxr_workbench.splits import patient_split
+    held = ('test', 'testing', 'val', 'valid', 'validate', 'validation', 'dev')
+    words = [] if parts is None else [plain_name(text) for text in parts.fillna('')]
+    first = next((word for word in held if word in words), None)
+    if first is not None and '' not in words:
+        is_held = np.array([word == first for word in words])
+        return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+    try: return patient_split(patients, positive.astype(float))
+    except ValueError: return None
+
+# %% ../nbs/01i8_films.ipynb #0aff86b8
+def check_few(
+    states, labels,   # (n, C) of roles.parse_states, and the names of the labels
+    patients,         # (n,); None: not known
+    parts=None,       # as in split_rows
+)->list[Check]:
+    "Labels with too few positives to train on, or to be scored by."
+    if patients is None or not len(labels) or any(who is None for who in patients): return []
+    positive = states == 1
+    split = split_rows(positive, np.asarray(patients, dtype=str), parts)
+    if split is None: return []
+    said = [say_few(positive[rows], np.ones_like(positive[rows]), labels, part)
+            for rows, part in zip(split, ('to train on', 'held out'))]
+    return [Check('few positives', 'note', text, 0, [], 'get more, or leave these labels out') for text in said if text]

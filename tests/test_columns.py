@@ -7,7 +7,7 @@ from cxr_workbench.columns import read_image_table, recognise_files, recognise_p
 from cxr_workbench.data import from_csv, from_dataframe, hold_out
 from cxr_workbench.doctor import examine
 from cxr_workbench.evaluating import Scored, find_groups, find_values
-from cxr_workbench.films import check_headers
+from cxr_workbench.films import check_headers, say_few
 
 N = 24
 LABELS = ['Erguss', 'Kardiomegalie']
@@ -219,3 +219,85 @@ def test_one_name_for_all_headers_is_no_contradiction(tmp_path):
     for k in range(4): write_dicom(tmp_path/f'{k}.dcm', 'ANONYMOUS')
     checks = check_headers([str(tmp_path/f'{k}.dcm') for k in range(4)], ['a', 'a', 'b', 'b'])
     assert [check.what for check in checks] == ['dicom']
+
+
+def test_too_few_positives_are_said_before_training(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
+    found = examine('repaired.csv', look=0)
+    few = find_checks(found, 'few positives')
+    assert [check.detail.partition(':')[0] for check in few] == ['held out']
+    small = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
+    fitted = shell('fit', 'supervised', '--data', 'repaired.csv', *small, '--out', 'run')
+    assert few[0].detail in fitted   # the parts of the doctor are those of training
+
+
+@pytest.mark.parametrize('positives, said', [(4, 'held out: 40 images, labels with fewer than 5 positives: A 4'), (5, '')])
+def test_few_is_fewer_than_five(positives, said):
+    y = np.zeros((40, 1))
+    y[:positives] = 1
+    assert say_few(y, np.ones_like(y), ['A'], 'held out').startswith(said)
+    assert bool(say_few(y, np.ones_like(y), ['A'], 'held out')) == bool(said)
+    assert say_few(y, np.zeros_like(y), ['A'], 'held out')   # what is not known is no positive
+
+
+def test_a_run_is_repeated_from_another_folder(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
+    shell('pack', 'repaired.csv', 'packed', '--size', '16')
+    small = ['--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
+    shell('fit', 'supervised', '--data', 'repaired.csv', '--packed', 'packed', *small, '--out', 'runs/base')
+    written = (hospital/'runs'/'base'/'fit.toml').read_text()
+    assert f'packed = "{hospital/"packed"}"' in written and f'data = "{hospital/"repaired.csv"}"' in written
+    other = hospital/'other'
+    other.mkdir()
+    monkeypatch.chdir(other)
+    shell('fit', '--config', '../runs/base/fit.toml', '--out', 'again', '--no-progress')
+    (hospital/'runs'/'base'/'fit.toml').write_text(written.replace(f'{hospital}/', ''))   # as it was written before
+    shell('fit', '--config', '../runs/base/fit.toml', '--out', 'old', '--no-progress')
+    one, two = ((other/name/'model.safetensors').read_bytes() for name in ('again', 'old'))
+    assert one == two == (hospital/'runs'/'base'/'model.safetensors').read_bytes()
+    (hospital/'packed').rename(hospital/'gone')
+    refused = shell('fit', '--config', '../runs/base/fit.toml', '--out', 'x', status=1)
+    assert 'names packed, which starts from the folder that the file was made in' in refused
+    trained = shell('predict', 'old', hospital/'repaired.csv')
+    assert 'note: ' in trained
+
+
+def test_predict_says_what_it_was_trained_on(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
+    small = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
+    shell('fit', 'supervised', '--data', 'repaired.csv', *small, '--out', 'run')
+    train, held = opening.open_parts(opening.read_run_record('run'))
+    said = f'{len(train)} of 24 files were trained on: such scores tell how well the run remembers'
+    assert said in shell('predict', 'run', 'repaired.csv')
+    assert '1 of 1 files were trained on' in shell('predict', 'run', train.paths[0])
+    assert 'were trained on' not in shell('predict', 'run', held.paths[0])
+
+
+def test_a_table_that_was_written_before_is_kept(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    write = ['doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv']
+    shell(*write)
+    (hospital/'repaired.csv').write_text('mine')
+    assert 'repaired.csv is there already: name another file, or with --force it becomes repaired.old1.csv' in shell(
+        *write, status=1)
+    shell(*write, '--force')
+    assert (hospital/'repaired.old1.csv').read_text() == 'mine' and len(pd.read_csv('repaired.csv')) == N
+    shell(*write, '--force')
+    assert (hospital/'repaired.old2.csv').read_bytes() == (hospital/'repaired.csv').read_bytes()
+    again = shell('doctor', 'repaired.csv', '--look', '0', '--write', 'repaired.csv', '--force', status=1)
+    assert 'is the table that is examined' in again
+
+
+def test_a_patient_in_two_groups_is_counted_openly(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    make = make_table(path=[f'bilder/{2023 + (k >= N//2)}/{k:04d}.png' for k in range(N)])
+    make.to_csv('train.csv', index=False)
+    small = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
+    shell('fit', 'supervised', '--data', 'train.csv', *small, '--out', 'run')
+    make.loc[1, 'Geschlecht'] = 'w'
+    make.to_csv('train.csv', index=False)
+    scored = shell('evaluate', 'run', '--data', 'train.csv', '--by', 'sex', '--n-boot', '5')
+    assert 'groups by sex: 1 of 12 patients are in more than one group and count in each, and one of their' in scored
