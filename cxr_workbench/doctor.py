@@ -473,7 +473,8 @@ def check_given(
     if not strange: return
     words = {'options': '--option', 'leave_out': '--leave-out'}
     spelled = ', '.join(words.get(name, f'--{name}') for name in strange)
-    what = {'npz': 'an .npz', 'pack': 'a pack', 'table': 'a table', 'images': 'a folder of images'}.get(found.kind, found.kind)
+    kinds = {'npz': 'an .npz', 'pack': 'a pack', 'table': 'a table', 'images': 'a folder of images'}
+    what = kinds.get(found.kind, found.kind)
     raise ValueError(f'{found.source} is read as {what}, which does not use {spelled}: leave it out, or name a table')
 
 # %% ../nbs/01i_doctor.ipynb #ce73b750

@@ -11,6 +11,7 @@ from cxr_workbench.films import check_headers, say_few
 
 N = 24
 LABELS = ['Erguss', 'Kardiomegalie']
+SMALL = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
 
 
 def make_table(**columns):
@@ -42,8 +43,7 @@ def test_what_the_doctor_writes_is_read_by_every_command(hospital, monkeypatch):
     assert command == f'cxr-workbench fit supervised --data repaired.csv --labels {",".join(LABELS)}'
     said = "'Bild' is taken for the image files"
     assert said in shell('pack', 'repaired.csv', 'packed', '--size', '16')
-    small = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
-    fitted = shell('fit', 'supervised', '--data', 'repaired.csv', *small, '--out', 'run')
+    fitted = shell('fit', 'supervised', '--data', 'repaired.csv', *SMALL, '--out', 'run')
     assert f"{said} and 'Patientennr.' is taken for the patients: --path, --patient to name another" in fitted
     assert said in shell('predict', 'run', 'repaired.csv') and len(pd.read_csv('scores.csv')) == N
     scored = shell('evaluate', 'run', '--data', 'repaired.csv', '--by', 'sex,age', '--n-boot', '5')
@@ -121,8 +121,9 @@ def test_sexes_in_several_spellings_are_one_group():
     def group(texts):
         rows = Scored([''], None, None, None, None, [], pd.DataFrame({'Geschlecht': texts}))
         return find_groups(rows, 'sex')[1].tolist()
-    assert group(['m', 'W', 'weiblich', 'männlich', 'F', None]) == ['male', *['female']*2, 'male', 'female', 'not given']
-    with pytest.warns(UserWarning, match=r"\['1', '2'\] are no spelling of a sex"): assert group(['1', '2']) == ['1', '2']
+    assert group(['m', 'W', 'weiblich', 'männlich', None]) == ['male', 'female', 'female', 'male', 'not given']
+    with pytest.warns(UserWarning, match=r"\['1', '2'\] are no spelling of a sex"):
+        assert group(['1', '2']) == ['1', '2']
 
 
 def test_two_columns_of_one_property_are_listed():
@@ -157,7 +158,8 @@ def test_a_pack_is_examined_by_its_shards_and_its_table(hospital, monkeypatch):
 def test_pack_says_who_finds_the_files_and_leaves_rows_out(hospital, monkeypatch):
     monkeypatch.chdir(hospital)
     said = shell('pack', 'befunde.xlsx', 'packed', status=1)
-    assert '--root; `cxr-workbench doctor befunde.xlsx` finds where they lie' in said and not (hospital/'packed').exists()
+    assert '--root; `cxr-workbench doctor befunde.xlsx` finds where they lie' in said
+    assert not (hospital/'packed').exists()
     make_table(path=[f'bilder/2023/{k:04d}.png' for k in range(N)]).to_csv('table.csv', index=False)
     refused = shell('pack', 'table.csv', 'packed', '--missing', 'error', status=1)
     assert '12 of 24 rows have no file' in refused and '--missing skip leaves them out' in refused
@@ -227,12 +229,12 @@ def test_too_few_positives_are_said_before_training(hospital, monkeypatch):
     found = examine('repaired.csv', look=0)
     few = find_checks(found, 'few positives')
     assert [check.detail.partition(':')[0] for check in few] == ['held out']
-    small = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
-    fitted = shell('fit', 'supervised', '--data', 'repaired.csv', *small, '--out', 'run')
+    fitted = shell('fit', 'supervised', '--data', 'repaired.csv', *SMALL, '--out', 'run')
     assert few[0].detail in fitted   # the parts of the doctor are those of training
 
 
-@pytest.mark.parametrize('positives, said', [(4, 'held out: 40 images, labels with fewer than 5 positives: A 4'), (5, '')])
+@pytest.mark.parametrize('positives, said', [
+    (4, 'held out: 40 images, labels with fewer than 5 positives: A 4'), (5, '')])
 def test_few_is_fewer_than_five(positives, said):
     y = np.zeros((40, 1))
     y[:positives] = 1
@@ -245,8 +247,7 @@ def test_a_run_is_repeated_from_another_folder(hospital, monkeypatch):
     monkeypatch.chdir(hospital)
     shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
     shell('pack', 'repaired.csv', 'packed', '--size', '16')
-    small = ['--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
-    shell('fit', 'supervised', '--data', 'repaired.csv', '--packed', 'packed', *small, '--out', 'runs/base')
+    shell('fit', 'supervised', '--data', 'repaired.csv', '--packed', 'packed', *SMALL, '--out', 'runs/base')
     written = (hospital/'runs'/'base'/'fit.toml').read_text()
     assert f'packed = "{hospital/"packed"}"' in written and f'data = "{hospital/"repaired.csv"}"' in written
     other = hospital/'other'
@@ -267,8 +268,7 @@ def test_a_run_is_repeated_from_another_folder(hospital, monkeypatch):
 def test_predict_says_what_it_was_trained_on(hospital, monkeypatch):
     monkeypatch.chdir(hospital)
     shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
-    small = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
-    shell('fit', 'supervised', '--data', 'repaired.csv', *small, '--out', 'run')
+    shell('fit', 'supervised', '--data', 'repaired.csv', *SMALL, '--out', 'run')
     train, held = opening.open_parts(opening.read_run_record('run'))
     said = f'{len(train)} of 24 files were trained on: such scores tell how well the run remembers'
     assert said in shell('predict', 'run', 'repaired.csv')
@@ -295,8 +295,7 @@ def test_a_patient_in_two_groups_is_counted_openly(hospital, monkeypatch):
     monkeypatch.chdir(hospital)
     make = make_table(path=[f'bilder/{2023 + (k >= N//2)}/{k:04d}.png' for k in range(N)])
     make.to_csv('train.csv', index=False)
-    small = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
-    shell('fit', 'supervised', '--data', 'train.csv', *small, '--out', 'run')
+    shell('fit', 'supervised', '--data', 'train.csv', *SMALL, '--out', 'run')
     make.loc[1, 'Geschlecht'] = 'w'
     make.to_csv('train.csv', index=False)
     scored = shell('evaluate', 'run', '--data', 'train.csv', '--by', 'sex', '--n-boot', '5')
