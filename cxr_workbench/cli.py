@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 from typer import Argument, Option
 from . import catalogue, launcher, opening, reports, settings, signatures
-from .commands import MENDABLE, app, command, spell_message
+from .commands import MENDABLE, app, command, print_warnings, spell_message
 from .reports import print_line
 from .settings import merge_settings, parse_settings, split_names
 
@@ -51,6 +51,7 @@ LeaveOut = Annotated[Optional[list[str]], Option(help='rows with COLUMN=VALUE ar
 Look = Annotated[int, Option(help='images that are looked at; 0: none')]
 Original = Annotated[Optional[Path], Option(help='a table with whole patient ids, joined by the image')]
 Write = Annotated[Optional[Path], Option(help='write a table that `fit` reads, a new .csv')]
+Force = Annotated[bool, Option('--force', help='with --write: keep a table of this name under another, and write')]
 Card = Annotated[Optional[Path], Option(help='write a data card, an .html')]
 CardImages = Annotated[bool, Option('--show-images', help='show images of patients in the data card')]
 Complete = Annotated[bool, Option(
@@ -103,6 +104,7 @@ def doctor(
     look: Look = 500,
     write: Write = None,
     complete: Complete = False,
+    force: Force = False,
     card: Card = None,
     show_images: CardImages = False,
     as_json: Annotated[bool, Option('--json', help='print JSON')] = False,
@@ -133,7 +135,7 @@ def doctor(
         write_card(found, reports.check_place(card, found.source, argument='card'), images=show_images)
     written = None
     if write is not None:
-        page.write_repaired(found, write, complete)
+        page.write_repaired(found, write, complete, force)
         written = page.examine_written(found, write)
     print_examination(found, written, card, as_json)
     if card is not None and not (show_images or as_json):
@@ -221,6 +223,7 @@ def train_run(
     from cxr_workbench import learner
     from cxr_workbench.adapters import describe_filters
     from cxr_workbench.core import create_method, seed_all
+    from cxr_workbench.films import say_few
     from cxr_workbench.roles import say_count
     if start is not None: record = {**record, 'from': str(start)}
     train, held_out = opening.open_parts(record)
@@ -231,6 +234,8 @@ def train_run(
     model = create_method(method, labels=train.label_names, size=train.size, **settings)
     if start is not None: report_start(model, start, *learner.start_from(model, start))
     for line in describe_filters(train): print_line(line)
+    for part, what in ((train, 'to train on'), (held_out, 'held out')):
+        if few := say_few(part.y, part.known, part.label_names, what): warnings.warn(few)
     labelled = int(train.known.any(1).sum())
     print_line(f'{method}: {len(train)} images to train on ({labelled} with labels), {len(held_out)} held out; {out}')
     if (Path(out)/'last.ckpt').exists(): print_line(f'{out} holds a run: it goes on after its last whole epoch')
@@ -255,6 +260,7 @@ def read_config_file(context: typer.Context, value: Optional[Path]):
     except MENDABLE as error:
         typer.echo(f'error: {error}', err=True)
         raise typer.Exit(1) from None
+    with print_warnings(): given = settings.resolve_places(given, value)
     if isinstance(given.get('labels'), list): given['labels'] = ','.join(given['labels'])
     context.default_map = given
     return value
@@ -273,7 +279,11 @@ def write_repeat(
     left_out = {'out', 'config', 'progress', 'setting', 'context'}
     names = {p.name: p.opts[0].lstrip('-') for p in context.command.params}
     kept = [name for name in names if name in context.params and name not in left_out]   # in the order of `fit`
-    given = {names[name]: context.params[name] for name in kept}
+    def spell(value):   # whole paths: the file is read from anywhere
+        if isinstance(value, (list, tuple)): return [*map(spell, value)]
+        return os.path.abspath(value) if isinstance(value, (str, Path)) and os.path.exists(value) else value
+    given = {names[name]: spell(value) if name in settings.PLACES else value
+             for name, value in ((name, context.params[name]) for name in kept)}
     given = {name: value for name, value in given.items() if value not in (None, [], ())}
     title = 'repeats this run: cxr-workbench fit --config fit.toml --out FOLDER'
     write_atomic(Path(run)/'fit.toml', settings.format_file(given, own, title).encode())
@@ -557,6 +567,22 @@ def find_inputs(
     files, names = opening.list_scored(inputs, root, path, sheet, chosen, missing or 'error', run)
     return files, names, how
 
+# %% ../nbs/80_cli.ipynb #0b9ec4dc
+def count_trained(
+    run,     # folder of a run
+    files,   # that are scored
+)->int:
+    "How many files a run was trained on; 0 where its record does not tell."
+    try:
+        record = opening.read_run_record(run)
+        if record['data'].get('source', 'phantom') == 'phantom': return 0
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            train = opening.open_parts(record)[0]
+    except (OSError, ValueError, KeyError): return 0
+    trained = {os.path.realpath(path) for path in train.paths if path} if train.paths is not None else set()
+    return sum(os.path.realpath(file) in trained for file in files if file)
+
 # %% ../nbs/80_cli.ipynb #74c6780b
 @command
 def predict(
@@ -603,6 +629,9 @@ def predict(
         print_line(f'stopped: the {len(stop.scores)} of {len(files)} files that were scored are in {out}')
         raise typer.Exit(130) from None
     if names is not None: result['path'] = names
+    trained = 0 if files is None else count_trained(run, files)
+    if trained:
+        warnings.warn(f'{trained} of {len(files)} files were trained on: such scores tell how well the run remembers')
     if decisions: result = result.join(learner.decide(result, model).add_prefix('present: '))
     reports.write_table(result, out)
     bad = result[result['error'] != ''] if 'error' in result else result[:0]

@@ -37,7 +37,8 @@ NAMES = {  # what a column is for -> its names, without capitals, blanks and pun
 def names_a_patient(name)->bool:
     "Whether a column name speaks of the number of a person."
     key = plain_name(name)
-    person = '(patient|patienten|paciente|pazient[ei]|subject|proband|probanden|sujeto|person|participant|individual|pat)'
+    person = ('(patient|patienten|paciente|pazient[ei]|subject|proband|probanden|sujeto|person|participant|individual'
+              '|pat)')
     number = '(id|ids|uid|nr|no|num|number|nummer|numero|número|code|key|kennung|pseudonym|identifier)'
     alone = 'mrn|pid|nhc|historiacl[ií]nica|patienten|paciente|proband|sujeto'
     return key in NAMES['patients'] or bool(re.fullmatch(f'(deid)?{person}(en)?{number}|{alone}', key))

@@ -8,7 +8,7 @@ __all__ = ['HELD_OUT', 'Examination', 'find_shared', 'restore_ids', 'list_images
            'format_written', 'to_record']
 
 # %% ../nbs/01i_doctor.ipynb #cc5e60a2
-import os, re, shlex, warnings
+import itertools, os, re, shlex, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -17,6 +17,7 @@ from .columns import read_image_table
 from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_bytes, find_same_rows
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
+from .films import check_few, check_headers, check_statements, check_unnamed
 from .finding_texts import findings_table
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
 from .homes import take_for_files
@@ -275,12 +276,15 @@ def examine_table(
     find_label_roles(found, labels)
     examine_people(found, each_image)
     found.checks += check_people(found.table, found.roles)
+    found.checks += check_statements(found.table, found.roles, found.patients)
     if 'parts' in found.roles: found.checks += check_parts(found)
     if 'image files' not in found.roles:
         found.checks.append(Check('image files', 'missing', 'no column names image files', 0, [],
                                   'name it: --path; beside an .npz: fit --data IMAGES.npz --table THIS'))
         return
     examine_files(found, root)
+    if found.kind == 'table': found.checks += check_unnamed(found.paths)
+    if look: found.checks += check_headers(found.paths, found.patients, look)
     if look: examine_pixels(found, look)
 
 # %% ../nbs/01i_doctor.ipynb #b601c24f
@@ -348,6 +352,7 @@ def examine_pack(
     find_label_roles(found, labels)
     examine_people(found, each_image)
     found.checks += check_people(found.table, found.roles)
+    found.checks += check_statements(found.table, found.roles, found.patients)
     if 'parts' in found.roles: found.checks += check_parts(found)
     if found.rewrite:
         advice = 'doctor of the table that was packed, with --write, gives columns: pack what it writes'
@@ -399,6 +404,7 @@ def examine_layout(
     examine_people(found, each_image)
     check_all_labels(found)
     found.checks += check_people(found.table, found.roles)
+    found.checks += check_statements(found.table, found.roles, found.patients)
     found.checks += check_bits(table)
     train, held = entry.official.get(catalogue.get_year(found.kind, options), ('', ''))
     if 'split' in table and {train, held} <= set(table['split']): found.options.append('--fold official')
@@ -466,8 +472,8 @@ def check_given(
     strange = [name for name in unused.get(found.kind, columns) if given.get(name)]
     if not strange: return
     spelled = ', '.join(f'{name}=...' for name in strange)
-    words = {'npz': 'an .npz', 'pack': 'a pack', 'table': 'a table', 'images': 'a folder of images'}
-    what = words.get(found.kind, found.kind)
+    kinds = {'npz': 'an .npz', 'pack': 'a pack', 'table': 'a table', 'images': 'a folder of images'}
+    what = kinds.get(found.kind, found.kind)
     raise ValueError(f'{found.source} is read as {what}, which does not use {spelled}: leave it out, or name a table')
 
 # %% ../nbs/01i_doctor.ipynb #ce73b750
@@ -519,6 +525,10 @@ def examine(
                 Check('patients', 'note', 'told by the headers of the DICOM files, PatientID', len(who), [], advice))
         examine_table(found, where, labels, look, each_image, path=path, patient=patient)
         if found.root is None and root is not None: found.root = str(root)
+    if found.labels and kind in ('table', 'images', 'pack', *ANNOTATED):
+        parts = found.table[found.roles['parts'].column] if 'parts' in found.roles else None
+        states = parse_states(found.table, found.label_names)
+        found.checks += check_few(states, found.label_names, found.patients, parts)
     return found
 
 # %% ../nbs/01i_doctor.ipynb #c61527d4
@@ -609,11 +619,16 @@ def write_repaired(
     found:Examination,
     out,       # a CSV file that does not exist
     complete=False,   # fill blank labels in that follow from others, see implied.fill_table
+    force=False,      # where the file is there, keep it under another name and write
 )->int:        # rows written
     "Write a table that training reads; FileExistsError where the file is there, ValueError without image files."
     out = Path(out)
     if found.kind == 'pack': raise ValueError(f'{found.source} is a pack, which fit reads: leave --write out')
-    if out.exists(): raise FileExistsError(f'{out} is there already: name another file')
+    spare = next(name for k in itertools.count(1) if not (name := out.with_name(f'{out.stem}.old{k}.csv')).exists())
+    if out.exists() and not force:
+        raise FileExistsError(f'{out} is there already: name another file, or with force=True it becomes {spare.name}')
+    if out.exists() and os.path.samefile(out, found.source):
+        raise FileExistsError(f'{out} is the table that is examined: name another file')
     if 'image files' not in found.roles: raise ValueError('no column names image files: name it, path=...')
     if not out.name.endswith('.csv'): raise ValueError(f'out={str(out)!r}: the table that is written ends in .csv')
     column = found.roles['image files'].column
@@ -623,6 +638,7 @@ def write_repaired(
     if not rows: raise ValueError('none of the files was found: name the folder that they lie in, root=...')
     table = found.table.assign(**{column: paths}).iloc[rows]
     if complete: table, _ = fill_table(table, found.label_names)
+    if out.exists(): os.rename(out, spare)
     write_atomic(out, table.to_csv(index=False).encode())
     return len(table)
 

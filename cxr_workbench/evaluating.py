@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from . import opening, reports
 from .catalogue import spell_options
-from .grouping import BLANK, check_grouping, group_age, spell_values
+from .grouping import BLANK, check_grouping, describe_shared, group_age, spell_values
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00007
 def load_checkpoint(
@@ -112,7 +112,8 @@ def recognise_property(
     from cxr_workbench.tables import plain_name
     names = {*NAMES.get(FURTHER.get(what), ()), *OTHERS.get(what, ())} - {'patientbirth'}   # a date, and no age
     found = [name for name in table.columns if plain_name(name) in names]
-    if len(found) > 1: raise ValueError(f"by={what!r}: the columns {found} could all be it; name one, by='{what}=COLUMN'")
+    if len(found) > 1:
+        raise ValueError(f"by={what!r}: the columns {found} could all be it; name one, by='{what}=COLUMN'")
     if found: warnings.warn(f"{found[0]!r} is taken for the {what}: by='{what}=COLUMN' to name another")
     return found
 
@@ -535,6 +536,11 @@ def evaluate_run(
     if seen is not None and len(seen): caution = f'{trained_on}: such scores tell how well the run remembers'
     if caution: warnings.warn(caution)
     facts = describe_rows(opened, scored, len(images.names), trained_on)
+    few = [name for name, count in zip(scored.label_names, (scored.y*scored.known).sum(0)) if 0 < count < 5]
+    few_said = f'{", ".join(few)}: their scores, and means with them, say little'
+    if few: facts.loc['fewer than 5 positives', 'value'] = few_said
+    for made in groupings:
+        if shared := describe_shared(*made, scored.patient): facts.loc[f'groups by {made[0]}', 'value'] = shared
     phantom = opened.description.get('source', 'phantom') == 'phantom'
     shown = opened.data.batch(range(min(6, len(opened.data)))).x if phantom or show_images else None
     sections = make_sections(result, scored, facts, read_history(opened.run), groups, shown, caution, counts)

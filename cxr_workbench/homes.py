@@ -196,7 +196,7 @@ def detect_kind(
     target,      # a path, or the name of a collection
     root=None,   # folder of a collection that is named
     sheet=None,  # of a workbook, as in read_texts
-)->tuple:        # 'npz' | 'pack' | 'table' | 'images' | a name of catalogue.CATALOGUE | a key of ANNOTATED; and its path
+)->tuple:        # 'npz' | 'pack' | 'table' | 'images' | a name of CATALOGUE | a key of ANNOTATED; and its path
     "What is given; FileNotFoundError where there is nothing, ValueError where a folder holds two collections."
     if not os.path.exists(target) and root is not None: return str(target), Path(root)
     path = Path(target)

@@ -36,7 +36,8 @@ def check_failed(
     if not len(failed): return []
     some = [f'{path} ({reason})' for path, reason in zip(failed['path'].fillna(''), failed['reason'].fillna(''))][:5]
     detail = f'{say_count(len(failed), "row")} of {packed.config["rows"]:,} without an image'
-    return [Check('pack', 'note', detail, len(failed), some, 'they are not trained on: failed.csv of the pack lists them')]
+    advice = 'they are not trained on: failed.csv of the pack lists them'
+    return [Check('pack', 'note', detail, len(failed), some, advice)]
 
 # %% ../nbs/01i7_pack_checks.ipynb #d2afc635
 class Kept(NamedTuple):

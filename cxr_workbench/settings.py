@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DEVICES', 'split_names', 'parse_value', 'parse_settings', 'merge_settings', 'list_options', 'spell_options',
-           'read_settings', 'format_file', 'check_words', 'check_device', 'check_runs', 'check_choice_of_method',
-           'check_table', 'check_places']
+           'read_settings', 'resolve_places', 'format_file', 'check_words', 'check_device', 'check_runs',
+           'check_choice_of_method', 'check_table', 'check_places']
 
 # %% ../nbs/79c1_settings.ipynb #c5dd3759
-import ast, inspect, json, re, warnings
+import ast, inspect, json, os, re, warnings
 from pathlib import Path
 import typer
 from .networks import check_network, find_close
@@ -67,6 +67,7 @@ def list_options(
     return out
 
 # %% ../nbs/79c1_settings.ipynb #226a9cc2
+PLACES = ('data', 'table', 'root', 'packed', 'like', 'weights', 'start')   # options of `fit` that name files or folders
 LITERAL = r"'[^']*'|\"[^\"]*\"|-?\.?\d[\w.+-]*|True|False|None|\.\.\."
 ARGUMENT = re.compile(rf'(?<![\w.(=-])(?<!--set )(\w+)=({LITERAL})')   # name='value', name=2, name=...
 
@@ -124,6 +125,26 @@ def read_settings(
             offer = f'did you mean {", ".join(close)}?' if close else f'there are {", ".join(sorted(names))}'
             raise ValueError(f'{path}: no option {key!r}; {offer}')
     return {name: value for name, value in out.items() if value is not None}, settings
+
+# %% ../nbs/79c1_settings.ipynb #5886455c
+def resolve_places(
+    given:dict,   # options by their name in Python, of read_settings
+    file,         # that they stand in
+)->dict:
+    "The options with places that are found; a warning names one that is not."
+    folders = [*Path(file).resolve().parents][:4]
+    def resolve(name, text):
+        if not isinstance(text, str) or os.path.isabs(text) or os.path.exists(text): return text
+        if name == 'data' and not (os.sep in text or os.path.splitext(text)[1]):   # the name of a collection, or a pack
+            if not any((folder/text/'pack.json').is_file() for folder in folders): return text
+        found = next((folder/text for folder in folders if (folder/text).exists()), None)
+        if found is not None: return str(found)
+        warnings.warn(f'{file} names {text}, which starts from the folder that the file was made in: '
+                      'give the command there, or write the whole path into the file')
+        return text
+    def resolve_all(name, value):
+        return [resolve(name, text) for text in value] if isinstance(value, list) else resolve(name, value)
+    return {name: resolve_all(name, value) if name in PLACES else value for name, value in given.items()}
 
 # %% ../nbs/79c1_settings.ipynb #b7e812aa
 def format_file(

@@ -5,10 +5,13 @@ from test_doctor import find_commands, shell
 from cxr_workbench import opening
 from cxr_workbench.columns import read_image_table, recognise_files, recognise_patients
 from cxr_workbench.data import from_csv, from_dataframe, hold_out
+from cxr_workbench.doctor import examine
 from cxr_workbench.evaluating import Scored, find_groups, find_values
+from cxr_workbench.films import check_headers, say_few
 
 N = 24
 LABELS = ['Erguss', 'Kardiomegalie']
+SMALL = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
 
 
 def make_table(**columns):
@@ -40,8 +43,7 @@ def test_what_the_doctor_writes_is_read_by_every_command(hospital, monkeypatch):
     assert command == f'cxr-workbench fit supervised --data repaired.csv --labels {",".join(LABELS)}'
     said = "'Bild' is taken for the image files"
     assert said in shell('pack', 'repaired.csv', 'packed', '--size', '16')
-    small = ['--size', '16', '--epochs', '1', '--backbone', 'test_resnet', '--no-progress', '--labels', ','.join(LABELS)]
-    fitted = shell('fit', 'supervised', '--data', 'repaired.csv', *small, '--out', 'run')
+    fitted = shell('fit', 'supervised', '--data', 'repaired.csv', *SMALL, '--out', 'run')
     assert f"{said} and 'Patientennr.' is taken for the patients: --path, --patient to name another" in fitted
     assert said in shell('predict', 'run', 'repaired.csv') and len(pd.read_csv('scores.csv')) == N
     scored = shell('evaluate', 'run', '--data', 'repaired.csv', '--by', 'sex,age', '--n-boot', '5')
@@ -119,8 +121,9 @@ def test_sexes_in_several_spellings_are_one_group():
     def group(texts):
         rows = Scored([''], None, None, None, None, [], pd.DataFrame({'Geschlecht': texts}))
         return find_groups(rows, 'sex')[1].tolist()
-    assert group(['m', 'W', 'weiblich', 'männlich', 'F', None]) == ['male', *['female']*2, 'male', 'female', 'not given']
-    with pytest.warns(UserWarning, match=r"\['1', '2'\] are no spelling of a sex"): assert group(['1', '2']) == ['1', '2']
+    assert group(['m', 'W', 'weiblich', 'männlich', None]) == ['male', 'female', 'female', 'male', 'not given']
+    with pytest.warns(UserWarning, match=r"\['1', '2'\] are no spelling of a sex"):
+        assert group(['1', '2']) == ['1', '2']
 
 
 def test_two_columns_of_one_property_are_listed():
@@ -155,9 +158,145 @@ def test_a_pack_is_examined_by_its_shards_and_its_table(hospital, monkeypatch):
 def test_pack_says_who_finds_the_files_and_leaves_rows_out(hospital, monkeypatch):
     monkeypatch.chdir(hospital)
     said = shell('pack', 'befunde.xlsx', 'packed', status=1)
-    assert '--root; `cxr-workbench doctor befunde.xlsx` finds where they lie' in said and not (hospital/'packed').exists()
+    assert '--root; `cxr-workbench doctor befunde.xlsx` finds where they lie' in said
+    assert not (hospital/'packed').exists()
     make_table(path=[f'bilder/2023/{k:04d}.png' for k in range(N)]).to_csv('table.csv', index=False)
     refused = shell('pack', 'table.csv', 'packed', '--missing', 'error', status=1)
     assert '12 of 24 rows have no file' in refused and '--missing skip leaves them out' in refused
     assert '12 images in packed, 0 files could not be read' in shell('pack', 'table.csv', 'packed', '--missing', 'skip')
     assert '12 images in whole, 12 files could not be read' in shell('pack', 'table.csv', 'whole')
+
+
+def find_checks(found, what): return [check for check in found.checks if check.what == what]
+
+
+def test_a_patient_of_two_sexes_and_two_births_is_named(hospital):
+    table = make_table(Geburtsdatum=[f'19{50 + k//2}-01-01' for k in range(N)])
+    table.loc[1, 'Geschlecht'], table.loc[3, 'Geburtsdatum'], table.loc[5, 'Alter'] = 'W', '1999-01-01', 99
+    table.loc[[6, 7], 'Geschlecht'] = '1'
+    table.to_csv(hospital/'befunde.csv', index=False)
+    found = examine(hospital/'befunde.csv', look=0)
+    sexes, (births,), (ages,) = (find_checks(found, what) for what in ('sex', 'births', 'age'))
+    assert sexes[0].examples == ['000 (female, male)'] and sexes[1].examples == ["'1' in 2 rows"]
+    assert births.examples == ['001 (1951-01-01, 1999-01-01)'] and ages.examples == ['002 (42, 99)']
+    assert not any(check.stops for check in [*sexes, births, ages])
+    clean = make_table()
+    clean.to_csv(hospital/'clean.csv', index=False)
+    assert not any(find_checks(examine(hospital/'clean.csv', look=0), what) for what in ('sex', 'births', 'age'))
+
+
+def write_dicom(path, patient, photometric='MONOCHROME2', view='PA', side=16):
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    ds, meta = Dataset(), FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, '1.2.840.10008.5.1.4.1.1.1'
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    ds.file_meta, ds.PatientID, ds.PhotometricInterpretation, ds.ViewPosition = meta, patient, photometric, view
+    ds.Rows = ds.Columns = side
+    ds.SamplesPerPixel, ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 1, 16, 12, 11, 0
+    ds.PixelData = (np.arange(side*side) % 4096).astype(np.uint16).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)
+
+
+def test_headers_tell_how_films_are_made_and_whose_they_are(tmp_path):
+    for k in range(8):
+        who = 'x' if k == 1 else f'h{k//2}' if k < 6 else 'h0'
+        write_dicom(tmp_path/'bilder'/f'{k}.dcm', who, f'MONOCHROME{1 + k % 2}', side=16 + k)
+    (tmp_path/'bilder'/'kopie.dcm').write_bytes((tmp_path/'bilder'/'0.dcm').read_bytes())
+    pd.DataFrame({'Bild': [f'bilder/{k}.dcm' for k in range(8)], 'Patientennr.': [f'p{k//2}' for k in range(8)],
+                  'Erguss': ['ja', 'nein']*4}).to_csv(tmp_path/'t.csv', index=False)
+    found = examine(tmp_path/'t.csv')
+    dicom, = find_checks(found, 'dicom')
+    assert dicom.detail == ('8 of 8 files are DICOM: MONOCHROME1 4, MONOCHROME2 4; bits: 12 8; views: PA 8; '
+                            'sides of 16 to 23 pixels; 0 compressed')
+    told = [check for check in find_checks(found, 'patients') if 'PatientID' in check.detail]
+    assert [check.examples for check in told] == [['p0 (h0, x)'], ['h0 (p0, p3)']]
+    further, = find_checks(found, 'further files')
+    assert (further.count, further.examples) == (1, ['bilder/kopie.dcm'])
+    assert not find_checks(examine(tmp_path/'t.csv', look=0), 'dicom')
+
+
+def test_one_name_for_all_headers_is_no_contradiction(tmp_path):
+    for k in range(4): write_dicom(tmp_path/f'{k}.dcm', 'ANONYMOUS')
+    checks = check_headers([str(tmp_path/f'{k}.dcm') for k in range(4)], ['a', 'a', 'b', 'b'])
+    assert [check.what for check in checks] == ['dicom']
+
+
+def test_too_few_positives_are_said_before_training(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
+    found = examine('repaired.csv', look=0)
+    few = find_checks(found, 'few positives')
+    assert [check.detail.partition(':')[0] for check in few] == ['held out']
+    fitted = shell('fit', 'supervised', '--data', 'repaired.csv', *SMALL, '--out', 'run')
+    assert few[0].detail in fitted   # the parts of the doctor are those of training
+
+
+@pytest.mark.parametrize('positives, said', [
+    (4, 'held out: 40 images, labels with fewer than 5 positives: A 4'), (5, '')])
+def test_few_is_fewer_than_five(positives, said):
+    y = np.zeros((40, 1))
+    y[:positives] = 1
+    assert say_few(y, np.ones_like(y), ['A'], 'held out').startswith(said)
+    assert bool(say_few(y, np.ones_like(y), ['A'], 'held out')) == bool(said)
+    assert say_few(y, np.zeros_like(y), ['A'], 'held out')   # what is not known is no positive
+
+
+def test_a_run_is_repeated_from_another_folder(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
+    shell('pack', 'repaired.csv', 'packed', '--size', '16')
+    shell('fit', 'supervised', '--data', 'repaired.csv', '--packed', 'packed', *SMALL, '--out', 'runs/base')
+    written = (hospital/'runs'/'base'/'fit.toml').read_text()
+    assert f'packed = "{hospital/"packed"}"' in written and f'data = "{hospital/"repaired.csv"}"' in written
+    other = hospital/'other'
+    other.mkdir()
+    monkeypatch.chdir(other)
+    shell('fit', '--config', '../runs/base/fit.toml', '--out', 'again', '--no-progress')
+    (hospital/'runs'/'base'/'fit.toml').write_text(written.replace(f'{hospital}/', ''))   # as it was written before
+    shell('fit', '--config', '../runs/base/fit.toml', '--out', 'old', '--no-progress')
+    one, two = ((other/name/'model.safetensors').read_bytes() for name in ('again', 'old'))
+    assert one == two == (hospital/'runs'/'base'/'model.safetensors').read_bytes()
+    (hospital/'packed').rename(hospital/'gone')
+    refused = shell('fit', '--config', '../runs/base/fit.toml', '--out', 'x', status=1)
+    assert 'names packed, which starts from the folder that the file was made in' in refused
+    trained = shell('predict', 'old', hospital/'repaired.csv')
+    assert 'note: ' in trained
+
+
+def test_predict_says_what_it_was_trained_on(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    shell('doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv')
+    shell('fit', 'supervised', '--data', 'repaired.csv', *SMALL, '--out', 'run')
+    train, held = opening.open_parts(opening.read_run_record('run'))
+    said = f'{len(train)} of 24 files were trained on: such scores tell how well the run remembers'
+    assert said in shell('predict', 'run', 'repaired.csv')
+    assert '1 of 1 files were trained on' in shell('predict', 'run', train.paths[0])
+    assert 'were trained on' not in shell('predict', 'run', held.paths[0])
+
+
+def test_a_table_that_was_written_before_is_kept(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    write = ['doctor', 'befunde.xlsx', '--look', '0', '--write', 'repaired.csv']
+    shell(*write)
+    (hospital/'repaired.csv').write_text('mine')
+    assert 'repaired.csv is there already: name another file, or with --force it becomes repaired.old1.csv' in shell(
+        *write, status=1)
+    shell(*write, '--force')
+    assert (hospital/'repaired.old1.csv').read_text() == 'mine' and len(pd.read_csv('repaired.csv')) == N
+    shell(*write, '--force')
+    assert (hospital/'repaired.old2.csv').read_bytes() == (hospital/'repaired.csv').read_bytes()
+    again = shell('doctor', 'repaired.csv', '--look', '0', '--write', 'repaired.csv', '--force', status=1)
+    assert 'is the table that is examined' in again
+
+
+def test_a_patient_in_two_groups_is_counted_openly(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    make = make_table(path=[f'bilder/{2023 + (k >= N//2)}/{k:04d}.png' for k in range(N)])
+    make.to_csv('train.csv', index=False)
+    shell('fit', 'supervised', '--data', 'train.csv', *SMALL, '--out', 'run')
+    make.loc[1, 'Geschlecht'] = 'w'
+    make.to_csv('train.csv', index=False)
+    scored = shell('evaluate', 'run', '--data', 'train.csv', '--by', 'sex', '--n-boot', '5')
+    assert 'groups by sex: 1 of 12 patients are in more than one group and count in each, and one of their' in scored

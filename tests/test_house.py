@@ -74,7 +74,7 @@ GROUND = {
     'long_tables': {'csv_tables', 'tables', 'roles', 'finding_texts'},
     'implied': {'states', 'hierarchy', 'csv_tables', 'roles'},
     'pack_checks': {'packing', 'roles'},
-    'films': {'csv_tables', 'columns', 'dicom_tags', 'reading', 'places', 'roles', 'splits'},
+    'films': {'csv_tables', 'columns', 'reading', 'roles', 'splits'},
 }
 DATA = {
     'dataset': {*GROUND},
