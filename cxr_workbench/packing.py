@@ -129,13 +129,14 @@ def parallel_map(
         return
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), exit_with_parent)
+    pool, broken = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), exit_with_parent), False
     try: yield pool.map(task, items, chunksize=8)
     except BrokenProcessPool as error:
+        broken = True      # its thread ends the tasks itself; to cancel them meanwhile would leave Python waiting
         raise RuntimeError("a worker process died. In a script, call pack under `if __name__ == '__main__':`; "
                            'otherwise memory may be short: give fewer workers, or workers=0 to see the error. '
                            'What was packed stays') from error
-    finally: pool.shutdown(cancel_futures=True)
+    finally: pool.shutdown(wait=not broken, cancel_futures=not broken)
 
 # %% ../nbs/01a4_packing.ipynb #240aa0ff
 def write_shard(
