@@ -3,7 +3,7 @@
     python benchmarks/packing.py                              # 112,120 names of 200 small files, 2 processes
     python benchmarks/packing.py --files 5000 --size 32
 
-The rows are hard links to a few small files of random squares, so that decoding costs little and what is measured is the packing.
+The rows are hard links to a few small files of random squares, so that decoding costs little beside the packing.
 The first run is killed with SIGKILL at the given share of the shards, the second goes on, and then every checksum is
 read. Memory is the proportional set size of all processes (Linux only).
 """

@@ -7,8 +7,8 @@ import importlib, os, platform, sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ['importing', 'waiting', 'threads', 'bootstrap', 'phantom', 'decoding', 'reading', 'packing', 'memory', 'training',
-         'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws']
+NAMES = ['importing', 'waiting', 'threads', 'bootstrap', 'phantom', 'decoding', 'reading', 'packing', 'memory',
+         'training', 'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws']
 
 
 def describe_machine():
