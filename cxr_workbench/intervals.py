@@ -144,7 +144,8 @@ def bootstrap(
     shared = dict(patients=P, n_boot=n_boot, seed=seed, chunk=chunk, convention=convention)
     empty = dict(auroc=np.nan, ap=np.nan) if convention == 'skip' else dict(auroc=.5, ap=0.)
     draws = {name: np.full((n_boot, C), value) for name, value in empty.items()}
-    for c, (auc, ap) in share_labels(ranked, shared).items(): draws['auroc'][:, c], draws['ap'][:, c] = auc, ap
+    for c, areas in share_labels(ranked, shared).items():
+        for name, values in zip(draws, areas): draws[name][:, c] = values
     return draws
 
 # %% ../nbs/07c_intervals.ipynb #f9b1aab6
