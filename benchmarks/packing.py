@@ -78,8 +78,10 @@ def measure_rows(files=112_120, size=32, workers=2, kill=.4):
             plan = json.loads((out/'pack.json').read_text())
             now = files if plan['complete'] else count()*plan['shard']
             half, memory = len(seen)//2, seen[:, 1]
-            table_rows.append(dict(what=f'{files:,} names, {name}', images=now - done, cpu_s=float(cpu), clock_s=clock,
-                                   early_MB=float(memory[half//2:half].max()), late_MB=float(memory[half:].max())))
+            spent = float(cpu) if plan['complete'] else ''      # of a run that was killed, its workers' is not known
+            early, late = float(memory[half//2:half].max()), float(memory[half:].max())
+            table_rows.append(dict(what=f'{files:,} names, {name}', images=now - done, cpu_s=spent, clock_s=clock,
+                                   early_MB=early, late_MB=late))
             done = now
         packed = PackedImages(out)
         shards = packed.config['rows']//packed.config['shard'] + 1
