@@ -7,8 +7,8 @@ import importlib, os, platform, sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ['importing', 'waiting', 'bootstrap', 'phantom', 'decoding', 'reading', 'memory', 'training', 'frozen',
-         'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws']
+NAMES = ['importing', 'waiting', 'threads', 'bootstrap', 'phantom', 'decoding', 'reading', 'packing', 'memory',
+         'training', 'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws']
 
 
 def describe_machine():
@@ -37,7 +37,7 @@ def main(names):
     for name in names:
         print(f'{name} ...', file=sys.stderr, flush=True)
         module = importlib.import_module(name)
-        part = [f'## {name}', module.__doc__.strip().splitlines()[0], format_table(module.measure_rows())]
+        part = [f'## {name}', module.__doc__.strip().splitlines()[0], format_table(list(module.measure_rows()))]
         print('\n\n'.join(part), flush=True)
         parts += part
     head = '# Benchmarks\n\nWritten by `make benchmarks`. Ratios are taken within one run.\n\n'

@@ -405,6 +405,7 @@ Missing = Annotated[Optional[str], Option(help='error, or skip: leave rows witho
 PhantomRows = Annotated[Optional[int], Option(help='images of the phantom')]
 DataSeed = Annotated[Optional[int], Option(help='seed of the phantom: other patients than those of the run')]
 Resamples = Annotated[int, Option(help='resamples of the patients for the intervals')]
+Jobs = Annotated[int, Option(help='processes that resample; the figures are the same')]
 Unfinished = Annotated[bool, Option('--unfinished', help='take a run that has not ended as it stands')]
 Device = Annotated[Optional[str], Option(help='cpu, cuda or mps')]
 
@@ -446,6 +447,15 @@ def collect_given(
     if root is not None: given['root'] = root
     return {**given, 'labels': parse_labels(given.get('labels'))}
 
+# %% ../nbs/80_cli.ipynb #5c1d0c05
+def share_among(
+    jobs:int,   # processes
+):              # to be used with `with`
+    "Have joblib share what can be shared among processes; ValueError for fewer than one."
+    import joblib
+    if jobs < 1: raise ValueError(f'--jobs {jobs}: give 1 or more')
+    return joblib.parallel_config('loky', n_jobs=jobs)
+
 # %% ../nbs/80_cli.ipynb #d71038f0
 @command
 def evaluate(
@@ -474,6 +484,7 @@ def evaluate(
     by: Annotated[Optional[list[str]], Option(
         help='study: score studies; view, sex, age, manufacturer, site, a column or WHAT=COLUMN: groups')] = None,
     n_boot: Resamples = 1000,
+    jobs: Jobs = 1,
     out: Annotated[Optional[Path], Option(help='CSV of the table; without it RUN/report....csv')] = None,
     unfinished: Unfinished = False,
     name_rows: Annotated[bool, Option('--name-rows', help='write names, patients and scores of the rows too')] = False,
@@ -491,7 +502,8 @@ def evaluate(
         reports.check_place(out, *read, *opening.list_run_files(run))
     from cxr_workbench.evaluating import evaluate_run, summarize_groups
     by = [text for texts in by or () for text in split_names(texts)]
-    made = evaluate_run(run, data, by, n_boot, out, name_rows, show_images, device, unfinished=unfinished, **given)
+    given |= dict(name_rows=name_rows, show_images=show_images, device=device, unfinished=unfinished)
+    with share_among(jobs): made = evaluate_run(run, data, by, n_boot, out, **given)
     for what, value in made.facts['value'].items(): print_line(f'{what}: {value}')
     reports.print_table(made.result)
     if not {'present', 'absent'}.issuperset(made.counts.columns[made.counts.any()]):
@@ -520,6 +532,7 @@ def compare(
     data_seed: DataSeed = None,
     by: Annotated[Optional[str], Option(help='study, or study=COLUMN: compare scores of studies')] = None,
     n_boot: Resamples = 1000,
+    jobs: Jobs = 1,
     out: Annotated[Optional[Path], Option(help='CSV of the table; without it RUN/comparison_....csv')] = None,
     unfinished: Unfinished = False,
     device: Device = None,
@@ -535,7 +548,8 @@ def compare(
         read = [file for file in (table, data) if file is not None]
         reports.check_place(out, *read, *(file for run in runs for file in opening.list_run_files(run)))
     from cxr_workbench.comparing import compare_runs, format_pair
-    made = compare_runs(runs, data, by, n_boot, out, device=device, unfinished=unfinished, **given)
+    given |= dict(device=device, unfinished=unfinished)
+    with share_among(jobs): made = compare_runs(runs, data, by, n_boot, out, **given)
     pairs = made.table.groupby(['first', 'second'], sort=False)
     for facts, note, (names, pair) in zip(made.facts, made.notes, pairs):
         print_line(f'{names[0]} (first) and {names[1]} (second)')
@@ -699,6 +713,7 @@ def pack(
     frame: Frame = None,
     workers: Annotated[Optional[int], Option(help='processes that read')] = None,
     verify: Annotated[bool, Option(help='compare checksums, and make damaged shards again')] = False,
+    plan: Annotated[bool, Option('--plan', help='say what it takes, by a few of the files, and pack nothing')] = False,
 ):
     "Decode and resize every image once; killed at any moment, the same command goes on."
     settings.check_words({'--fit': fit, '--missing': missing})
@@ -723,7 +738,11 @@ def pack(
         files, column = opening.list_packable(table, path, sheet)
         where = root or (None if table.is_dir() else table.parent)
         if not table.is_dir(): files = keep_packable(files, column, where, table, missing)
-    from cxr_workbench.files import pack as pack_files
+    from cxr_workbench.packing import pack as pack_files, plan_pack
+    if plan:
+        found = plan_pack(files, out, size, path_column=column, root=where, workers=workers, **how)
+        for what, value in found.items(): print_line(f'{what}: {value:,.6g}')
+        return
     packed = pack_files(files, out, size, path_column=column, root=where, workers=workers, verify=verify, **how)
     nameless = sum(not isinstance(path, str) or not path for path in packed.failed.get('path', ()))
     failed = f' (listed in {out}/failed.csv)' if len(packed.failed) else ''
@@ -857,8 +876,18 @@ def demo(
     reports.write_html(out/'report.html', *reports.make_demo_sections(model, held_out, history, result))
     print_line(f'it took {time.perf_counter() - start:.0f} s; the report with pictures: {out/"report.html"}')
 
+# %% ../nbs/80_cli.ipynb #5c1d0c08
+def let_threads_sleep(
+    environment=os.environ,   # read when torch is imported, and by every process that is started from here
+):
+    "Threads that wait for others sleep and do not spin, unless the user has chosen."
+    chosen = {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & set(environment)
+    if not chosen: environment['OMP_WAIT_POLICY'] = 'PASSIVE'
+
 # %% ../nbs/80_cli.ipynb #fbe774e9
-def main(): app()
+def main():
+    let_threads_sleep()
+    app()
 
 # %% ../nbs/80_cli.ipynb #02a2119d
 if __name__ == '__main__' and globals().get('__spec__'): main()   # python -m cxr_workbench.cli; a page has no spec

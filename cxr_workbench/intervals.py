@@ -87,6 +87,38 @@ def check_convention(
     "Refuse what is no convention for absent labels (ValueError)."
     if convention not in ('skip', 'trcgl'): raise ValueError(f"convention={convention!r}: give 'skip' or 'trcgl'")
 
+# %% ../nbs/07c_intervals.ipynb #5c1d0c02
+def resample_labels(
+    ranked:dict,    # label -> what rank_patients gives
+    patients:int, n_boot:int, seed, chunk:int, convention,   # P, and as in bootstrap
+)->dict:            # label -> AUROC and AP, (2, n_boot)
+    "Both areas of every resample, for some labels; the same resamples for the same seed."
+    found, rng = {c: np.empty((2, n_boot)) for c in ranked}, np.random.default_rng(seed)
+    for start in range(0, n_boot, chunk):
+        rows = slice(start, min(start + chunk, n_boot))
+        weights = draw_weights(rng, patients, rows.stop - start)
+        for c, of in ranked.items():
+            a, *rest = weigh_ranks(of, weights)
+            auc, ap = weighted_areas(a, *rest)
+            if convention == 'trcgl':
+                auc = np.nan_to_num(auc, nan=.5)
+                ap = np.where(np.isnan(ap), a.sum((0, 1)) > 0, ap)
+            found[c][:, rows] = auc, ap
+    return found
+
+# %% ../nbs/07c_intervals.ipynb #5c1d0c04
+def share_labels(
+    ranked:dict,    # label -> what rank_patients gives
+    shared:dict,    # further arguments of resample_labels
+)->dict:            # label -> AUROC and AP, (2, n_boot)
+    "`resample_labels` in as many processes as joblib's configuration says, in this one where it says nothing."
+    from joblib import Parallel, delayed, effective_n_jobs
+    jobs, labels = min(effective_n_jobs(), len(ranked)), list(ranked)
+    if jobs < 2: return resample_labels(ranked, **shared)
+    parts = [{c: ranked[c] for c in labels[job::jobs]} for job in range(jobs)]
+    done = Parallel()(delayed(resample_labels)(part, **shared) for part in parts)
+    return {c: areas for part in done for c, areas in part.items()}
+
 # %% ../nbs/07c_intervals.ipynb #a195eeff
 def bootstrap(
     scores, y, known=None,   # (n, C)
@@ -109,20 +141,11 @@ def bootstrap(
     for c in np.flatnonzero(known.any(0)):
         rows = known[:, c]
         ranked[c] = rank_patients(scores[rows, c], y[rows, c], patient[rows], P)
+    shared = dict(patients=P, n_boot=n_boot, seed=seed, chunk=chunk, convention=convention)
     empty = dict(auroc=np.nan, ap=np.nan) if convention == 'skip' else dict(auroc=.5, ap=0.)
     draws = {name: np.full((n_boot, C), value) for name, value in empty.items()}
-    rng = np.random.default_rng(seed)
-    for start in range(0, n_boot, chunk):
-        rows = slice(start, min(start + chunk, n_boot))
-        weights = draw_weights(rng, P, rows.stop - start)
-        for c, of in ranked.items():
-            a, *rest = weigh_ranks(of, weights)
-            auc, ap = weighted_areas(a, *rest)
-            if convention == 'trcgl':
-                auc = np.nan_to_num(auc, nan=.5)
-                ap = np.where(np.isnan(ap), a.sum((0, 1)) > 0, ap)
-            draws['auroc'][rows, c] = auc
-            draws['ap'][rows, c] = ap
+    for c, areas in share_labels(ranked, shared).items():
+        for name, values in zip(draws, areas): draws[name][:, c] = values
     return draws
 
 # %% ../nbs/07c_intervals.ipynb #f9b1aab6

@@ -7,11 +7,12 @@ __all__ = ['check_label_names', 'Interrupted', 'find_temperature', 'calibrate', 
 
 # %% ../nbs/08e_prediction.ipynb #c56d5b55
 import os, warnings
+from collections import deque
 import numpy as np
 import torch
-from .core import Method, check_reading, check_source, evaluation_mode, is_assumed
-from .data import batch_sampler, make_loader
-from .files import Reading
+from .core import Batch, Method, check_reading, check_source, evaluation_mode, is_assumed
+from .data import batch_sampler
+from .files import FileImages, Reading
 from .metrics import check_number, tune_thresholds
 from .programs import find_broken_tensors
 from .saving import check_device, on_device
@@ -155,6 +156,23 @@ def predict_files(
     finally: pool.shutdown(cancel_futures=True)
     return finished_rows()
 
+# %% ../nbs/08e_prediction.ipynb #5c1d0d02
+def read_ahead(
+    data,             # a CXRDataset
+    batch_size,
+    workers=4,        # threads that read files
+):                    # yields Batch, in the order of the rows
+    "Batches that are read while the one before is used, at most one more than there are threads."
+    from concurrent.futures import ThreadPoolExecutor
+    threads = max(1, workers) if isinstance(getattr(data, 'images', None), FileImages) else 1
+    pool, coming = ThreadPoolExecutor(threads), deque()
+    try:
+        for rows in batch_sampler(data.known, 'sequential', batch_size):
+            coming.append(pool.submit(data.__getitems__, rows))
+            if len(coming) > threads: yield Batch._make(coming.popleft().result())
+        while coming: yield Batch._make(coming.popleft().result())
+    finally: pool.shutdown(cancel_futures=True)
+
 # %% ../nbs/08e_prediction.ipynb #9f7ca2e0
 def find_temperature(
     logits, y, known,    # (n, C) each
@@ -179,9 +197,8 @@ def calibrate(
     "Tune a temperature and thresholds on a validation part."
     check_label_names(method, data)
     check_source(method, data, 'the images of the validation part')
-    batches = make_loader(data, batch_sampler(data.known, 'sequential', batch_size))
     with evaluation_mode(method), torch.inference_mode():
-        device = next(method.parameters()).device
+        device, batches = next(method.parameters()).device, read_ahead(data, batch_size)
         logits = np.concatenate([method(batch.x.to(device)).float().cpu().numpy() for batch in batches])
     y, known = data.y.numpy(), data.known.numpy().astype(bool)
     temperature = find_temperature(logits, y, known)
@@ -239,8 +256,8 @@ def predict(
     if reading is not None: raise ValueError('reading= is for files: the images of a data set have a reading already')
     check_label_names(method, data)
     check_source(method, data, 'the images of the data set')
-    batches = make_loader(data, batch_sampler(data.known, 'sequential', batch_size))
     with on_device(method, device):
+        batches = read_ahead(data, batch_size, workers)
         scores = np.concatenate([score_batch(method, batch.x, temperature) for batch in batches])
     table = make_table(method, scores, data.paths if data.paths is not None else ['']*len(data))
     table.attrs['data'] = data.fingerprint()

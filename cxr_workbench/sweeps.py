@@ -95,7 +95,7 @@ def describe_failure(
     text = ' '.join(str(error).split())
     return text if isinstance(error, RunFailed) else f'{type(error).__name__}: {text}'
 
-# %% ../nbs/86_sweeps.ipynb #sw860050
+# %% ../nbs/86_sweeps.ipynb #5c1d0f01
 def spell_options(
     job:dict,   # may have 'options'
 )->dict:

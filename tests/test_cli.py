@@ -578,6 +578,17 @@ def test_an_unfinished_run_is_evaluated_on_request_and_says_so(tmp_path, monkeyp
     pd.testing.assert_frame_equal(unfinished, finished)
 
 
+def test_threads_that_wait_sleep_unless_the_user_chose():
+    from cxr_workbench.cli import let_threads_sleep
+    environment = dict(PATH='/bin')
+    let_threads_sleep(environment)
+    assert environment == dict(PATH='/bin', OMP_WAIT_POLICY='PASSIVE')
+    for name, value in dict(OMP_WAIT_POLICY='ACTIVE', GOMP_SPINCOUNT='9', KMP_BLOCKTIME='1').items():
+        environment = {name: value}
+        let_threads_sleep(environment)
+        assert environment == {name: value}
+
+
 def test_compare_prints_and_writes_paired_differences(run, clinics, tmp_path):
     shell(*FIT, '--epochs', 1, '--out', tmp_path/'other')
     shell('compare', run, tmp_path/'other', '--n-boot', 20, '--out', tmp_path/'two.csv')
@@ -588,6 +599,9 @@ def test_compare_prints_and_writes_paired_differences(run, clinics, tmp_path):
     assert set(table['first']) == {run.name} and set(table['second']) == {'other'}
     text = (tmp_path/'two.html').read_text()
     assert text.count('<figure>') == 2 and 'phantom of seed' not in text and 'say nothing about' in text
+    shell('compare', run, tmp_path/'other', '--n-boot', 20, '--jobs', 2, '--out', tmp_path/'shared.csv')
+    assert (tmp_path/'shared.csv').read_bytes() == (tmp_path/'two.csv').read_bytes()
+    assert '--jobs 0: give 1 or more' in shell('compare', run, tmp_path/'other', '--jobs', 0, status=1)
     assert 'is given twice' in shell('compare', run, run, status=1)
     assert 'two runs or more' in shell('compare', run, status=1)
     assert 'no row is in both' in shell('compare', run, clinics/'run', status=1)

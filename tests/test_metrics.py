@@ -228,6 +228,20 @@ def test_bootstrap_is_seeded_paired_and_chunked_alike():
     with pytest.raises(ValueError, match='at least two patients'): M.bootstrap(scores, y, known, np.zeros(300))
 
 
+@pytest.mark.parametrize('convention', ['skip', 'trcgl'])
+def test_resamples_shared_among_processes_are_the_same(convention):
+    import joblib
+    scores, y, known, patient = random_scores(known=.9)
+    known[:, 2] = False                                                            # nothing to share of this label
+    how = dict(n_boot=40, seed=3, convention=convention)
+    alone = M.bootstrap(scores, y, known, patient, **how)
+    with joblib.parallel_config('loky', n_jobs=2): shared = M.bootstrap(scores, y, known, patient, **how)
+    with joblib.parallel_config('threading', n_jobs=9): threads = M.bootstrap(scores, y, known, patient, **how)
+    for other in (shared, threads): assert all(np.array_equal(alone[k], other[k], equal_nan=True) for k in alone)
+    with joblib.parallel_config('loky', n_jobs=2): table = M.report(scores, y, known, patient, n_boot=20)
+    pd.testing.assert_frame_equal(table, M.report(scores, y, known, patient, n_boot=20))
+
+
 def test_label_that_is_missing_from_some_resamples():
     scores, y, _, patient = random_scores()
     y[:, 3] = 0

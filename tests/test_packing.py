@@ -38,6 +38,35 @@ def to_bytes(x): return np.rint(x*255).astype(np.uint8)
 
 # ---- what a pack holds ----
 
+def test_a_plan_says_what_packing_takes_and_writes_nothing(table, tmp_path):
+    plan = packing.plan_pack(table, tmp_path/'p', 16, shard=100, workers=2, sample=330)
+    assert not (tmp_path/'p').exists()
+    assert (plan['rows'], plan['shards'], plan['shards_there'], plan['workers']) == (330, 4, 0, 2)
+    assert plan['unreadable_share'] == 11/330 and plan['pack_MB'] == 330*16*16/1e6
+    assert plan['hours'] == pytest.approx(330*plan['file_ms']/1e3/2/3600) and plan['file_ms'] > 0
+    sides = pack(table, tmp_path/'p', 16, shard=100, workers=0).index
+    assert plan['memory_MB'] == pytest.approx((2*100*256 + 4*2*(sides.height*sides.width).max())/1e6)
+    sample = packing.plan_pack(table, tmp_path/'q', 16, shard=100, workers=1, sample=20)
+    assert sample['pack_MB'] == plan['pack_MB'] and sample['hours'] > 0
+    with pytest.raises(ValueError, match='no column'): packing.plan_pack(table, tmp_path/'q', 16, path_column='file')
+
+
+def test_a_plan_counts_the_shards_that_are_there(table, tmp_path):
+    names, files = packing.resolve_paths(table)
+    own = packing.claim_folder(tmp_path/'p', packing.make_plan(names, Reading(16), 100))
+    done = [packing.pack_file(file, Reading(16)) for file in files[:100]]
+    packing.write_shard(tmp_path/'p', 0, range(100), names[:100], done)
+    plan = packing.plan_pack(table, tmp_path/'p', 16, shard=100, workers=1, sample=10)
+    assert plan['shards_there'] == 1 and plan['hours'] == pytest.approx(230*plan['file_ms']/3.6e6)
+    assert not own['complete']
+
+
+def test_the_command_prints_a_plan(table, tmp_path):
+    from test_cli import shell
+    printed = shell('pack', table, tmp_path/'p', '--size', 16, '--plan')
+    assert 'rows: 330' in printed and 'shards: 1' in printed and 'hours: ' in printed and not (tmp_path/'p').exists()
+
+
 def test_ten_bad_files_among_hundreds(table, tmp_path):
     packed = pack(table, tmp_path/'p', 16, shard=100, workers=0)
     frame = pd.read_csv(table)
