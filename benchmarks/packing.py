@@ -7,7 +7,7 @@ The rows are hard links to a few small files of random squares, so that decoding
 The first run is killed with SIGKILL at the given share of the shards, the second goes on, and then every checksum is
 read. Memory is the proportional set size of all processes (Linux only).
 """
-import argparse, json, os, shutil, signal, subprocess, sys, tempfile, time
+import argparse, json, os, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np
 from memory import read_pss

@@ -7,7 +7,7 @@ __all__ = ['resolve_below', 'check_below', 'detect_below', 'Found', 'list_below'
            'open_below']
 
 # %% ../nbs/81b_choosing.ipynb #bc4baa93
-import itertools, os, time, warnings
+import itertools, os, time
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np

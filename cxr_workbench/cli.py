@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 from typer import Argument, Option
 from . import catalogue, launcher, opening, reports, settings, signatures
-from .commands import MENDABLE, app, command, print_warnings, spell_message
+from .commands import let_threads_sleep, share_among, MENDABLE, app, command, print_warnings, spell_message
 from .reports import print_line
 from .settings import merge_settings, parse_settings, split_names
 
@@ -447,15 +447,6 @@ def collect_given(
     if root is not None: given['root'] = root
     return {**given, 'labels': parse_labels(given.get('labels'))}
 
-# %% ../nbs/80_cli.ipynb #5c1d0c05
-def share_among(
-    jobs:int,   # processes
-):              # to be used with `with`
-    "Have joblib share what can be shared among processes; ValueError for fewer than one."
-    import joblib
-    if jobs < 1: raise ValueError(f'--jobs {jobs}: give 1 or more')
-    return joblib.parallel_config('loky', n_jobs=jobs)
-
 # %% ../nbs/80_cli.ipynb #d71038f0
 @command
 def evaluate(
@@ -875,14 +866,6 @@ def demo(
     reports.print_table(result)
     reports.write_html(out/'report.html', *reports.make_demo_sections(model, held_out, history, result))
     print_line(f'it took {time.perf_counter() - start:.0f} s; the report with pictures: {out/"report.html"}')
-
-# %% ../nbs/80_cli.ipynb #5c1d0c08
-def let_threads_sleep(
-    environment=os.environ,   # read when torch is imported, and by every process that is started from here
-):
-    "Threads that wait for others sleep and do not spin, unless the user has chosen."
-    chosen = {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & set(environment)
-    if not chosen: environment['OMP_WAIT_POLICY'] = 'PASSIVE'
 
 # %% ../nbs/80_cli.ipynb #fbe774e9
 def main():

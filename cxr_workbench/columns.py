@@ -10,7 +10,7 @@ __all__ = ['NAMES', 'SEXES', 'names_a_patient', 'spell_sexes', 'ends_as_images',
 import os, re, warnings
 from pathlib import Path
 import numpy as np
-from .csv_tables import USUAL, first_few, plain_name, read_table
+from .csv_tables import USUAL, plain_name, read_table
 from .reading import SUFFIXES
 from .splits import patients_from_names
 from .tables import find_column, find_patients, holds_states

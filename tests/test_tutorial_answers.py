@@ -49,7 +49,8 @@ def test_a_balanced_test_set_flatters_average_precision():
     present, absent = np.flatnonzero(y[:, c]), np.flatnonzero(y[:, c] == 0)
 
     def measure(rows):
-        return report(scores[rows, c:c + 1], y[rows, c:c + 1], label_names=[names['label']], n_boot=0).iloc[0]
+        own = scores[rows][:, [c]], y[rows][:, [c]]
+        return report(*own, label_names=[names['label']], n_boot=0).iloc[0]
 
     whole = measure(np.arange(len(y)))
     even = measure(np.r_[present, np.random.default_rng(0).permutation(absent)[:len(present)]])
