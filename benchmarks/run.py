@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = ['importing', 'waiting', 'threads', 'bootstrap', 'phantom', 'decoding', 'reading', 'packing', 'memory',
-         'training', 'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws']
+         'training', 'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws', 'pages']
 
 
 def describe_machine():

@@ -88,7 +88,8 @@ def recognise_files(
 ):           # a column name, or None
     "The column of the image files that has no usual name; ValueError where two could be it."
     named = list_named(table, 'image files')
-    suffixed = [name for name in table.columns if table[name].ndim == 1 and ends_as_images(table[name])]
+    titles = [name for name in table.columns if os.path.splitext(str(name))[1].lower() not in SUFFIXES]   # no files
+    suffixed = [name for name in titles if table[name].ndim == 1 and ends_as_images(table[name])]
     fits = [name for name in named if name in suffixed] or suffixed or named
     if len(fits) < 2: return fits[0] if fits else None
     raise ValueError(f'the columns {fits} could all be the image files: name one, path=...')

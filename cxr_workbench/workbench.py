@@ -104,7 +104,9 @@ class BenchData:
             self.runs.setdefault(name, path)
             if (path/'run.json').is_file(): self.sources[f'held out of {name}'] = open_below(self, name)
         elif kind in (None, 'image'): raise ValueError(f'{name} is no run, no data set and no image')
-        else: self.sources[name] = open_below(self, name)
+        else:
+            self.sources[name] = open_below(self, name)
+            if name not in self.listing.data: self.listing.data.append(name)
 
     def open(self, source, size=None, label_names=()):
         "Take up a source of data; what was there before stays where this fails."
@@ -687,10 +689,36 @@ class LiveTab:
         return figures
 
 # %% ../nbs/82_workbench.ipynb #be5c0032
+class Menus:
+    "What is chosen on a bench: set without drawing, refused, sent again when the page stands; `Board` has the rest."
+    def listen(self):
+        "The page stands: what was grey can be used, at what the kernel has."
+        if not self.menus['first'].disabled: return
+        for each in self.inputs: each.disabled = False
+        for panel in self.panels.values(): panel.wake()
+        for each in [*self.inputs, self.tabs]: each.send_state()
+
+    @contextlib.contextmanager
+    def quietly(self):   # menus are set without drawing
+        self.quiet = True
+        try: yield
+        finally: self.quiet = False
+
+    def set_quietly(self, **values):   # name of a menu -> what it gets
+        with self.quietly():
+            for name, value in values.items(): self.menus[name].value = value
+
+    def refuse(self, error, said):
+        "Menus back to what the pictures show, and why."
+        self.set_quietly(first=self.chosen[0], second=self.chosen[1])
+        if 'data' in self.menus: self.set_quietly(data=self.bench.source)
+        self.note.value = self.bench.hide_root(f'{format_error(error)}<br>{said}')
+
+# %% ../nbs/82_workbench.ipynb #be5c0091
 BUTTONS = 'back to the data', 'save the case', 'save the run'
 WARNING = 'background:#FFF3CD; color:#5C4300; border-left:4px solid #E69F00; padding:2px 8px; margin:2px 0'
 
-class Board:
+class Board(Menus):
     "Menus over panels: what is chosen, and what is drawn of it."
     def __init__(self, bench:Bench):
         import ipywidgets as w
@@ -713,13 +741,6 @@ class Board:
         self.tabs.observe(self.turn, 'selected_index')
         for each in self.inputs: each.disabled = True
         self.change()
-
-    def listen(self):
-        "The page stands: what was grey can be used, at what the kernel has."
-        if not self.menus['first'].disabled: return
-        for each in self.inputs: each.disabled = False
-        for panel in self.panels.values(): panel.wake()
-        for each in [*self.inputs, self.tabs]: each.send_state()
 
     def choose(self)->Choice:
         values = {name: self.menus[name].value for name in ('first', 'second', 'row', 'label')}
@@ -745,16 +766,6 @@ class Board:
             panel.mark('old', True)   # pale until it is drawn again
         self.say()
         self.turn()
-
-    @contextlib.contextmanager
-    def quietly(self):   # menus are set without drawing
-        self.quiet = True
-        try: yield
-        finally: self.quiet = False
-
-    def set_quietly(self, **values):   # name of a menu -> what it gets
-        with self.quietly():
-            for name, value in values.items(): self.menus[name].value = value
 
     def offer(self):
         "Rows and labels as the data and the models have them; what was chosen stays where it can."
@@ -799,11 +810,17 @@ class Board:
         except Exception as error: return self.refuse(error, 'the models are those of before')
         self.change()
 
-    def refuse(self, error, said):
-        "Menus back to what the pictures show, and why."
-        self.set_quietly(first=self.chosen[0], second=self.chosen[1])
-        if 'data' in self.menus: self.set_quietly(data=self.bench.source)
-        self.note.value = self.bench.hide_root(f'{format_error(error)}<br>{said}')
+    def warn(self):
+        "What is to be known of the data, and which scores mean nothing."
+        told = [f'<div>{html.escape(self.bench.told)}</div>'] if self.bench.told else []
+        for said in self.bench.tell_mismatch(self.chosen, self.file is not None):
+            told.append(f'<div class="cxr-warning" style="{WARNING}">{html.escape(said)}</div>')
+        self.warning.value = self.bench.hide_root(''.join(told))
+
+    def ask_columns(self, name):
+        "Offer the columns of data that are a table."
+        is_below = self.bench.root is not None and name in self.bench.listing.data
+        return is_below and self.columns.ask(self.bench.root, name)
 
 # %% ../nbs/82_workbench.ipynb #38d2ba15
 class Workbench(Board):
@@ -841,18 +858,6 @@ class Workbench(Board):
         self.file = None
         self.set_quietly(row=row, label=label)
         self.change()
-
-    def warn(self):
-        "What is to be known of the data, and which scores mean nothing."
-        told = [f'<div>{html.escape(self.bench.told)}</div>'] if self.bench.told else []
-        for said in self.bench.tell_mismatch(self.chosen, self.file is not None):
-            told.append(f'<div class="cxr-warning" style="{WARNING}">{html.escape(said)}</div>')
-        self.warning.value = self.bench.hide_root(''.join(told))
-
-    def ask_columns(self, name):
-        "Offer the columns of data that are a table."
-        is_below = self.bench.root is not None and name in self.bench.listing.data
-        return is_below and self.columns.ask(self.bench.root, name)
 
     def open_table(self, name):
         "A table, with the columns that were chosen for it."

@@ -129,16 +129,21 @@ def test_a_radiograph_under_a_phantom_model_is_warned_of(board, root):
     assert 'mean nothing' not in board.warning.value
 
 
-def test_a_damaged_file_is_left_out_and_a_table_gets_its_columns(board):
+def test_a_damaged_file_is_left_out_and_a_table_gets_its_columns(board, root):
     board.menus['data'].value = 'scans'
     assert board.menus['row'].max == 10 and '1 of 12 files cannot be read' in board.warning.value
     assert board.panels['scores'].fresh and 'image 0' in board.panels['scores'].pictures.children[0].words
-    board.menus['data'].value = 'tabelle.csv'
-    assert board.menus['data'].value == 'scans' and 'columns of tabelle.csv are not recognised' in board.note.value
+    board.menus['data'].value = 'tabelle.csv'   # its columns are recognised by what they hold
+    assert board.menus['data'].value == 'tabelle.csv' and board.bench.data.label_names == LABELS
+    board.menus['data'].value = 'scans'
+    pd.read_csv(root/'tabelle.csv').assign(Kopie=lambda t: t['Aufnahme 1']).to_csv(root/'zwei.csv', index=False)
+    board.menus['place'].value = 'zwei.csv'     # two columns could be the files
+    assert board.menus['data'].value == 'scans' and 'columns of zwei.csv are not recognised' in board.note.value
     assert board.columns.widget.layout.display == ''
-    board.columns.patient.value, board.columns.labels.value = 'wer', tuple(LABELS)
+    board.columns.path.value, board.columns.patient.value = 'Aufnahme 1', 'wer'
+    board.columns.labels.value = tuple(LABELS)
     board.columns.press()
-    assert board.menus['data'].value == 'tabelle.csv' and board.columns.widget.layout.display == 'none'
+    assert board.menus['data'].value == 'zwei.csv' and board.columns.widget.layout.display == 'none'
     assert board.bench.data.label_names == LABELS and board.bench.data.patient_id is not None
 
 

@@ -279,7 +279,7 @@ def test_columns_of_real_sets_are_found():
     two = scored('abc', meta=nih)
     assert list(evaluating.find_groups(two, 'sex')[1]) == ['male', 'female', 'female']
     assert evaluating.find_groups(two, 'Patient Gender')[0] == 'Patient Gender'
-    assert list(evaluating.find_groups(two, 'sex=View Position')[1]) == ['pa', 'ap', 'pa']
+    assert list(evaluating.find_groups(two, 'sex=View Position')[1]) == ['PA', 'AP', 'PA']   # none of them is a sex
     with pytest.raises(ValueError, match="by='site=COLUMN'"): evaluating.find_groups(two, 'site')
     many = scored(map(str, range(40)), meta=pd.DataFrame(dict(site=range(40))))
     with pytest.raises(ValueError, match="by='site': 40 of its 40 values"): evaluating.find_groups(many, 'site')
@@ -326,13 +326,14 @@ def test_groups_are_compared_on_the_labels_that_all_can_measure():
 
 
 def test_a_comparison_is_written_in_words_and_says_what_was_compared():
-    from cxr_workbench import reports
+    from cxr_workbench.exporting import make_table
     from cxr_workbench.learner import find_model
+    from cxr_workbench.reports import spell_table
     a, b, y, patient = two_models(labels=3)
     table = comparing.compare_scores(a, b, y, patient_id=patient, label_names=['x', 'y', 'z'], n_boot=20)
     for shown in comparing.spell_comparison(table, 'old', 'new'):
         assert list(shown)[:3] == ['old', 'new', 'difference'] and len(list(shown)) <= 9
-        text = reports.make_table_html(shown)
+        text = make_table(spell_table(shown))
         assert not [name for name in ('auroc_', 'ap_', 'delong_', 'n_pos') if name in text]
         assert shown.loc['x', 'interval, patients resampled'].count(' to ') == 1
     opened = evaluating.open_rows(find_model('lcc'), 'phantom', rows=40)
