@@ -8,6 +8,7 @@ __all__ = ['app', 'share_among', 'let_threads_sleep']
 # %% ../nbs/79c2_commands.ipynb #c2d00003
 import contextlib, functools, os, warnings
 import typer
+from typer.core import TyperCommand, TyperOption
 from . import settings, signatures
 
 # %% ../nbs/79c2_commands.ipynb #b2c99187
@@ -61,6 +62,26 @@ def describe_error(
     if isinstance(error, ConnectionError): message = ' '.join(message.split())
     return spell_message(message, function, given)
 
+# %% ../nbs/79c2_commands.ipynb #c2d00013
+GROUPS = {   # heading of the help -> parameters
+    'Data': 'data table sheet root option labels path patient uncertain blank like rows data_seed missing packed',
+    'Reading of files': 'size square fit bits stretch invert window frame',
+    'What is held out, and which labels are known': 'fold fold_column each_image regime fraction labelled',
+    'Method and first weights': 'preset backbone pretrained weights start setting variant',
+    'Training': 'epochs batch_size seed best patience tune',
+    'Machine': 'workers device devices nodes strategy precision jobs progress unfinished'}
+
+# %% ../nbs/79c2_commands.ipynb #c2d00014
+class GroupedCommand(TyperCommand):
+    "A command whose help groups its options, where there are many."
+    def get_params(self, context):
+        params = super().get_params(context)
+        if len(params) < 25: return params
+        groups = {name: heading for heading, names in GROUPS.items() for name in names.split()}
+        for param in params:
+            if isinstance(param, TyperOption): param.rich_help_panel = groups.get(param.name)
+        return params
+
 # %% ../nbs/79c2_commands.ipynb #246d4b79
 def command(
     function,
@@ -76,7 +97,7 @@ def command(
             if os.environ.get('CXR_DEBUG'): raise
             typer.echo(f'error: {describe_error(error, function, kw)}', err=True)
             raise typer.Exit(1) from None
-    app.command(name)(run)
+    app.command(name, cls=GroupedCommand)(run)
     return run
 
 # %% ../nbs/79c2_commands.ipynb #5c1d0c05

@@ -172,6 +172,15 @@ def list_notes(printed):
     return [note for note in notes if not any(words in note for words in usual)]
 
 
+def test_help_groups_many_options_and_leaves_few_in_one_list():
+    headings = 'Data', 'Reading of files', 'Method and first weights', 'Training', 'Machine'
+    texts = {name: CliRunner().invoke(app, [name, '--help']).output for name in ('fit', 'export')}
+    for heading in headings:
+        assert f' {heading} ─' in texts['fit'] and f' {heading} ─' not in texts['export']
+    listed = texts['fit'].index(' Machine ─')
+    assert texts['fit'].index('--device ') > listed > texts['fit'].index('--epochs ')
+
+
 def test_a_warning_is_one_line(tmp_path):
     printed = shell(*FIT, '--epochs', 1, '--fraction', .3, '--out', tmp_path)
     notes = list_notes(printed)
