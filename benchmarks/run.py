@@ -1,7 +1,7 @@
 """All benchmarks, a table each. Ratios are taken within one run; seconds belong to the machine that is named.
 
     python benchmarks/run.py                  # all of them, into benchmarks/results.md
-    python benchmarks/run.py importing scan
+    python benchmarks/run.py importing scan   # these anew; the others stay as they are
 """
 import importlib, os, platform, sys
 from pathlib import Path
@@ -32,16 +32,26 @@ def format_table(rows):
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
+def read_others(names):
+    "The tables that stand in results.md already, without those that are measured now: name -> its part."
+    if not (HERE/'results.md').exists(): return {}
+    parts = (HERE/'results.md').read_text().split('\n## ')[1:]
+    found = {part.split('\n', 1)[0]: f'## {part.strip()}' for part in parts}
+    return {name: part for name, part in found.items() if name not in names}
+
+
 def main(names):
-    parts = [describe_machine()]
+    machine, parts = describe_machine(), read_others(names)
+    if parts and machine not in (HERE/'results.md').read_text(): parts = {}   # of another machine
     for name in names:
         print(f'{name} ...', file=sys.stderr, flush=True)
         module = importlib.import_module(name)
         part = [f'## {name}', module.__doc__.strip().splitlines()[0], format_table(list(module.measure_rows()))]
-        print('\n\n'.join(part), flush=True)
-        parts += part
-    head = '# Benchmarks\n\nWritten by `make benchmarks`. Ratios are taken within one run.\n\n'
-    (HERE/'results.md').write_text(head + '\n\n'.join(parts) + '\n')
+        parts[name] = '\n\n'.join(part)
+        print(parts[name], flush=True)
+        head = '# Benchmarks\n\nWritten by `make benchmarks`. Ratios are taken within one run.'
+        lines = [head, machine, *(parts[name] for name in NAMES if name in parts)]
+        (HERE/'results.md').write_text('\n\n'.join(lines) + '\n')
 
 
 if __name__ == '__main__':

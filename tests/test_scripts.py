@@ -263,3 +263,19 @@ def test_a_model_packaged_from_few_labels_ranks_new_images_and_trusts_what_is_ri
     assert last['right, present'] > 3*last['wrong, present'] and last['right, absent'] > 3*last['wrong, absent']
     hidden = trusted.drop(columns='epoch').sum(axis=1)      # every epoch draws nearly every row once
     assert hidden.min() > .95*hidden.max()
+
+
+def test_run_keeps_the_tables_that_are_not_measured_anew(benchmark, tmp_path, monkeypatch):
+    run = benchmark('run')
+    monkeypatch.setattr(run, 'HERE', tmp_path)
+    monkeypatch.setattr(run.importlib, 'import_module', lambda name: SimpleNamespace(
+        __doc__='A title.', measure_rows=lambda: [dict(what='new', ratio=2.)]))
+    assert run.read_others([]) == {}
+    old = f'# Benchmarks\n\n{run.describe_machine()}\n\n## attack\n\nold\n\n## scan\n\nold\n'
+    (tmp_path/'results.md').write_text(old)
+    run.main(['scan'])
+    written = (tmp_path/'results.md').read_text()
+    assert '## attack\n\nold' in written and '## scan\n\nA title.' in written and '| new | 2.00 |' in written
+    (tmp_path/'results.md').write_text(old.replace(run.describe_machine(), 'another machine'))
+    run.main(['scan'])
+    assert '## attack' not in (tmp_path/'results.md').read_text()   # its figures are of another machine
