@@ -242,7 +242,7 @@ def show_standing(
                      range=[len(labels) - .4, -.6], automargin=True, zeroline=False)
     fig.update_xaxes(title_standoff=14)
     fig.update_layout(legend=dict(orientation='h', y=0, yref='container', yanchor='bottom', x=.02, xref='container'))
-    return apply_style(fig, title, tell_standing(standing), width=200 + 310*len(standing),
+    return apply_style(fig, title, tell_standing(standing), width=180 + 290*len(standing),
                        height=160 + 30*len(labels), margin_t=56, margin_b=100)
 
 # %% ../nbs/81_cases.ipynb #ca5e0023

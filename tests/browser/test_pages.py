@@ -54,7 +54,7 @@ def test_a_control_that_is_ignored_is_found(visit, lab):
 def test_an_error_under_a_control_is_found(visit, lab):
     seen = visit(write(lab, 'fragile', EXPLORER.format(body='if name == "b": raise ValueError("no b")')))
     assert len(seen.findings) == 2
-    assert "'name': ValueError: no b" in seen.findings[0]
+    assert "'name': no b" in seen.findings[0]
     assert 'did not change' in seen.findings[1]
 
 
