@@ -240,7 +240,7 @@ def show_standing(
             fig.add_annotation(x=x, y=1, yref='y domain', text=text, row=1, col=column, **texts)
     fig.update_yaxes(tickvals=list(range(len(labels))), ticktext=name_rows(labels, reference, truth),
                      range=[len(labels) - .4, -.6], automargin=True, zeroline=False)
-    fig.update_xaxes(title_standoff=14)
+    fig.update_xaxes(title_standoff=14, title_font_size=12)
     fig.update_layout(legend=dict(orientation='h', y=0, yref='container', yanchor='bottom', x=.02, xref='container'))
     return apply_style(fig, title, tell_standing(standing), width=180 + 290*len(standing),
                        height=160 + 30*len(labels), margin_t=56, margin_b=100)
