@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import median
 from measure import time_call
 
-SETTINGS = {   # panel -> a control of it and its values; None: other images
-    'scores': None, 'where it looks': None, 'attack': ('frame', (0, 1, 2, 3, 4)),
+SETTINGS = {   # panel -> a control of it and its values; a range: rows of the data, no row twice in a turn
+    'scores': range(20, 60), 'where it looks': range(60, 100), 'attack': ('frame', (0, 1, 2, 3, 4)),
     'thresholds': ('tau_pos', (.5, .6, .7)),
-    'relations': ('edges', (10, 20, 30)), 'similar images': None}
+    'relations': ('edges', (10, 20, 30)), 'similar images': range(100, 140)}
 
 
 def read_memory():
@@ -28,8 +28,8 @@ def make_moves(bench):
     "Name of a panel -> a function that redraws it with other values."
     moves = {}
     for name, control in SETTINGS.items():
-        widget, values = bench.menus['row'], range(20, 60)
-        if control is not None: widget, values = bench.panels[name].controls[control[0]], control[1]
+        widget, values = bench.menus['row'], control
+        if not isinstance(control, range): widget, values = bench.panels[name].controls[control[0]], control[1]
         values, index = cycle(values), list(bench.panels).index(name)
         def move(widget=widget, values=values, index=index):
             bench.tabs.selected_index = index
