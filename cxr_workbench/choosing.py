@@ -163,12 +163,12 @@ def propose_columns(
     root, name:str,   # of a table or a pack below the root
 )->tuple:             # names of all columns; dict(path, patient, labels)
     "The columns of a table, and which of them look like images, patients and labels."
+    from cxr_workbench.columns import ends_as_images
     from cxr_workbench.tables import holds_states, is_patient_name, read_table
     path = resolve_below(root, name)
     table = read_table(path/'table.csv' if path.is_dir() else path)
-    names, first = [str(column) for column in table.columns], table.iloc[:50]
-    def holds_files(column): return first[column].astype(str).str.lower().str.endswith(tuple(SUFFIXES)).any()
-    files = [column for column in table.columns if holds_files(column)]
+    names = [str(column) for column in table.columns]
+    files = [column for column in table.columns if ends_as_images(table[column])]
     people = [column for column in table.columns if column not in files and is_patient_name(column)]
     rest = [column for column in table.columns if column not in [*files, *people]]
     labels = [column for column in rest if holds_states(table[column])]

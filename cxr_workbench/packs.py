@@ -10,22 +10,8 @@ from pathlib import Path
 from .columns import read_image_table
 from .data import from_csv
 from .dataset import CXRDataset
+from .pack_checks import check_rows
 from .packing import PackedImages
-
-# %% ../nbs/02b_packs.ipynb #d22cb5f6
-def check_rows(
-    packed:PackedImages,
-    table, column,   # DataFrame that it keeps, and its column of files; None: not known
-):
-    "Refuse a table whose rows are not those that were packed (ValueError with the first that differs)."
-    file, rows, remedy = packed.table_file, packed.config['rows'], 'pack the table into it again, its images stay'
-    if len(table) != rows: raise ValueError(f'{file} has {len(table)} rows, and {rows} were packed: {remedy}')
-    if column not in table.columns: return
-    found = [str(name).strip() for name in table[column].iloc[packed.rows]]
-    place = next((k for k, name in enumerate(found) if name != packed.paths[k].strip()), None)
-    if place is None: return
-    raise ValueError(f'row {packed.rows[place]} of {file} is {found[place]}, and {packed.paths[place]} was packed '
-                     f'there: {remedy}')
 
 # %% ../nbs/02b_packs.ipynb #26732848
 def from_pack(

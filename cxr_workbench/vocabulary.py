@@ -7,8 +7,9 @@ __all__ = ['CONCEPTS', 'NAMES', 'tail', 'UNIONS', 'unite_states', 'match_labels'
            'find_counterparts']
 
 # %% ../nbs/01ch_vocabulary.ipynb #677c694d
-import re, warnings
+import warnings
 import numpy as np
+from .csv_tables import plain_name
 from .layouts import CXR_LT_2023, CXR_LT_2024, GOOGLE_NIH, VINDR
 from .states import CHEXPERT, CXR_LT_2026, NIH14, label_states
 
@@ -167,13 +168,6 @@ def relabel(
     columns = {label: unite_states(table[kinds]) for label, kinds in usable.items()}
     return pd.DataFrame(columns, index=table.index)
 
-# %% ../nbs/01ch_vocabulary.ipynb #f0cab010
-def simplify_name(
-    name:str,
-)->str:   # lower case, single blanks
-    "A name without what two writers of it may differ in."
-    return ' '.join(re.sub(r'[-_/\s]+', ' ', str(name)).lower().split())
-
 # %% ../nbs/01ch_vocabulary.ipynb #f0cab011
 def find_concepts(
     name:str,
@@ -181,9 +175,9 @@ def find_concepts(
 )->set[str]:           # keys of CONCEPTS; 'no finding' is none, for it means another thing in every collection
     "What a name stands for."
     books = [NAMES[collection]] if collection in NAMES else NAMES.values()
-    simple = simplify_name(name)
+    simple = plain_name(name)
     return {concept for book in books for concept, own in book.items()
-            if simplify_name(own) == simple and concept != 'no finding'}
+            if plain_name(own) == simple and concept != 'no finding'}
 
 # %% ../nbs/01ch_vocabulary.ipynb #f0cab012
 def find_synonyms(
@@ -194,7 +188,7 @@ def find_synonyms(
     found, unsure, free = {}, {}, [column for column in columns if column not in names]
     meant = {column: find_concepts(column, other) for column in free}
     for name in (name for name in names if name not in columns):
-        same = [column for column in free if simplify_name(column) == simplify_name(name)]
+        same = [column for column in free if plain_name(column) == plain_name(name)]
         concepts = find_concepts(name, one)
         alike = same or [column for column in free if meant[column] & concepts]
         if len(alike) == 1 and (same or len(concepts) == len(meant[alike[0]]) == 1): found[name] = alike[0]

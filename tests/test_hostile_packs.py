@@ -1,5 +1,5 @@
 "Tables, files and packs as they should not be: each ends in the right value or in one line that says what to do."
-import json, os, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from cxr_workbench.cli import app
 from cxr_workbench.data import from_csv, open_named
 from cxr_workbench.labels import LabelPolicy
 from cxr_workbench.packing import PackedImages, pack
+from cxr_workbench.pack_checks import check_pack
 from cxr_workbench.packs import from_pack
 from cxr_workbench.reading import Reading, read_image
 from cxr_workbench.shards import hold_folder
@@ -245,6 +246,8 @@ def test_a_table_of_a_pack_that_lost_its_order_is_refused(home, change, words):
     out = pack(write(home, TEXT), home/'out', 16).folder
     (out/'table.csv').write_text(change(TEXT))
     with pytest.raises(ValueError, match=f'{words}.*pack the table into it again'): from_pack(out, patient='MRN')
+    wrong, = [check for check in check_pack(out).checks if check.status == 'wrong']
+    assert re.search(words, wrong.detail)   # the doctor says the same
     with pytest.warns(UserWarning, match='table.csv is replaced'): pack(home/'t.csv', out, 16)
     assert from_pack(out, patient='MRN').y.int().tolist() == RIGHT
 

@@ -60,7 +60,7 @@ GROUND = {
     'mimic_sets': {'states', 'tables', 'layouts', 'filters'},
     'padchest_sets': {'states', 'tables', 'layouts', 'filters'},
     'vindr_sets': {'tables', 'layouts', 'filters'},
-    'vocabulary': {'states', 'layouts'},
+    'vocabulary': {'states', 'csv_tables', 'layouts'},
     'catalogue': {'networks', 'layouts', 'filters', 'nih_sets', 'chexpert_sets', 'mimic_sets', 'padchest_sets',
                   'vindr_sets'},
     'splits': {'core', 'labels', 'tables'},
@@ -84,7 +84,7 @@ DATA = {
     'adapters': {*GROUND, 'dataset', 'table_images'},
     'annotation_sets': {*GROUND, 'dataset', 'table_images', 'adapters'},
     'data': {*GROUND, 'dataset', 'holdout', 'samplers', 'table_images', 'adapters', 'annotation_sets'},
-    'packs': {*GROUND, 'dataset', 'data'},
+    'packs': {*GROUND, 'dataset', 'data', 'pack_checks'},
     'streams': {*GROUND, 'dataset', 'data'},
 }
 BETWEEN = {
