@@ -132,11 +132,11 @@ class Move(NamedTuple):
     suffix: str   # such as '.jpg for .png'; '' where they are the same
     spelling: bool = False   # capitals or slashes differ
 
-    def to_text(self, start='')->str:
+    def to_text(self, start='', folders=1)->str:   # folders: how many of them lie below the base
         "In words."
         base = os.path.relpath(self.base, start) if start else self.base
         if base == '.': base = start or base   # as it was given
-        parts = [f'in the folder {base}']
+        parts = [f'in the folder {base}' if folders == 1 else f'in {folders:,} folders below {base}']
         if self.prefix: parts.append(f'without {self.prefix!r} before their names')
         if self.suffix: parts.append(f'with {self.suffix}')
         if self.spelling: parts.append('in another spelling')
@@ -242,6 +242,26 @@ def list_archives(
     endings = ('.zip', '.tar', '.tar.gz', '.tgz', '.7z', '.rar')
     return [name for folder in folders for name in sorted(os.listdir(folder)) if name.lower().endswith(endings)]
 
+# %% ../nbs/01i2_places.ipynb #c3d81f21
+def join_moves(
+    moves:dict,       # Move -> rows
+    root,             # folder that relative names start from
+    most=3,           # moves of one kind that are told one by one
+)->list[tuple]:       # where the files lie, in words, and rows; most rows first
+    "The moves in words: many that differ in their folders alone are one."
+    kinds, told = {}, []
+    for move, rows in moves.items(): kinds.setdefault(move[2:], {})[move] = rows
+    for (suffix, spelling), group in kinds.items():
+        if len(group) <= most:
+            told += [(move.to_text(root), rows) for move, rows in group.items()]
+            continue
+        prefixes, bases = ({getattr(move, name): 0 for move in group} for name in ('prefix', 'base'))
+        prefixes.pop('', None)
+        base = os.path.commonpath([os.path.abspath(base) for base in bases])
+        whole = Move(base, first_few(prefixes, 2), suffix, spelling)
+        told.append((whole.to_text(root, len(bases)), [row for rows in group.values() for row in rows]))
+    return sorted(told, key=lambda each: -len(each[1]))
+
 # %% ../nbs/01i2_places.ipynb #fbde8447
 def check_files(
     names,           # what a table calls its files, (n,)
@@ -259,9 +279,9 @@ def check_files(
     lost = sum(map(len, places.moves.values())) + len(places.unclear) + len(places.absent) + len(blank)
     if not lost: return [Check('image files', 'ok', f'all {n:,} are there', n)]
     base = find_root(names, places)
-    for move, rows in sorted(places.moves.items(), key=lambda item: -len(item[1])):
+    for where, rows in join_moves(places.moves, root):
         remedy = f'--root {base}' if base else '--write REPAIRED.csv writes a table with the right names'
-        detail = f'{len(rows):,} of {say_count(n, "file")} not where the table says; they lie {move.to_text(root)}'
+        detail = f'{len(rows):,} of {say_count(n, "file")} not where the table says; they lie {where}'
         checks.append(Check('image files', 'missing', detail, len(rows), some(rows), remedy))
     if places.unclear:
         detail = f'{len(places.unclear):,} of {say_count(n, "file")} not where the table says; several have the name'

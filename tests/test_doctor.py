@@ -186,6 +186,13 @@ def test_a_root_is_named_only_where_all_files_lie_under_it(tmp_path):
     assert places.find_root(three, places.locate_files(three, tmp_path)) is None
 
 
+def test_a_folder_for_each_patient_is_one_line(tmp_path):
+    names = [f'{row:03d}.png' for row in range(30)]
+    touch(tmp_path, *(f'dicom/p{row//2}/{name}' for row, name in enumerate(names)))
+    check, = places.check_files(names, places.locate_files(names, tmp_path), tmp_path)
+    assert check.count == 30 and 'they lie in 15 folders below dicom' in check.detail and '--write' in check.advice
+
+
 def test_a_file_of_another_patient_is_no_substitute(tmp_path):
     touch(tmp_path, 'old/patient1/study1/view1_frontal.jpg')
     names = [f'patient{k}/study1/view1_frontal.jpg' for k in (1, 2)]
