@@ -120,7 +120,8 @@ def collect_image_folder(
         more = int((marks.sum(axis=1) > 1).sum())
         checks.add('labels', 'note', f'{more} images lie in several folders and have several labels', more)
     if several:
-        checks.add('names', 'note', f'{len(several)} names mean several images, by their content: {first_few(several)}')
+        some = first_few(several, 3)
+        checks.add('names', 'note', f'{len(several)} names stand in several folders for different images: {some}')
     table = table.drop_duplicates('first').set_index('first').drop(columns='folder')
     table = table.join(marks).reset_index(drop=True)
     table['path'] = [str(Path(root, name)) for name in table['name']]

@@ -13,13 +13,19 @@ from .states import parse_state
 # %% ../nbs/01b2_answers.ipynb #0a326dd3
 WORDS = {  # a word -> its state
     **dict.fromkeys(['yes', 'y', 'positive', 'pos', 'present', 'ja', 'oui', 'si', 'sí', '+', '++', '+++'], 1.),
+    **dict.fromkeys(['positiv', 'positif', 'positivo', 'vorhanden', 'sì', 'sim'], 1.),
     **dict.fromkeys(['wahr', 'vrai', 'verdadero', 'verdadeiro', 'vero'], 1.),   # TRUE, as a spreadsheet writes it
     **dict.fromkeys(['no', 'n', 'negative', 'neg', 'absent', 'nein', 'non'], 0.),
+    **dict.fromkeys(['negativ', 'négatif', 'negatif', 'negativo', 'nicht vorhanden', 'não', 'nao'], 0.),
     **dict.fromkeys(['falsch', 'faux', 'falso'], 0.),
     **dict.fromkeys(['-', '–', '—', '−'], 0.),
     **dict.fromkeys(['uncertain', 'unsure', 'unclear', 'possible', 'maybe', 'equivocal', '?', '(+)', '+/-', '±'], -1.),
+    **dict.fromkeys(['unklar', 'unsicher', 'fraglich', 'möglich', 'moeglich', 'verdacht', 'v.a.', 'v. a.'], -1.),
+    **dict.fromkeys(['incertain', 'douteux', 'dudoso', 'incierto', 'posible', 'incerto', 'dubbio', 'possibile'], -1.),
     'u': -1.,   # as in CheXpert's U-Ones and U-Zeros
     **dict.fromkeys(['unknown', 'not reported', 'not mentioned', 'not assessed', 'n/a'], np.nan),
+    **dict.fromkeys(['unbekannt', 'keine angabe', 'k.a.', 'k. a.', 'nicht beurteilbar'], np.nan),
+    **dict.fromkeys(['inconnu', 'desconocido'], np.nan),
 }
 MARKS = ('x', '✓', '✔', '☑', '☒')   # present, where the other rows are left empty
 DASHES = ('-', '–', '—', '−')        # absent, where something else in the column is present

@@ -10,7 +10,7 @@ __all__ = ['NAMES', 'SEXES', 'names_a_patient', 'spell_sexes', 'ends_as_images',
 import os, re, warnings
 from pathlib import Path
 import numpy as np
-from .csv_tables import USUAL, plain_name, read_table
+from .csv_tables import FILES_ELSEWHERE, USUAL, plain_name, read_table
 from .reading import SUFFIXES
 from .splits import patients_from_names
 from .tables import find_column, find_patients, holds_states
@@ -19,12 +19,14 @@ from .tables import find_column, find_patients, holds_states
 NAMES = {  # what a column is for -> its names, without capitals, blanks and punctuation; the first match wins
     'image files': [*map(plain_name, USUAL['image files']), 'pathtoimage', 'imagefilepath', 'filepath', 'fpath',
                     'pngpath', 'jpgpath', 'dicompath', 'pathtodcm', 'imageid', 'dicomid', 'imagename', 'img',
-                    'datei', 'dateiname', 'bild', 'bilddatei', 'archivo', 'fichero', 'imagen', 'fichier'],
+                    *FILES_ELSEWHERE],
     'patients': [*map(plain_name, USUAL['patients']), 'deidpatientid'],
-    'studies': ['studyid', 'study', 'studyinstanceuid', 'accessionnumber', 'accession', 'examid'],
+    'studies': ['studyid', 'study', 'studyinstanceuid', 'accessionnumber', 'accession', 'examid',
+                'accessionnr', 'accessionno', 'accnr', 'accno', 'accnum', 'untersuchungsnummer', 'untersuchungsnr',
+                'untersuchungsid', 'auftragsnummer', 'auftragsnr', 'studiennummer', 'studienid'],
     'parts': ['split', 'part', 'subset', 'partition', 'set', 'fold', 'cvfold', 'officialsplit'],
     'views': ['frontallateral', 'viewposition', 'view', 'projection', 'viewpositiondicom', 'appa', 'projektion',
-              'proyeccion', 'proyección'],
+              'proyeccion', 'proyección', 'ansicht', 'strahlengang', 'incidencia', 'incidence'],
     'sex': ['sex', 'gender', 'patientsex', 'patientgender', 'patientsexdicom', 'geschlecht', 'sexo', 'sexe'],
     'age': ['age', 'patientage', 'ageyears', 'patientbirth', 'alter', 'edad'],
     'readers': ['radid', 'reader', 'readerid', 'radiologist', 'annotator'],

@@ -134,6 +134,11 @@ class Sample(NamedTuple):
     images: np.ndarray   # (k, 64, 64) float32 in [0, 1]
     unread: list         # (row, reason) of files that could not be read
 
+    @property
+    def lost(self)->list:
+        "The rows of files that no further package would read."
+        return [row for row, reason in self.unread if 'pip install' not in reason]
+
 # %% ../nbs/01i3_copies.ipynb #05d91245
 def spread_rows(
     rows,        # to choose from
@@ -217,8 +222,8 @@ def check_pixels_of(
     checks, rows = [], np.array(sample.rows, dtype=int)
     if sample.unread:
         reasons = [f'{names[row]} ({reason})' for row, reason in sample.unread[:5]]
-        checks.append(Check('pixels', 'wrong', f'{say_count(len(sample.unread), "file")} cannot be read',
-                            len(sample.unread), reasons, 'copy them again, or leave their rows out'))
+        checks.append(Check('reading', 'wrong', f'{say_count(len(sample.unread), "file")} cannot be read',
+                            len(sample.unread), reasons, 'copy them again; --write REPAIRED.csv leaves these rows out'))
     checks += check_range(sample)
     constant = rows[find_constant(sample.images)]
     if len(constant):

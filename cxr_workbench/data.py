@@ -107,8 +107,8 @@ def read_npz(
             raise ValueError(f'{npz} is no .npz file that can be read: {error}') from None
         raise ValueError(f'{npz} holds an array of Python objects, which is not opened: save texts with '
                          '.astype(str) and numbers with .astype(float), and leave rows without a value out') from None
-    raise ValueError(f'{npz} lacks {missing}: it holds {held}. Save each array under its name, '
-                     f'np.savez(file, images=..., labels=..., patient_id=...)')
+    raise ValueError(f'{npz} lacks {missing}: it holds {held}. Save each array under its name: '
+                     f'np.savez(file, images=images, labels=labels, patient_id=patients)')
 
 # %% ../nbs/02_data.ipynb #85707cae
 def choose_labels(

@@ -17,7 +17,8 @@ from .columns import read_image_table
 from .copies import Sample, check_copies, check_pixels_of, find_near, find_same_bytes, find_same_rows
 from .copies import read_sample, spread_rows
 from .csv_tables import first_few, plain_name
-from .films import check_few, check_headers, check_statements, check_unnamed
+from .films import check_few, check_header_views, check_headers, check_statements, check_unnamed
+from .films import find_header_views
 from .finding_texts import findings_table
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
 from .homes import take_for_files
@@ -30,6 +31,7 @@ from .roles import Check, Role, check_ids, check_labels, check_names_of_files, c
 from .roles import find_header_patients, guess_labels, guess_roles, parse_states
 from .roles import read_texts, say_check, say_count, tabulate_states
 from .splits import make_spelling_key, patients_from_names
+from .study_files import take_study_files
 from .tables import find_labels, find_patients
 from .writing import write_atomic
 
@@ -92,9 +94,10 @@ def examine_people(
         found.options.append('--each-image-a-patient')
         found.checks.append(Check('patients', 'note', 'every image counts as another patient, as you say', len(table)))
     elif found.patients is None:
+        how = {'table': 'name their column: --patient', 'pack': 'name their column: --patient',
+               'npz': 'save them as the array patient_id'}.get(found.kind, 'name a pattern of their files: --patient')
         found.checks.append(Check('patients', 'wrong', 'nothing tells who is on the images', len(table), [],
-                                  'name their column (of annotated folders: a pattern of their files): --patient; or, '
-                                  'where every image shows another person, say so: --each-image-a-patient'))
+                                  f'{how}; or, where every image shows another person, say so: --each-image-a-patient'))
     if found.patients is None: return
     images = np.unique(np.array([str(who) for who in found.patients]), return_counts=True)[1]
     detail = f'{say_count(len(images), "patient")} with up to {say_count(int(images.max()), "image")}'
@@ -170,6 +173,7 @@ def examine_pixels(
     same = find_same_bytes(there)
     found.sample = read_sample(there, look, **how)
     rows = found.sample.rows
+    if found.sample.lost: found.rewrite.append(f'{say_count(len(found.sample.lost), "file")} cannot be read')
     found.near = [(rows[a], rows[b], bits) for a, b, bits in find_near(found.sample.images)]
     found.checks += check_copies(same, found.near, found.names(), make_keys(found))
     found.checks += check_pixels_of(found.sample, found.names())
@@ -222,7 +226,11 @@ def find_label_roles(
     if found.labels: check_all_labels(found)
     else:
         detail = 'no column holds 0 and 1, or words for them, and none names findings'
-        found.checks.append(Check('labels', 'missing', detail, 0, [], 'name them: --labels A,B'))
+        advice = 'name them: --labels A,B'
+        if found.kind == 'images':
+            advice = f'examine the table that names these files and their findings: doctor TABLE --root {found.source}'
+            detail = 'a folder of images without a table, and its folders are no labels'
+        found.checks.append(Check('labels', 'missing', detail, 0, [], advice))
 
 # %% ../nbs/01i_doctor.ipynb #b0b93edb
 def drop_rows(
@@ -273,6 +281,12 @@ def examine_table(
     is_sure = role is not None and (role.why == 'given' or role.why.endswith('as images do'))
     by_files = None if is_sure else find_by_files(found.table, root, role)
     if by_files is not None: found.roles = take_for_files(found.table, found.roles, by_files, given)
+    has_files = 'image files' in found.roles or 'rows of the images' in found.roles
+    joined = take_study_files(found.table, root) if look and not has_files else None
+    if joined is not None:
+        found.table, found.roles['image files'], check = joined
+        found.checks.append(check)
+        found.rewrite.append('there is a row for each examination')
     find_label_roles(found, labels)
     examine_people(found, each_image)
     found.checks += check_people(found.table, found.roles)
@@ -285,6 +299,9 @@ def examine_table(
     examine_files(found, root)
     if found.kind == 'table': found.checks += check_unnamed(found.paths)
     if look: found.checks += check_headers(found.paths, found.patients, look)
+    views = find_header_views(found.paths, look) if look and 'views' not in found.roles else None
+    found.checks += check_header_views(views)
+    if views is not None: found.table = found.table.assign(ViewPosition=views)
     if look: examine_pixels(found, look)
 
 # %% ../nbs/01i_doctor.ipynb #b601c24f
@@ -600,8 +617,10 @@ def make_commands(
 def list_written(
     found:Examination,
 )->list[int]:
-    "The rows whose file is there."
-    return [row for row, path in enumerate(found.paths) if path is not None and os.path.isfile(path)]
+    "The rows whose file is there, without those that were looked at and cannot be read."
+    lost = set() if found.sample is None else {*found.sample.lost}
+    there = [row for row, path in enumerate(found.paths) if path is not None and os.path.isfile(path)]
+    return [row for row in there if row not in lost]
 
 # %% ../nbs/01i_doctor.ipynb #7fcaf4d1
 def count_left_out(
@@ -609,9 +628,9 @@ def count_left_out(
 )->dict[str, int]:   # reason -> rows; without those that no row has
     "The rows that a written table does not have."
     written, names = {*list_written(found)}, found.names()
-    blank = sum(name is None for name in names)
-    counts = {'without the name of a file': blank,
-              'whose file was not found, or is one of several': len(names) - len(written) - blank}
+    blank, unread = sum(name is None for name in names), 0 if found.sample is None else len(found.sample.lost)
+    counts = {'without the name of a file': blank, 'whose file cannot be read': unread,
+              'whose file was not found, or is one of several': len(names) - len(written) - blank - unread}
     return {reason: rows for reason, rows in counts.items() if rows}
 
 # %% ../nbs/01i_doctor.ipynb #9c0dca00
@@ -635,7 +654,7 @@ def write_repaired(
     here = out.resolve().parent
     paths = [None if path is None else os.path.relpath(Path(path).resolve(), here) for path in found.paths]
     rows = list_written(found)
-    if not rows: raise ValueError('none of the files was found: name the folder that they lie in, root=...')
+    if not rows: raise ValueError('no file was found that can be read: name the folder that they lie in, root=...')
     table = found.table.assign(**{column: paths}).iloc[rows]
     if complete: table, _ = fill_table(table, found.label_names)
     if out.exists(): os.rename(out, spare)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['find_contradictions', 'check_sexes', 'check_statements', 'Header', 'read_header', 'describe_headers', 'check_headers',
-           'find_unnamed', 'check_unnamed', 'say_few', 'check_few']
+           'find_header_views', 'check_header_views', 'find_unnamed', 'check_unnamed', 'say_few', 'check_few']
 
 # %% ../nbs/01i8_films.ipynb #8db7a220
 import os
@@ -14,7 +14,7 @@ import numpy as np
 from .columns import SEXES, spell_sexes
 from .csv_tables import first_few, plain_name
 from .reading import SUFFIXES
-from .roles import Check, parse_age, say_count
+from .roles import LATERAL, Check, parse_age, say_count
 
 # %% ../nbs/01i8_films.ipynb #137e34b4
 def find_contradictions(
@@ -140,6 +140,34 @@ def check_headers(
     of_ours, of_theirs = find_contradictions(ours, theirs), find_contradictions(theirs, ours)
     checks += report_contradictions('patients', 'with more than one PatientID in the headers of the files', of_ours)
     return checks + report_contradictions('patients', 'of the headers with several numbers in the table', of_theirs)
+
+# %% ../nbs/01i8_films.ipynb #dd06d644
+def find_header_views(
+    paths,     # of files, (n,); None where one was not found
+    most=500,  # files that are opened first
+):             # views as text, (n,), None where a header says none; or None: some are not both frontal and lateral
+    "The views in the headers of DICOM files, where some are lateral."
+    def ask(row):
+        header = None if paths[row] is None else read_header(paths[row])
+        return header.view or None if header is not None else None
+    some = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)
+    first = {int(row): ask(int(row)) for row in some}
+    lateral = [plain_name(view) in LATERAL for view in first.values() if view]
+    if not any(lateral) or all(lateral): return None
+    return [first[row] if row in first else ask(row) for row in range(len(paths))]
+
+# %% ../nbs/01i8_films.ipynb #4b7d8de4
+def check_header_views(
+    views,     # of find_header_views
+)->list[Check]:
+    "How many files say that they are lateral, and how a table leaves them out."
+    lateral = [view for view in views or [] if view and plain_name(view) in LATERAL]
+    if not lateral: return []
+    word = Counter(lateral).most_common(1)[0][0]
+    out = f'doctor REPAIRED.csv --leave-out ViewPosition={word} --write FRONTAL.csv'
+    detail = f'{len(lateral):,} of {say_count(len(views), "image")} lateral, as their headers say'
+    return [Check('views', 'note', detail, len(lateral), sorted({*lateral}),
+                  f'--write REPAIRED.csv adds the column ViewPosition; most methods are for frontal views: {out}')]
 
 # %% ../nbs/01i8_films.ipynb #c38202af
 def find_unnamed(

@@ -277,7 +277,7 @@ def mean_error(
     P, K = contributions.shape
     pairs = (contributions.sum(1)**2).sum() - (contributions**2).sum()
     variance = (np.sum(error**2) + P/max(1, P - 1)*pairs)/K**2
-    error = np.sqrt(max(0., variance))
+    error = np.sqrt(np.maximum(0., variance))   # keeps NaN
     return float(0. if error < 1e-12 else error)
 
 # %% ../nbs/07c_intervals.ipynb #4f670475

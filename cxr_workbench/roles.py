@@ -101,7 +101,8 @@ def read_texts(
 _all_ = ['NAMES']
 
 # %% ../nbs/01i1_roles.ipynb #27019078
-LATERAL = {'lateral', 'll', 'rl', 'l', 'lat', 'leftlateral', 'rightlateral', 'lo'}
+LATERAL = {'lateral', 'll', 'rl', 'l', 'lat', 'leftlateral', 'rightlateral', 'lo',
+           'seitlich', 'laterale', 'profil', 'perfil'}
 FRONTAL = {'pa', 'ap', 'frontal', 'aphorizontal', 'apsupine', 'apportable', 'aperect'}
 WORDS = {  # what a column is for -> words, by plain_name
     'parts': {'train', 'training', 'val', 'valid', 'validation', 'validate', 'dev', 'test', 'testing', 'trainval'},
@@ -318,7 +319,7 @@ def check_words(
         words |= read[1]
     if not names: return []
     some = [f'{word!r} is {STATES.get(state, "blank")}' for word, state in words.items()]
-    return [Check('labels', 'note', f'{say_count(len(names), "label")} in words', len(names), some)]
+    return [Check('labels', 'note', f'{say_count(len(names), "label")} in words: {", ".join(some)}', len(names))]
 
 # %% ../nbs/01i1_roles.ipynb #3c15f5c3
 HEALTHY = ('nofinding', 'normal')               # labels that say that nothing was found, by plain_name

@@ -107,12 +107,12 @@ def check_spelling(
 # %% ../nbs/01c_tables.ipynb #40347014
 def find_labels(
     table,        # DataFrame
-    labels=None,  # columns; None: look for usual names, and warn of what looks like a label and is not taken
+    labels=None,  # columns, or 'A,B'; None: look for usual names, and warn of what looks like a label and is not taken
     others=(),    # columns that are known to be something else
 )->list[str]:
     "The label columns, in the order of the table; ValueError where one is missing, stands twice or none is recognised."
     usual = {plain_name(name) for name in CHEXPERT + NIH14 + CXR_LT_2026}
-    if isinstance(labels, str): labels = [labels]
+    if isinstance(labels, str): labels = [labels] if labels in table.columns else labels.split(',')
     found = [column for column in table.columns if plain_name(column) in usual] if labels is None else list(labels)
     found = [str(name).strip() if name not in table.columns else name for name in found]
     missing = [name for name in found if name not in table.columns]
@@ -127,11 +127,11 @@ def find_labels(
     left = [name for name in table.columns if name not in [*found, *others] and holds_states(table[name])]
     if not found:
         texts = [name for name in table.columns if plain_name(name) in TEXTS_OF_FINDINGS]
-        which = f', of which {left} look like labels' if left else ''
+        which = f'. These look like labels: {",".join(map(str, left))}' if left else ''
         if texts and not left:
             which = (f'. The column {texts[0]!r} may name the findings: cxr-workbench doctor TABLE --write NEW.csv '
                      'writes a table with a column for each')
-        raise ValueError('no label column is recognised: name them, labels=...; the table has '
+        raise ValueError('no label column is recognised by its name: name them, labels=...; the table has '
                          f'{list(table.columns)}{which}')
     if left:
         warnings.warn(f'the labels are found by name: {found}. The columns {left} look like labels too '

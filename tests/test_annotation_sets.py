@@ -51,7 +51,7 @@ def test_an_image_in_two_folders_has_two_labels(tmp_path):
     assert rows == {'Edema/a.png': [1, 1], 'Edema/b.png': [1, 0], 'Mass/b.png': [0, 1]}
     assert filters(found) == {'one row an image': (4, 3)}
     assert any('1 images lie in several folders' in note for note in notes(found))
-    assert any('1 names mean several images' in note for note in notes(found))
+    assert any('1 names stand in several folders for different images' in note for note in notes(found))
 
 
 def test_parts_stand_above_labels(tmp_path):

@@ -5,9 +5,10 @@ from test_doctor import find_commands, shell
 from cxr_workbench import opening
 from cxr_workbench.columns import read_image_table, recognise_files, recognise_patients
 from cxr_workbench.data import from_csv, from_dataframe, hold_out
-from cxr_workbench.doctor import examine
+from cxr_workbench.doctor import examine, list_written
 from cxr_workbench.evaluating import Scored, find_groups, find_values
 from cxr_workbench.films import check_headers, say_few
+from cxr_workbench.tables import find_labels
 
 N = 24
 LABELS = ['Erguss', 'Kardiomegalie']
@@ -300,3 +301,78 @@ def test_a_patient_in_two_groups_is_counted_openly(hospital, monkeypatch):
     make.to_csv('train.csv', index=False)
     scored = shell('evaluate', 'run', '--data', 'train.csv', '--by', 'sex', '--n-boot', '5')
     assert 'groups by sex: 1 of 12 patients are in more than one group and count in each, and one of their' in scored
+
+
+def write_export(folder):
+    "A folder for each study, and a workbook with titles, a row of totals and a legend; one file is cut off."
+    from openpyxl import Workbook
+    book = Workbook()
+    sheet = book.active
+    sheet.append(['Befunde der Thoraxbilder'])
+    sheet.append([])
+    sheet.append(['Pat.-Nr.', 'Acc.-Nr.', 'Bild', 'Erguss', 'Stauung', 'Bemerkung'])
+    for k in range(12):
+        who, view = f'{k//2:05d}', 'LL' if k == 3 else 'PA'
+        write_dicom(folder/'export'/who/f'RX{k}'/f'RX{k}_1.dcm', who, view=view, side=64)
+        sheet.append([who, f'RX{k}', f'RX{k}_1', 'x' if k % 3 else None, ('ja', 'nein', 'unklar')[k % 3]])
+    cut = folder/'export'/'00002'/'RX5'/'RX5_1.dcm'
+    cut.write_bytes(cut.read_bytes()[:300])
+    sheet.append(['Summe', None, None, 8])
+    book.create_sheet('Legende').append(['x', 'Befund vorhanden'])
+    book.save(folder/'befunde.xlsx')
+
+
+def test_a_workbook_and_an_export_of_studies_become_a_table_that_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_export(tmp_path)
+    said = shell('doctor', 'befunde.xlsx', '--write', 'repaired.csv')
+    assert "the sheet 'Sheet' is read, and not 'Legende'" in said
+    assert "row 16 holds totals ('Summe') and is left out" in said and '6 patients with up to 2 images' in said
+    assert '12 of 12 files not where the table says; they lie in 12 folders below export, with .dcm' in said
+    assert "2 labels in words: 'x' is present, 'ja' is present, 'nein' is absent, 'unklar' is uncertain" in said
+    assert "studies: 'Acc.-Nr.', by its name" in said and '1 of 12 images lateral, as their headers say: LL' in said
+    assert '11 of 12 rows written to repaired.csv; left out: 1 row whose file cannot be read' in said
+    table = pd.read_csv('repaired.csv', dtype=str)
+    assert table['Pat.-Nr.'][0] == '00000' and (table.ViewPosition == 'LL').sum() == 1
+    out = next(line for line in said.splitlines() if 'FRONTAL.csv' in line).split('views: ', 1)[1]
+    _, *words = out.replace('REPAIRED', 'repaired').replace('FRONTAL', 'frontal').split()
+    shell('doctor', *words)
+    assert len(pd.read_csv('frontal.csv')) == 10
+
+
+def test_a_table_of_examinations_gets_a_row_for_each_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_export(tmp_path)
+    write_dicom(tmp_path/'export'/'00000'/'RX0'/'RX0_2.dcm', '00000', view='LL', side=64)
+    pd.read_excel('befunde.xlsx', header=2, dtype=str).iloc[:12].drop(columns='Bild').to_csv('exams.csv', index=False)
+    said = shell('doctor', 'exams.csv', '--write', 'repaired.csv')
+    assert "'Acc.-Nr.' is told by the names of folders: 13 files of 12 rows, 1 of them with more than one" in said
+    table = pd.read_csv('repaired.csv', dtype=str)
+    assert len(table) == 12 and table.path[:2].tolist() == ['export/00000/RX0/RX0_1.dcm', 'export/00000/RX0/RX0_2.dcm']
+    assert table.Stauung[:2].tolist() == ['ja', 'ja'] and table.ViewPosition[:2].tolist() == ['PA', 'LL']
+
+
+def test_a_folder_without_a_table_says_what_names_its_findings(tmp_path):
+    write_export(tmp_path)
+    labels, = find_checks(examine(tmp_path/'export'), 'labels')
+    assert labels.advice.endswith(f'names these files and their findings: doctor TABLE --root {tmp_path}/export')
+    np.savez(tmp_path/'a.npz', images=np.zeros((4, 32, 32), np.uint8), labels=np.eye(4))
+    who, = find_checks(examine(tmp_path/'a.npz', look=0), 'patients')
+    assert who.advice.startswith('save them as the array patient_id; or')
+
+
+def test_a_file_whose_decoder_is_missing_keeps_its_row(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_export(tmp_path)
+    found = examine('befunde.xlsx')
+    assert found.sample.lost == [5] and len(list_written(found)) == 11
+    found.sample.unread[0] = 5, 'reading it needs another package (openjpeg): pip install "cxr-workbench[dicom]"'
+    assert found.sample.lost == [] and len(list_written(found)) == 12
+
+
+def test_labels_that_are_not_named_are_named_as_they_are_typed(hospital, monkeypatch):
+    monkeypatch.chdir(hospital)
+    make_table(path=[f'bilder/{2023 + (k >= N//2)}/{k:04d}.png' for k in range(N)]).to_csv('t.csv', index=False)
+    said = shell('fit', 'supervised', '--data', 't.csv', '--size', '16', '--out', 'run', status=1)
+    assert said.endswith('These look like labels: Erguss,Kardiomegalie\n')
+    assert find_labels(make_table(), 'Erguss,Kardiomegalie') == LABELS

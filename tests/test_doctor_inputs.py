@@ -185,7 +185,7 @@ def test_masks_are_no_classes_and_no_images(home, table, follow):
         shutil.copy(home/name, home/'masks'/name)
         (home/name).rename(home/'images'/name)
     printed = shell('doctor', home, '--each-image-a-patient', '--look', 0, status=1)
-    assert f'{N} of {2*N} files are called masks' in printed and 'no column holds 0 and 1' in printed
+    assert f'{N} of {2*N} files are called masks' in printed and 'of images without a table' in printed
     table.to_csv(home/'t.csv', index=False)
     printed = shell('doctor', home/'t.csv', '--look', 0, status=1)
     assert f'name the folder that is meant: --root {home/"images"} or --root {home/"masks"}' in printed
@@ -227,6 +227,6 @@ def test_floats_beyond_one_are_said(phantom, tmp_path):
     printed = shell('doctor', tmp_path/'x.npz', status=1)
     assert 'values up to 255 in an array of float32' in printed and 'images of one grey' not in printed
     np.savez(tmp_path/'y.npz', images)
-    assert 'Save each array under its name, np.savez(' in shell('doctor', tmp_path/'y.npz', status=1)
+    assert 'Save each array under its name: np.savez(' in shell('doctor', tmp_path/'y.npz', status=1)
     record = json.loads(shell('doctor', tmp_path/'x.npz', '--json', status=1))
     assert record['kind'] == 'npz' and record['rows'] == N

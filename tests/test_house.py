@@ -75,6 +75,7 @@ GROUND = {
     'implied': {'states', 'hierarchy', 'csv_tables', 'roles'},
     'pack_checks': {'packing', 'roles'},
     'films': {'csv_tables', 'columns', 'reading', 'roles', 'splits'},
+    'study_files': {'reading', 'roles', 'places'},
 }
 DATA = {
     'dataset': {*GROUND},
