@@ -263,7 +263,8 @@ def check_table(
         if packed is None: keep_files(table.assign(path=join_paths(table[column], root or file.parent)), checks)
         try: checks.stop(missing)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f'{error}. `cxr-workbench doctor {source}` looks for where they lie') from None
+            said = str(error).replace('cxr-workbench doctor says', f'cxr-workbench doctor {source} says')
+            raise FileNotFoundError(said) from None
 
 # %% ../nbs/79c1_settings.ipynb #863be5a5
 def check_places(

@@ -274,14 +274,15 @@ def is_totals(
 
 # %% ../nbs/01b0_sheets.ipynb #fb19dd06
 def drop_totals(
-    rows:list,   # [(line or row of the sheet, texts)], the names first
+    rows:list,    # [(line or row of the sheet, texts)], the names first
+    what='row',   # where they stand, for messages
 )->tuple[list, list[str]]:   # the rows without the totals below them, and what has to be said
     "Leave out the last rows where they are totals; a row as full as the one above it stays."
     notes = []
     while len(rows) > 2 and is_totals(rows[-1][1]) and '' in [text.strip() for text in rows[-1][1]]:
         line, texts = rows[-1]
         word = next(text.strip() for text in texts if text.strip())
-        notes.append(f'row {line} holds totals ({word!r}) and is left out')
+        notes.append(f'{what} {line} holds totals ({word!r}) and is left out')
         rows = rows[:-1]
     return rows, notes
 

@@ -121,7 +121,7 @@ def test_states_add_to_the_rows():
 def test_no_finding_beside_a_finding_but_not_beside_devices():
     table = pd.DataFrame({'No Finding': ['1', '1', '0'], 'Edema': ['0', '1', '1'], 'Support Devices': ['1', '0', '1']})
     wrong = [check for check in roles.check_labels(table, list(table)) if check.stops]
-    assert [check.count for check in wrong] == [1] and 'row 1 (Edema)' in wrong[0].examples
+    assert [check.count for check in wrong] == [1] and 'row 2 (counted from 1) (Edema)' in wrong[0].examples
 
 
 def test_whole_names_are_counted():
