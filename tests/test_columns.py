@@ -110,10 +110,10 @@ def test_a_run_that_takes_each_image_for_a_patient_is_split_as_before(hospital):
 
 
 def test_a_run_names_its_column_to_predict(tmp_path):
-    table = pd.DataFrame({'Aufnahme': ['a.png', 'b.png'], 'Maske': ['c.png', 'd.png']})
+    table = pd.DataFrame({'Seite A': ['a.png', 'b.png'], 'Seite B': ['c.png', 'd.png']})
     table.to_csv(tmp_path/'t.csv', index=False)
     with pytest.raises(ValueError, match='could all be'): opening.list_scored([tmp_path/'t.csv'])
-    opening.write_run_record(tmp_path, dict(data=dict(path='Aufnahme'), fold=None, fold_column=None))
+    opening.write_run_record(tmp_path, dict(data=dict(path='Seite A'), fold=None, fold_column=None))
     assert opening.list_scored([tmp_path/'t.csv'], run=tmp_path)[1] == ['a.png', 'b.png']
     table.assign(path='e.png').to_csv(tmp_path/'t.csv', index=False)
     assert opening.list_scored([tmp_path/'t.csv'], run=tmp_path)[1] == ['e.png', 'e.png']
