@@ -7,8 +7,8 @@ import importlib, os, platform, sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ['importing', 'waiting', 'threads', 'bootstrap', 'phantom', 'decoding', 'reading', 'packing', 'memory',
-         'training', 'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws', 'pages']
+NAMES = ['importing', 'waiting', 'threads', 'bootstrap', 'phantom', 'decoding', 'reading', 'epochs', 'packing',
+         'memory', 'training', 'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws', 'pages']
 
 
 def describe_machine():

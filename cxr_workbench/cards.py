@@ -10,6 +10,7 @@ import html, os
 import numpy as np
 from .copies import find_constant, measure_polarity, spread_rows
 from .doctor import make_commands
+from .lines import name_row
 from .roles import say_count
 from .writing import RESEARCH, write_atomic
 
@@ -31,13 +32,13 @@ def draw_states(
     return fig.update_xaxes(title_text='rows').update_yaxes(type='category', automargin=True)
 
 # %% ../nbs/79d_cards.ipynb #e7196c9c
-def name_row(
+def title_image(
     found,       # an Examination
     row:int,     # of its table
     names=False, # show what the table calls it
 )->str:
     "What stands above an image."
-    return str(found.names()[row]) if names else f'row {row}'
+    return str(found.names()[row]) if names else name_row(found.table, row)
 
 # %% ../nbs/79d_cards.ipynb #0ed64741
 def choose_pictures(
@@ -58,7 +59,7 @@ def choose_pictures(
          [place[row] for row in near]))
     out = []
     for heading, sentence, chosen in groups:
-        titles = [name_row(found, sample.rows[k], names) for k in chosen]
+        titles = [title_image(found, sample.rows[k], names) for k in chosen]
         if len(chosen): out.append((heading, sentence, sample.images[list(chosen)], titles))
     return out
 

@@ -115,7 +115,9 @@ def doctor(
     1: something would, or the command was refused, which a line that begins with error: says."""
     from cxr_workbench import doctor as page
     if target[0] == 'overlap' and len(target) == 3:
-        from cxr_workbench.overlaps import overlap
+        from cxr_workbench.overlaps import check_overlap, overlap
+        check_overlap(root=root, path=path, sheet=sheet, patient=patient, labels=labels, option=option,
+                      each_image=each_image, leave_out=leave_out, write=write, card=card)
         return print_checks(overlap(*target[1:], ids=ids), as_json)
     if show_images and card is None: raise ValueError('--show-images is for the data card: give --card FILE.html too')
     if complete and write is None: raise ValueError('--complete fills in the table that --write names: give --write')
@@ -683,7 +685,7 @@ def keep_packable(
     said = f'{len(lost)} of {len(frame)} rows have no file: {", ".join(map(repr, lost[:3]))}'
     if missing == 'error': raise FileNotFoundError(f"{said}. missing='skip' leaves them out; {advice}")
     warnings.warn(f'{said}; they are left out')
-    return frame[there].reset_index(drop=True)
+    return frame[there]
 
 # %% ../nbs/80_cli.ipynb #23408254
 @command

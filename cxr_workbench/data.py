@@ -18,11 +18,12 @@ from .adapters import brax, chexpert, chexpert_plus, chexpert_test, cxr_lt, mimi
 from .adapters import open_collection, open_named, openi, padchest, rsna, vindr
 from .annotation_sets import open_coco, open_image_folder, open_yolo
 from .answers import translate_answers
-from .columns import read_image_table
+from .columns import read_image_table, read_people_table
 from .csv_tables import say_columns, tidy_name
 from .dataset import CXRDataset, from_arrays, from_phantom
 from .holdout import check_disjoint, check_no_synthetic, check_train_valid
 from .holdout import get_patients, hold_out, split_by_patient, attach_patients
+from .lines import name_row
 from .labels import CHEXPERT, LabelPolicy, as_truth, patient_codes
 from .states import as_policy
 from .samplers import Repeat, RowBatches, batch_sampler, dataloaders, make_loader
@@ -74,8 +75,8 @@ def from_csv(
     labels = find_labels(table, labels, list_other_columns(table, column, patient))
     table = keep_named(table, column, checks)
     checks.stop(missing)
-    names = [tidy_name(str(name), root) for name in table[column]]
-    table = table.assign(path=join_paths(names, root))
+    named = table[column].map(lambda name: tidy_name(str(name), root))
+    table, names = table.assign(path=join_paths(named, root)), named.tolist()
     if packed is None: table = keep_files(table, checks)
     checks.stop(missing)
     return from_table(table, labels, patient, policy, size, packed, names, missing, fit, reading, checks)
@@ -180,7 +181,7 @@ def check_order(
         if len(mine) != len(theirs) or not set(mine) & set(theirs): continue
         row = next((row for row, pair in enumerate(zip(mine, theirs)) if len(set(pair)) > 1), None)
         if row is None: continue
-        raise ValueError(f'row {row} of the table is the image {theirs[row]} by its column {column!r}, '
+        raise ValueError(f'{name_row(table, row)} of the table is the image {theirs[row]} by its column {column!r}, '
                          f'but {mine[row]} by the .npz: bring both into one order, or give the column npz_row')
 
 # %% ../nbs/02_data.ipynb #78845161
@@ -188,7 +189,7 @@ def from_npz(
     npz,                # an .npz file
     table=None,         # a table beside it, as from_csv takes it; None: labels and patients are in the .npz
     labels=None,        # label columns; None: those with usual names, or all of the .npz
-    patient=None,       # column of the patients; None: the first with a usual name, if there is one
+    patient=None,       # column of the patients; None: as in columns.read_people_table
     policy=None,        # what uncertain and blank entries mean; None: LabelPolicy()
     images='images',    # key of the images
     row=None,           # column of their rows; None: npz_row, and where there is none the orders agree
@@ -200,8 +201,7 @@ def from_npz(
     held = read_npz(npz, [images] if table is not None else [images, 'labels'], possible)
     pixels, image_id = held.pop(images), held.pop('image_id', None)
     if table is None: return from_labelled_npz(pixels, held, npz, labels, patient, policy, reading)
-    table = read_table(table, ids=[patient], sheet=sheet)
-    patient = find_patients(table, patient, needed='patient_id' not in held)
+    table, patient = read_people_table(table, patient, 'patient_id' not in held, sheet=sheet)
     row = find_column(table, 'rows of the images', row)
     labels = find_labels(table, labels, list_other_columns(table, row, patient))
     rows = None if row is None else table_rows(table[row], len(pixels), row)

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from .core import Batch
 from .files import FileImages, UnreadableImage
+from .lines import is_marked
 from .labels import as_labels, as_truth, check_patients, label_states
 from .states import as_policy, count_states
 from .sources import ArrayImages, as_images, check_pixels
@@ -130,6 +131,7 @@ class CXRDataset(Dataset):
         if paths is None and isinstance(self.images, FileImages): paths = self.images.paths[self.rows]
         self.paths = None if paths is None else TextRows(map(str, paths))   # one block, whatever n is
         self.synthetic = None if synthetic is None else torch.from_numpy(as_truth(synthetic, 'synthetic'))
+        self.lines = meta.index if is_marked(meta) else None   # where the rows stand in their file
         self.meta, self.record = None if meta is None else meta.reset_index(drop=True), record or Checks()
         self.states = None if states is None else label_states(states).astype(np.float16)
         self.check_lengths()
@@ -138,8 +140,7 @@ class CXRDataset(Dataset):
         "Refuse parts that do not fit together (ValueError)."
         parts = {name: getattr(self, name) for name in ('y', 'patient_id', 'paths', 'synthetic', 'meta', 'states')}
         lengths = {'images': len(self), **{name: len(part) for name, part in parts.items() if part is not None}}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f'one entry per image is needed, but the lengths are {lengths}')
+        if len({*lengths.values()}) > 1: raise ValueError(f'each image needs one entry, but the lengths are {lengths}')
         if not len(self): raise ValueError('a data set without rows: nothing is left to read')
         check_names(self.label_names, self.y.shape[1])
 
@@ -198,10 +199,10 @@ class CXRDataset(Dataset):
     def subset(self, rows):
         "k rows as a data set over the same images; `idx` of its batches counts within them."
         rows = as_rows(rows, len(self))
-        parts = {name: getattr(self, name) for name in 'rows y known patient_id paths synthetic states'.split()}
+        parts = {name: getattr(self, name) for name in 'rows y known patient_id paths synthetic states lines'.split()}
         taken = {name: None if part is None else part[rows] for name, part in parts.items()}
-        taken['meta'] = None if self.meta is None else self.meta.iloc[rows].reset_index(drop=True)
-        return self.copy_with(**taken)
+        meta = None if self.meta is None else self.meta.iloc[rows].reset_index(drop=True)
+        return self.copy_with(**taken, meta=meta)
 
     def fingerprint(self)->str:
         "sha256 of y, known, label names and patients, as 64 hexadecimal digits."

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['read_numbers', 'read_whole_number', 'count_frames', 'find_group', 'read_frame_numbers', 'read_photometric',
-           'is_negative', 'check_channels', 'check_bits', 'spacing_ratio', 'read_patient', 'patients_from_headers']
+           'is_negative', 'check_channels', 'check_bits', 'spacing_ratio', 'read_tags', 'read_patient',
+           'patients_from_headers']
 
 # %% ../nbs/01a1a_dicom_tags.ipynb #eb8908e2
 import re
@@ -148,18 +149,28 @@ def spacing_ratio(ds, frame=0)->float:
     return next(iter(ratios.values()), 1.)
 
 # %% ../nbs/01a1a_dicom_tags.ipynb #32a56f0e
-def read_patient(
-    path,   # of any file
-):          # PatientID as text; None where the file is no DICOM, or names none
-    "The patient in the header of a DICOM file; its pixels are not read."
+def read_tags(
+    path,       # of any file
+    keys:list,  # keywords of elements
+):              # pydicom.Dataset with them; None where the file is no DICOM, or its header cannot be read
+    "Some of the header of a DICOM file; its pixels are not read."
     try:
         with open(path, 'rb') as file: head = file.read(132)
     except OSError: return None
     if head[128:] != b'DICM': return None
     import pydicom
-    try: ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=['PatientID'])
+    try:
+        ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=keys)
+        for key in keys: ds.get(key)   # parsed here
     except Exception: return None   # a damaged header; reading the image says what is wrong
-    return str(ds.get('PatientID') or '').strip() or None
+    return ds
+
+# %% ../nbs/01a1a_dicom_tags.ipynb #2db11c24
+def read_patient(
+    ds,   # of read_tags, with PatientID; or None
+):        # PatientID as text; None where there is none
+    "Who is on the image of a DICOM file."
+    return None if ds is None else str(ds.get('PatientID') or '').strip() or None
 
 # %% ../nbs/01a1a_dicom_tags.ipynb #3c7fe946
 def patients_from_headers(
@@ -168,6 +179,6 @@ def patients_from_headers(
     "The patients in the headers of DICOM files."
     found = []
     for path in paths:
-        found.append(read_patient(path))
+        found.append(read_patient(read_tags(path, ['PatientID'])))
         if found[-1] is None: return None
     return np.array(found, dtype=str) if len(set(found)) > 1 or len(found) == 1 else None

@@ -23,6 +23,7 @@ from .finding_texts import findings_table
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
 from .homes import take_for_files
 from .implied import check_implied, fill_table
+from .lines import name_row, renumber
 from .long_tables import find_long, widen
 from .pack_checks import check_pack
 from .places import check_files, check_masks, check_repeats, find_root, get_stem, locate_files
@@ -65,7 +66,7 @@ class Examination:
 
     def names(self)->list:
         "What the table calls its images, (n,)."
-        if 'image files' not in self.roles: return [f'row {row}' for row in range(len(self.table))]
+        if 'image files' not in self.roles: return [name_row(self.table, row) for row in range(len(self.table))]
         return self.table[self.roles['image files'].column].tolist()
 
     def counts(self):
@@ -142,9 +143,9 @@ def examine_files(
     names = found.names()
     places = locate_files(names, root)
     found.paths, found.root = places.paths, find_root(names, places)
-    found.checks += check_files(names, places, root) + check_masks(names, found.kind)
+    found.checks += check_files(names, places, root, found.table) + check_masks(names, found.kind)
     readers = found.table[found.roles['readers'].column] if 'readers' in found.roles else None
-    found.checks += check_repeats(names, readers)
+    found.checks += check_repeats(names, readers, found.table)
     if places.moves and found.root is None: found.rewrite.append('the files have other names')
     blank = [row for row, name in enumerate(names) if name is None]
     if blank: found.rewrite.append(f'{say_count(len(blank), "row")} without a file')
@@ -246,7 +247,7 @@ def drop_rows(
         if not rows.any():
             there = first_few(table[column].dropna().unique())
             raise ValueError(f'leave_out={rule!r}: no row has it; {column} holds {there}')
-        table = table[~rows].reset_index(drop=True)
+        table = renumber(table[~rows])
     if not len(table): raise ValueError('leave_out=... leaves no row')
     return table
 
@@ -483,15 +484,18 @@ def check_given(
 ):
     "Refuse what the kind of a data set does not use (ValueError)."
     columns = ('path', 'patient', 'labels', 'ids', 'leave_out', 'sheet')
-    unused = {'table': ['options'], 'images': ['options', 'sheet'], 'npz': [*columns, 'options']}
+    inside = ['root'] if os.path.exists(found.source) else []   # the images of anything but a table lie in it
+    unused = {'table': ['options'], 'images': ['options', 'sheet'], 'npz': [*columns, 'options', *inside]}
     unused['pack'] = ['ids', 'sheet', 'leave_out', 'options', 'root']
-    unused |= dict.fromkeys(ANNOTATED, [*(name for name in columns if name != 'patient'), 'options'])
-    strange = [name for name in unused.get(found.kind, columns) if given.get(name)]
+    unused |= dict.fromkeys(ANNOTATED, [*(name for name in columns if name != 'patient'), 'options', *inside])
+    strange = [name for name in unused.get(found.kind, [*columns, *inside]) if given.get(name)]
     if not strange: return
     spelled = ', '.join(f'{name}=...' for name in strange)
     kinds = {'npz': 'an .npz', 'pack': 'a pack', 'table': 'a table', 'images': 'a folder of images'}
     what = kinds.get(found.kind, found.kind)
-    raise ValueError(f'{found.source} is read as {what}, which does not use {spelled}: leave it out, or name a table')
+    why = ', for its images lie in it' if 'root' in strange else ''
+    raise ValueError(f'{found.source} is read as {what}, which does not use {spelled}{why}: '
+                     'leave it out, or name a table')
 
 # %% ../nbs/01i_doctor.ipynb #ce73b750
 def examine(
@@ -510,7 +514,7 @@ def examine(
     found = Examination(str(place if kind == 'table' else target), kind, sheet=sheet)
     given = dict(path=path, patient=patient, ids=ids, sheet=sheet)
     found.given = list_given(leave_out, each_image, labels, root=root, **given)
-    check_given(found, leave_out=leave_out, labels=labels, options=options, **given)
+    check_given(found, root=root, leave_out=leave_out, labels=labels, options=options, **given)
     if kind == 'npz': examine_npz(found, look, each_image)
     elif kind == 'pack': examine_pack(found, look, labels, each_image, path=path, patient=patient)
     elif kind in ANNOTATED: examine_annotated(found, place, look, each_image, patient)

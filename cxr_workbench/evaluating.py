@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from . import opening, reports
 from .catalogue import spell_options
-from .grouping import BLANK, check_grouping, describe_shared, group_age, spell_values
+from .grouping import BLANK, COLUMNS, add_from_headers, check_grouping, describe_shared, group_age
+from .grouping import recognise_property, spell_values
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00007
 def load_checkpoint(
@@ -90,32 +91,7 @@ def score_data(
                   list(model.label_names), data.meta)
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00018
-COLUMNS = {   # what a column tells -> its usual names, the first that is there wins
-    'study': ['study id', 'study', 'study instance uid', 'accession number', 'exam id'],
-    'view': ['view position', 'view', 'ap/pa', 'projection', 'viewposition dicom', 'frontal/lateral'],
-    'sex': ['sex', 'patient sex', 'patient gender', 'gender', 'patientsex dicom'],
-    'age': ['age', 'patient age', 'patientage dicom', 'anchor age'],
-    'manufacturer': ['manufacturer', 'vendor', 'manufacturer dicom'],
-    'site': ['site', 'hospital', 'institution', 'institution name', 'center', 'centre'],
-}
 PATHS = r'(patient\d+/study\d+|p\d{8}/s\d{8})(?:/|$)'   # folders of studies: CheXpert, MIMIC-CXR
-FURTHER = {'study': 'studies', 'view': 'views', 'sex': 'sex', 'age': 'age'}   # property -> key of columns.NAMES
-OTHERS = {'manufacturer': ['hersteller', 'fabricante', 'fabricant'], 'site': ['standort', 'klinik', 'krankenhaus']}
-
-# %% ../nbs/79b1_evaluating.ipynb #0702fbe1
-def recognise_property(
-    table,      # DataFrame
-    what:str,   # a key of COLUMNS
-)->list:        # of one column, or none
-    "The column of a property that has no usual name, with a warning that names it; ValueError where two could be it."
-    from cxr_workbench.columns import NAMES
-    from cxr_workbench.tables import plain_name
-    names = {*NAMES.get(FURTHER.get(what), ()), *OTHERS.get(what, ())} - {'patientbirth'}   # a date, and no age
-    found = [name for name in table.columns if plain_name(name) in names]
-    if len(found) > 1:
-        raise ValueError(f"by={what!r}: the columns {found} could all be it; name one, by='{what}=COLUMN'")
-    if found: warnings.warn(f"{found[0]!r} is taken for the {what}: by='{what}=COLUMN' to name another")
-    return found
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00020
 def find_values(
@@ -521,6 +497,7 @@ def evaluate_run(
     "Score a run, write its report as CSV and HTML, and what else was asked for."
     import pandas as pd
     opened = open_rows(run, source, **how)
+    opened = opened._replace(data=add_from_headers(opened.data, by))
     stem, key = find_place(opened, by, out)
     counts = count_entries(opened.data)
     study = [text for text in by if text.partition('=')[0] == 'study']

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from .columns import SEXES, spell_sexes
 from .csv_tables import first_few, plain_name
+from .dicom_tags import read_patient, read_tags
 from .reading import SUFFIXES
 from .roles import LATERAL, Check, parse_age, say_count
 
@@ -94,16 +95,14 @@ def read_header(
     path,   # of a file
 ):          # Header; None where it is no DICOM file that can be read
     "The header of a DICOM file."
-    try:
-        with open(path, 'rb') as file:
-            if file.read(132)[128:] != b'DICM': return None
-        from pydicom import dcmread
-        ds = dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
-        texts = [str(ds.get(key) or '').strip() for key in ('PatientID', 'PhotometricInterpretation', 'ViewPosition')]
-        bits, height, width = (int(ds.get(key) or 0) for key in ('BitsStored', 'Rows', 'Columns'))
-        syntax = ds.file_meta.get('TransferSyntaxUID')
-        return Header(texts[0], texts[1], bits, texts[2], height, width, syntax is not None and syntax.is_compressed)
-    except Exception: return None   # a damaged file is told by its pixels
+    ds = read_tags(path, TAGS)
+    if ds is None: return None
+    colour, view = (str(ds.get(key) or '').strip() for key in ('PhotometricInterpretation', 'ViewPosition'))
+    try: bits, height, width = (int(ds.get(key) or 0) for key in ('BitsStored', 'Rows', 'Columns'))
+    except (TypeError, ValueError): return None   # a damaged file is told by its pixels
+    syntax = ds.file_meta.get('TransferSyntaxUID')
+    is_compressed = syntax is not None and syntax.is_compressed
+    return Header(read_patient(ds) or '', colour, bits, view, height, width, is_compressed)
 
 # %% ../nbs/01i8_films.ipynb #a6298f1f
 def describe_headers(

@@ -7,6 +7,7 @@ __all__ = ['ONE_PER', 'count_mixed', 'keep_rows', 'keep_views', 'keep_ages', 'ke
 
 # %% ../nbs/01cb_filters.ipynb #a77104fb
 import numpy as np
+from .lines import name_rows, renumber
 from .layouts import VIEWS
 from .states import label_states
 from .tables import Checks, first_few
@@ -30,11 +31,11 @@ def keep_rows(
     checks:Checks,  # gets the filter
     check:str,      # its name
     which:str,      # of the rows that go, in words: 'are lateral'
-):                  # the rows that stay, with index 0..k-1
+):                  # the rows that stay
     "Leave rows out, and count them."
     keep = np.asarray(keep, dtype=bool)
     checks.leave_out(check, len(table), int(keep.sum()), which)
-    return table[keep].reset_index(drop=True)
+    return renumber(table[keep])
 
 # %% ../nbs/01cb_filters.ipynb #7cc83999
 def keep_views(
@@ -78,7 +79,7 @@ def keep_one(
     missing = [column for column in columns if column not in table]
     if missing: raise ValueError(f'one_per={per!r} needs the columns {missing}, which this collection does not have')
     blank = np.flatnonzero(table[columns[0]].isna())
-    if len(blank): raise ValueError(f'one_per={per!r}, but the rows {first_few(blank)} have no {columns[0]}')
+    if len(blank): raise ValueError(f'one_per={per!r}, but there is no {columns[0]} in {name_rows(table, blank)}')
     keep = ~table.duplicated(columns)
     return keep_rows(table, keep, checks, f'one image per {per}', f'are further images of a {per}')
 
@@ -107,4 +108,4 @@ def choose_rows(
     if views is not None: table = keep_views(table, views, checks)
     if ages is not None: table = keep_ages(table, ages, checks)
     if one_per is not None: table = keep_one(table, one_per, checks)
-    return table.reset_index(drop=True)
+    return renumber(table)

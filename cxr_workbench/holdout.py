@@ -115,7 +115,7 @@ def get_fold_column(
     columns = [] if data.meta is None else list(data.meta)
     if name not in columns: raise ValueError(f'no column {name!r} in the table: it has {columns}')
     check_once(data.meta, name)
-    return data.meta[name]
+    return data.meta[name] if data.lines is None else data.meta[name].set_axis(data.lines)
 
 # %% ../nbs/01fa_holdout.ipynb #f90505df
 def hold_out(

@@ -21,11 +21,11 @@ def rank_patients(
 ):                # a sparse matrix of ones, (M*S*S, P), and (M, S, S): positives, negatives and perhaps ties
     "Sort one label once; times patient weights, the result is the ROC curve of a resample."
     from scipy.sparse import csr_array
-    order = np.argsort(-scores, kind='stable')
-    s, positive, patient = scores[order], y[order] == 1, patient[order]
+    order = np.argsort(-scores)
+    s, positive, patient = scores[order], y[order] == 1, patient[order].astype(np.int32)
     same = np.cumsum(np.r_[True, s[1:] != s[:-1]]) - 1
     some = np.bincount(same, weights=positive) > 0
-    rank = (np.cumsum(some) - some)[same]               # positive scores above
+    rank = (np.cumsum(some) - some).astype(np.int32)[same]               # positive scores above
     side = int(np.ceil(np.sqrt(some.sum() + 1)))
     place, tied = rank % side*side + rank//side, ~positive & some[same]
     kinds = [positive, ~positive, tied] if tied.any() else [positive, ~positive]
@@ -36,39 +36,40 @@ def rank_patients(
     return csr_array((ones, (rows, columns)), shape=(np.prod(shape), patients)), shape
 
 # %% ../nbs/07c_intervals.ipynb #scl00002
-def add_up(
+def sum_before(
     weights,   # by rank, (S, S, R)
-):             # the same memory
-    "Running sums over the ranks, in place: down the columns, then what the columns before hold."
-    for row in range(1, len(weights)): weights[row] += weights[row - 1]
-    weights[:, 1:] += np.cumsum(weights[-1, :-1], 0)
-    return weights
+):             # (S, R) of the columns before, and (R,) of all
+    "What the columns before each column hold, and the whole sum."
+    ends = np.cumsum(weights.sum(0), 0).astype(float)
+    return np.concatenate([np.zeros_like(ends[:1]), ends[:-1]]), ends[-1]
 
 # %% ../nbs/07c_intervals.ipynb #24da0886
 def weighted_areas(
-    a, b, t=None,   # weights by rank, (S, S, R): positives, negatives (used up), negatives in a tie
+    a, b, t=None,   # weights by rank, (S, S, R): positives, negatives, negatives in a tie
 ):                  # AUROC and AP, (R,) each; NaN where a resample has no positive or no negative
     "Both areas of many resamples at once."
-    def total(x, y): return np.einsum('ijr,ijr->r', x, y)
-    b[0, 0] += 1e-300                                 # a sum with a whole number is the number, and nothing is 0/0
-    A, B = add_up(a.copy()), add_up(b)
-    positives, negatives = A[-1, -1].copy(), B[-1, -1].copy()
-    above = total(a, B) - (0 if t is None else total(a, t)/2)
-    B += A
-    np.divide(A, B, out=A)                            # the precision at every rank
+    (A, positives), (B, negatives) = sum_before(a), sum_before(b)
+    B += 1e-300                                       # a sum with a whole number is the number, and nothing is 0/0
+    above, precise = np.zeros_like(A), np.zeros_like(A)
+    for row in range(len(a)):
+        present = a[row].astype(float)
+        A += present
+        B += b[row]
+        above += present*(B if t is None else B - t[row]/2)
+        precise += present*(A/(A + B))                # the precision at every rank
     pairs, absent = positives*negatives, (positives < 1) | (negatives < 1)
-    with np.errstate(invalid='ignore', divide='ignore'): auc, ap = (pairs - above)/pairs, total(a, A)/positives
+    with np.errstate(invalid='ignore', divide='ignore'):
+        auc, ap = (pairs - above.sum(0))/pairs, precise.sum(0)/positives
     return np.where(absent, np.nan, auc), np.where(absent, np.nan, ap)
 
 # %% ../nbs/07c_intervals.ipynb #scl00006
 def weigh_ranks(
     ranked,     # what rank_patients gives: a matrix and its shape
     weights,    # of patients, whole numbers, (P, R)
-)->np.ndarray:  # (M, S, S, R)
+)->np.ndarray:  # (M, S, S, R), of the type of the weights
     "Weights of positives, negatives and ties by rank, for `weighted_areas`."
     matrix, shape = ranked
-    kind = np.float32 if matrix.nnz*weights.max(initial=0) < 2**24 else float   # exact, and half the memory
-    return (matrix @ weights.astype(kind)).astype(float).reshape(*shape, -1)
+    return (matrix @ weights).reshape(*shape, -1)
 
 # %% ../nbs/07c_intervals.ipynb #6de02e21
 def draw_weights(
@@ -79,6 +80,15 @@ def draw_weights(
     drawn = rng.integers(patients, size=(resamples, patients)) + patients*np.arange(resamples)[:, None]
     weights = np.bincount(drawn.ravel(), minlength=resamples*patients).reshape(resamples, patients)
     return np.ascontiguousarray(weights.T, dtype=float)
+
+# %% ../nbs/07c_intervals.ipynb #5c1d7c01
+def shrink_weights(
+    weights,     # of patients, (P, R)
+    rows:int,    # of a label: no sum has more terms
+)->np.ndarray:   # (P, R)
+    "The weights in single precision, where all sums of them are exact in it."
+    exact = rows*weights.max(initial=0) < 2**24
+    return weights.astype(np.float32 if exact else float)
 
 # %% ../nbs/07c_intervals.ipynb #97283858
 def check_convention(
@@ -94,9 +104,10 @@ def resample_labels(
 )->dict:            # label -> AUROC and AP, (2, n_boot)
     "Both areas of every resample, for some labels; the same resamples for the same seed."
     found, rng = {c: np.empty((2, n_boot)) for c in ranked}, np.random.default_rng(seed)
+    most = max((matrix.nnz for matrix, _ in ranked.values()), default=0)
     for start in range(0, n_boot, chunk):
         rows = slice(start, min(start + chunk, n_boot))
-        weights = draw_weights(rng, patients, rows.stop - start)
+        weights = shrink_weights(draw_weights(rng, patients, rows.stop - start), most)
         for c, of in ranked.items():
             a, *rest = weigh_ranks(of, weights)
             auc, ap = weighted_areas(a, *rest)

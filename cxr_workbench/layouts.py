@@ -310,7 +310,7 @@ def read_layout(
         names = layout.columns.get(what, ())
         return [names] if isinstance(names, str) else [*names]
     ids = list_names('patient_id') + list_names('study_id')
-    table = read_table(file, ids=ids, files=list_names('name'))
+    table = read_table(file, ids=ids, files=list_names('name'), lines=True)
     table = name_columns(table, layout, checks)
     checks.add('table', 'ok', f'{file.name}', len(table))
     return table
@@ -393,7 +393,7 @@ def attach_files(
     paths = join_paths(rules[0], root)
     if not files: return table.assign(path=paths).reset_index(drop=True)
     paths = move_files(place_files(root, rules), root, rules, checks)
-    return keep_files(table.assign(path=paths), checks, f' under {root}')
+    return keep_files(table.assign(path=paths), checks, f' under {root}').reset_index(drop=True)
 
 # %% ../nbs/01ca_layouts.ipynb #f3ae58d2
 class Collected(NamedTuple):

@@ -7,7 +7,7 @@ __all__ = ['Long', 'find_long', 'widen']
 
 # %% ../nbs/01i6_long_tables.ipynb #5f2b9e08
 from typing import NamedTuple
-from .csv_tables import first_few
+from .lines import first_few, renumber
 from .finding_texts import split_text
 from .roles import Check, guess_labels, say_count
 from .tables import holds_states
@@ -55,14 +55,14 @@ def widen(
     rest = table.drop(columns=[long.finding] + ([] if long.state is None else [long.state]))
     groups = rest[rest[long.image].notna()].groupby(long.image, sort=False)
     differ = [name for name in rest if name != long.image and (groups[name].nunique(dropna=False) > 1).any()]
-    images = groups.head(1).drop(columns=differ).reset_index(drop=True)
+    images = renumber(groups.head(1).drop(columns=differ))
     said, absent, doubtful = collect_answers(table, long), '0' if long.state is None else None, 0
     names = sorted(said, key=lambda name: -len(said[name]))[:most]
     for name in names:
         answers = [said[name].get(image, {absent}) for image in images[long.image]]
         doubtful += sum(len(states) > 1 for states in answers)
         agreed = [next(iter(states)) if len(states) == 1 else None for states in answers]
-        images[name.replace(',', ' ')] = pd.Series(agreed, dtype=object)
+        images[name.replace(',', ' ')] = pd.Series(agreed, images.index, dtype=object)
     detail = f'a row for each finding: {say_count(len(table), "row")} become {say_count(len(images), "image")}'
     meaning = 'a finding that is not named is absent' if long.state is None else 'a finding without an answer is blank'
     checks = [Check('table', 'note', f'{detail}; {meaning}', len(table))]

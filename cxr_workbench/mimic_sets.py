@@ -82,7 +82,8 @@ def collect_mimic_cxr(
     if split is not None: compare_counts(table, layout, checks, split)
     has_labels = table.study_id.isin(studies.study_id)
     table = keep_rows(table, has_labels, checks, 'labelled studies', f'are of studies without labels by {labeler}')
-    table = choose_rows(table.merge(studies, on='study_id', how='left'), checks, **choice)
+    table = table.join(studies.set_index('study_id'), on='study_id')   # keeps the index
+    table = choose_rows(table, checks, **choice)
     rules = [name_mimic_files(table)]
     return Collected(attach_files(table, root, rules, checks, files), find_labels(table, wanted), checks)
 

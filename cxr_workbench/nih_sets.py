@@ -12,6 +12,7 @@ import numpy as np
 from .filters import choose_rows, keep_part
 from .layouts import LAYOUTS, Collected, attach_files, compare_counts, find_table, name_columns
 from .layouts import move_files, need_columns, read_layout
+from .lines import name_rows
 from .states import NIH14
 from .tables import Checks, find_nih14_files, first_few, join_paths, keep_files, nih14_table, read_table
 
@@ -31,7 +32,8 @@ def attach_nih_files(
     found = find_nih14_files(Path(root), checks)
     paths = [found.get(name) or os.path.join(root, 'images', name) for name in table['name']]
     paths = move_files(paths, root, names, checks)
-    return keep_files(table.assign(path=paths), checks, f' under {root}/images or {root}/images_*/images')
+    table = keep_files(table.assign(path=paths), checks, f' under {root}/images or {root}/images_*/images')
+    return table.reset_index(drop=True)
 
 # %% ../nbs/01cc_nih_sets.ipynb #2a16332b
 def collect_nih14(
@@ -113,7 +115,7 @@ def join_boxes(
     "One row an image from one row a box; ValueError where its rows disagree, or say nothing."
     need_columns(table, ['patientId', 'x', 'y', 'width', 'height', 'Target'], 'the table of boxes')
     blank = np.flatnonzero(table.patientId.isna() | ~table.Target.isin((0, 1)))
-    if len(blank): raise ValueError(f'rows {first_few(blank)} name no image, or a Target that is neither 0 nor 1')
+    if len(blank): raise ValueError(f'{name_rows(table, blank)}: no image is named, or Target is neither 0 nor 1')
     groups = table.groupby('patientId', sort=False).Target
     differ = groups.nunique() > 1
     if differ.any(): raise ValueError(f'images with both targets: {first_few(differ.index[differ])}')
@@ -131,7 +133,7 @@ def collect_rsna(
     checks, layout = Checks(), LAYOUTS['rsna']
     file, labels = find_table(root, layout.tables, checks), [*layout.labels]
     if file is None: return Collected(None, labels, checks)
-    table = read_table(file, files=['patientId'])
+    table = read_table(file, files=['patientId'], lines=True)
     checks.compare('boxes and rows without one', len(table), layout.official['all']['boxes and rows without one'])
     table = name_columns(join_boxes(table, checks), layout, checks).rename(columns={'Target': 'Pneumonia'})
     compare_counts(table, layout, checks)

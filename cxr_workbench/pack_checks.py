@@ -8,6 +8,7 @@ __all__ = ['check_rows', 'Kept', 'check_pack']
 # %% ../nbs/01i7_pack_checks.ipynb #c4088bc5
 from pathlib import Path
 from typing import NamedTuple
+from .lines import name_row, renumber
 from .packing import PackedImages
 from .roles import Check, read_texts, say_count
 
@@ -51,8 +52,8 @@ def check_rows(
     found = [str(name).strip() for name in table[column].iloc[packed.rows]]
     place = next((k for k, name in enumerate(found) if name != packed.paths[k].strip()), None)
     if place is None: return
-    raise ValueError(f'row {packed.rows[place]} of {file} is {found[place]}, and {packed.paths[place]} was packed '
-                     f'there: {remedy}')
+    where = name_row(table, packed.rows[place])
+    raise ValueError(f'{where} of {file} is {found[place]}, and {packed.paths[place]} was packed there: {remedy}')
 
 # %% ../nbs/01i7_pack_checks.ipynb #d2afc635
 class Kept(NamedTuple):
@@ -79,4 +80,4 @@ def check_pack(
     except ValueError as error: return Kept([*checks, Check('table', 'wrong', str(error))], packed)
     column = packed.config.get('path_column')
     known = column if column in table else None
-    return Kept(checks, packed, table.iloc[packed.rows].reset_index(drop=True), known)
+    return Kept(checks, packed, renumber(table.iloc[packed.rows]), known)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from .csv_tables import read_table, spell_files, tidy_name
+from .lines import name_row, name_rows
 from .progress import follow
 from .reading import Reading, UnreadableImage, find_images, fit_image, is_integer
 from .shards import UNSEEN, find_changed, find_fault, find_list_fault, hash_file, hash_lists, hold_folder
@@ -31,7 +32,7 @@ def open_table(
     if isinstance(table, (str, os.PathLike)):
         if Path(table).is_dir(): return [str(file) for file in find_images(table)], None
         root = Path(table).parent if root is None else root
-        table = read_table(table, files=[path_column], spelled=True)
+        table = read_table(table, files=[path_column], spelled=True, lines=True)
         check_once(table, path_column)
     if isinstance(table, dict):
         import pandas as pd
@@ -54,20 +55,21 @@ def resolve_paths(
     table,               # as in open_table
     path_column='path',  # where a table has the paths
     root=None,           # what they are relative to; None: as in open_table
-):                       # paths as written ('' where blank), and the files they mean
+):                       # paths as written ('' where blank), the files they mean, and the table
     "The files of a table; raises ValueError for a missing column, an entry that is no path, or an empty table."
     table, root = open_table(table, path_column, root)
-    if hasattr(table, 'columns'): table = pick_paths(table, path_column)
-    wrong = [i for i, p in enumerate(table) if p is not None and not isinstance(p, (str, os.PathLike))]
+    paths = pick_paths(table, path_column) if hasattr(table, 'columns') else table
+    wrong = [i for i, p in enumerate(paths) if p is not None and not isinstance(p, (str, os.PathLike))]
     if wrong:
-        raise ValueError(f'row {wrong[0]} holds {table[wrong[0]]!r}, which is no path ({len(wrong)} such rows)')
-    names = ['' if p is None else tidy_name(str(p), root or '') for p in table]
+        where = name_row(table, wrong[0])
+        raise ValueError(f'{where} holds {paths[wrong[0]]!r}, which is no path ({len(wrong)} such rows)')
+    names = ['' if p is None else tidy_name(str(p), root or '') for p in paths]
     if not any(names): raise ValueError('the table names no file')
-    return names, [os.path.join(root or '', name) if name else '' for name in names]
+    return names, [os.path.join(root or '', name) if name else '' for name in names], table
 
 # %% ../nbs/01a4_packing.ipynb #231f7255
 def check_paths(
-    files:list[str],  # from resolve_paths
+    files:list[str], table,   # from resolve_paths
 ):
     "Refuse with ValueError a table that names a file twice, or whose files are not where it says."
     first, twice = {}, []
@@ -75,9 +77,8 @@ def check_paths(
         if file and first.setdefault(os.path.normpath(file), row) != row: twice.append(row)
     if twice:
         again = twice[0]
-        rows = f'{first[os.path.normpath(files[again])]} and {again}'
-        raise ValueError(f'{len(twice)} files appear twice, first {files[again]} in rows {rows}: '
-                         'keep one row of each')
+        rows = name_rows(table, [first[os.path.normpath(files[again])], again])
+        raise ValueError(f'{len(twice)} files appear twice, first {files[again]} in {rows}: keep one row of each')
     some = [os.path.abspath(file) for file in files if file][:100]
     if any(map(os.path.exists, some)): return
     raise ValueError(f'none of the first {len(some)} files exists, for example {some[0]}: check root=...')
@@ -485,11 +486,11 @@ def pack(
 ):                       # PackedImages; unreadable files are in its .failed
     "Resize every image of a table once into memory-mapped uint8 shards; after a kill, run it again."
     table, root = open_table(table, path_column, root)
-    names, files = resolve_paths(table, path_column, root)
+    names, files, table = resolve_paths(table, path_column, root)
     plan = make_plan(names, Reading(size, fit, **reading), shard, path_column)
     kept = choose_columns(table, path_column, keep)
     count_workers(workers, 1)
-    check_paths(files)
+    check_paths(files, table)
     out = Path(out)
     make_folder(out)
     with hold_folder(out):
@@ -509,9 +510,9 @@ def plan_pack(
     **reading,    # as in pack
 )->dict:          # what -> a number; megabytes have 10^6 bytes
     "What packing a table takes; a few of its files are read, and nothing is written. ValueError as in pack."
-    names, files = resolve_paths(table, path_column, root)
+    names, files, table = resolve_paths(table, path_column, root)
     plan, out = make_plan(names, Reading(size, fit, **reading), shard, path_column), Path(out)
-    check_paths(files)
+    check_paths(files, table)
     n, k = len(names), plan['shard']
     chosen = [files[row] for row in np.unique(np.linspace(0, n - 1, min(sample, n)).astype(int))]
     start = time.process_time()

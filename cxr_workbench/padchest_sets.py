@@ -149,7 +149,7 @@ def read_part(
     "One part of CXR-LT 2026, with the patients of PadChest."
     file = find_table(root, names, checks)
     if file is None: return None
-    table = need_columns(read_table(file, ids=['PatientID'], files=['ImageID']), ['ImageID'], file.name)
+    table = need_columns(read_table(file, ids=['PatientID'], files=['ImageID'], lines=True), ['ImageID'], file.name)
     table = table.rename(columns={'ImageID': 'name'})
     unknown = table['name'][~table['name'].isin(people.index)]
     if len(unknown):

@@ -11,7 +11,7 @@ import os, re, tempfile, unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from .csv_tables import first_few
+from .lines import first_few, name_row, name_rows
 from .reading import SUFFIXES
 from .roles import Check, say_count
 
@@ -264,6 +264,7 @@ def check_files(
     names,           # what a table calls its files, (n,)
     places:Places,
     root,            # folder that relative names start from
+    table=(),        # DataFrame that they are of, for its lines
 )->list[Check]:
     "Files that are not where the table says: where they are, or that they are not."
     n, checks = len(names), []
@@ -271,7 +272,7 @@ def check_files(
     blank = [row for row, name in enumerate(names) if name is None]
     if blank:
         detail = f'{len(blank):,} of {say_count(n, "row")} name no file'
-        checks.append(Check('image files', 'missing', detail, len(blank), [f'row {row}' for row in blank[:5]],
+        checks.append(Check('image files', 'missing', detail, len(blank), [name_row(table, row) for row in blank[:5]],
                             '--write REPAIRED.csv leaves these rows out'))
     lost = sum(map(len, places.moves.values())) + len(places.unclear) + len(places.absent) + len(blank)
     if not lost: return [Check('image files', 'ok', f'all {n:,} are there', n)]
@@ -292,22 +293,27 @@ def check_files(
     if places.absent:
         detail = f'{len(places.absent):,} of {say_count(n, "file")} not found in {first_few(places.searched)}'
         advice = 'get them, or leave these rows out: --missing skip'
+        ends = [PurePosixPath(name or '').suffix.lower() in SUFFIXES for name in names]
+        is_remark = 2*sum(ends) > n and not any(ends[row] for row in places.absent)
+        if is_remark: advice = 'these rows name no image: totals or remarks, delete them'
         if not any(places.paths): advice = 'name the folder that they lie in: --root'
         archives = list_archives(places.searched)
         if archives: advice = f'unpack {first_few(archives)}, which may hold them'
-        checks.append(Check('image files', 'missing', detail, len(places.absent), some(places.absent), advice))
+        rows = [f'{names[row]} ({name_row(table, row)})' for row in places.absent[:5]]
+        checks.append(Check('image files', 'missing', detail, len(places.absent), rows, advice))
     return checks
 
 # %% ../nbs/01i2_places.ipynb #354e5436
 def check_repeats(
     names,           # what a table calls its files, (n,); None where blank
     readers=None,    # who read the image, (n,); None: not known
+    table=(),        # as in check_files
 )->list[Check]:
     "Files that more than one row names."
     rows = {}
     for row, name in enumerate(names):
         if name is not None: rows.setdefault(os.path.normpath(str(name).replace('\\', '/')), []).append(row)
-    twice = [f'{name} (rows {first_few(where)})' for name, where in rows.items() if len(where) > 1]
+    twice = [f'{name} ({name_rows(table, where)})' for name, where in rows.items() if len(where) > 1]
     if not twice: return []
     detail = f'{say_count(len(twice), "file")} in more than one row, of {say_count(len(rows), "file")} in all'
     what = 'keep one row of each: training takes one row for an image'

@@ -8,6 +8,7 @@ __all__ = ['check_label_names', 'Interrupted', 'find_temperature', 'calibrate', 
 # %% ../nbs/08e_prediction.ipynb #c56d5b55
 import os, warnings
 from collections import deque
+from contextlib import closing
 import numpy as np
 import torch
 from .core import Batch, Method, check_reading, check_source, evaluation_mode, is_assumed
@@ -162,7 +163,7 @@ def read_ahead(
     batch_size,
     workers=4,        # threads that read files
 ):                    # yields Batch, in the order of the rows
-    "Batches that are read while the one before is used, at most one more than there are threads."
+    "Batches that are read while the one before is used, at most one more than there are threads; to be closed."
     from concurrent.futures import ThreadPoolExecutor
     threads = max(1, workers) if isinstance(getattr(data, 'images', None), FileImages) else 1
     pool, coming = ThreadPoolExecutor(threads), deque()
@@ -198,8 +199,9 @@ def calibrate(
     check_label_names(method, data)
     check_source(method, data, 'the images of the validation part')
     with evaluation_mode(method), torch.inference_mode():
-        device, batches = next(method.parameters()).device, read_ahead(data, batch_size)
-        logits = np.concatenate([method(batch.x.to(device)).float().cpu().numpy() for batch in batches])
+        device = next(method.parameters()).device
+        with closing(read_ahead(data, batch_size)) as batches:
+            logits = np.concatenate([method(batch.x.to(device)).float().cpu().numpy() for batch in batches])
     y, known = data.y.numpy(), data.known.numpy().astype(bool)
     temperature = find_temperature(logits, y, known)
     scores = .5*(1 + np.tanh(logits/temperature/2))
@@ -256,8 +258,7 @@ def predict(
     if reading is not None: raise ValueError('reading= is for files: the images of a data set have a reading already')
     check_label_names(method, data)
     check_source(method, data, 'the images of the data set')
-    with on_device(method, device):
-        batches = read_ahead(data, batch_size, workers)
+    with on_device(method, device), closing(read_ahead(data, batch_size, workers)) as batches:
         scores = np.concatenate([score_batch(method, batch.x, temperature) for batch in batches])
     table = make_table(method, scores, data.paths if data.paths is not None else ['']*len(data))
     table.attrs['data'] = data.fingerprint()

@@ -19,8 +19,9 @@ from .columns import NAMES
 from .csv_tables import first_few, plain_name, read_table
 from .dicom_tags import patients_from_headers
 from .finding_texts import holds_sentences
+from .lines import name_row
 from .reading import SUFFIXES
-from .splits import make_spelling_key, parse_patient, patients_from_names
+from .splits import is_date, make_spelling_key, parse_patient, patients_from_names
 from .states import CHEXPERT, CXR_LT_2026, NIH14, label_states
 from .tables import holds_states, is_patient_name
 
@@ -91,13 +92,13 @@ def read_texts(
     "A table with every entry as it is spelled; ValueError where it cannot be read, naming what is needed."
     import pandas as pd
     how = {} if isinstance(table, pd.DataFrame) else dict(dtype=str, sheet=sheet)
-    frame = read_table(table, **how)
+    frame = read_table(table, lines=True, **how)
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     columns = []
     for k in range(frame.shape[1]):
         codes, kinds = pd.factorize(frame.iloc[:, k])
         spelled = np.array([*map(spell_entry, kinds), None], dtype=object)   # the code -1 is a blank
-        columns.append(pd.Series(spelled[codes], dtype=object, name=frame.columns[k]))
+        columns.append(pd.Series(spelled[codes], frame.index, dtype=object, name=frame.columns[k]))
     return pd.concat(columns, axis=1)
 
 # %% ../nbs/01i1_roles.ipynb #c5bc5857
@@ -282,13 +283,13 @@ def check_entries(
     checks = []
     strange = np.argwhere(np.isinf(states))
     if len(strange):
-        some = [f'{labels[c]} {table[labels[c]].iloc[i]!r} in row {i}' for i, c in strange[:5]]
+        some = [f'{labels[c]} {table[labels[c]].iloc[i]!r} in {name_row(table, i)}' for i, c in strange[:5]]
         detail = f'{say_count(len(strange), "entry")} beside 1, 0, -1 and blank'
         checks.append(Check('labels', 'wrong', detail, len(strange), some,
                             'correct them, or leave the column out of --labels'))
     blank = np.flatnonzero(np.isnan(states).all(1))
     if len(blank):
-        rows = [f'row {row}' for row in blank[:5]]
+        rows = [name_row(table, row) for row in blank[:5]]
         detail = f'no label at all in {len(blank):,} of {say_count(len(states), "row")}'
         checks.append(Check('labels', 'note', detail, len(blank), rows,
                             'they train as absent; --blank unknown leaves them out'))
@@ -330,7 +331,7 @@ BESIDE_HEALTHY = ('supportdevices', 'unchanged')   # labels that may stand besid
 
 # %% ../nbs/01i1_roles.ipynb #ed620b68
 def check_no_finding(
-    labels, states,   # C names, and (n, C) of parse_states
+    table, labels, states,   # as in check_entries
 )->list[Check]:
     "Rows in which No Finding stands beside a finding."
     keys = [plain_name(name) for name in labels]
@@ -340,7 +341,7 @@ def check_no_finding(
     both = np.flatnonzero((states[:, healthy] == 1).any(1) & (states[:, others] == 1).any(1))
     if not len(both): return []
     name = labels[healthy[0]]
-    some = [f'row {i} ({labels[others[int((states[i, others] == 1).argmax())]]})' for i in both[:5]]
+    some = [f'{name_row(table, i)} ({labels[others[int((states[i, others] == 1).argmax())]]})' for i in both[:5]]
     return [Check('labels', 'wrong', f'{name} beside a finding in {say_count(len(both), "row")}', len(both), some,
                   f'one of the two is wrong: correct these rows, or leave {name} out of --labels')]
 
@@ -362,7 +363,7 @@ def check_labels(
     "What is wrong with the labels, and what is worth knowing."
     states = parse_states(table, labels)
     return [*check_label_names(table, labels), *check_entries(table, labels, states), *check_words(table, labels),
-            *check_no_finding(labels, states), *check_held(table, labels)]
+            *check_no_finding(table, labels, states), *check_held(table, labels)]
 
 # %% ../nbs/01i1_roles.ipynb #76124aa5
 def is_rounded(
@@ -392,7 +393,7 @@ def check_ids(
                   f'{known.nunique():,} distinct where there were more {what}')
         checks.append(Check(what, 'wrong', detail, int(rounded.sum()), known.value_counts().index[:5].tolist(),
                             'take the column as text from the original table: --ids ORIGINAL joins it by image'))
-    dates = column.fillna('').str.fullmatch(r'[0-9]{4}-[0-9]{2}-[0-9]{2}([ T]00:00:00)?').to_numpy()
+    dates = column.fillna('').map(is_date).to_numpy(bool)
     if dates.any() and what == 'patients':
         detail = f'dates in {dates.sum():,} of {say_count(len(texts), "row")} of {column.name!r}'
         checks.append(Check(what, 'wrong', detail, int(dates.sum()), column[dates].unique()[:5].tolist(),
@@ -401,7 +402,7 @@ def check_ids(
     if len(blank):
         status = 'wrong' if what == 'patients' else 'note'
         checks.append(Check(what, status, f'none in {say_count(len(blank), "row")}', len(blank),
-                            [f'row {row}' for row in blank[:5]],
+                            [name_row(column, row) for row in blank[:5]],
                             f"fill them in, or leave these rows out: --leave-out '{column.name}=' --write KNOWN.csv"))
     groups = {}
     for text in dict.fromkeys(column.dropna()): groups.setdefault(make_spelling_key(text), []).append(text)
@@ -464,7 +465,8 @@ def check_people(
         strange = np.flatnonzero(ages > 120)
         if len(strange):
             checks.append(Check('age', 'note', f'above 120 in {say_count(len(strange), "row")}', len(strange),
-                                [f'{table[roles["age"].column].iloc[row]} in row {row}' for row in strange[:5]],
+                                [f'{table[roles["age"].column].iloc[row]} in {name_row(table, row)}'
+                                 for row in strange[:5]],
                                 'not used in training; scores by age would be wrong'))
     if 'views' in roles:
         column = table[roles['views'].column]

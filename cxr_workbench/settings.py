@@ -263,8 +263,8 @@ def check_table(
         if packed is None: keep_files(table.assign(path=join_paths(table[column], root or file.parent)), checks)
         try: checks.stop(missing)
         except FileNotFoundError as error:
-            text = str(error).replace('cxr-workbench doctor', f'`cxr-workbench doctor {source}`')
-            raise FileNotFoundError(text) from None
+            said = str(error).replace('cxr-workbench doctor says', f'cxr-workbench doctor {source} says')
+            raise FileNotFoundError(said) from None
 
 # %% ../nbs/79c1_settings.ipynb #863be5a5
 def check_places(

@@ -168,5 +168,5 @@ def find_changed(
     "Whether files are others than those that were packed, in words."
     sizes = [(row, size, files[row]) for row, size in plan.get('sizes', ()) if row < len(files)]
     now = [(row, size, os.path.getsize(file)) for row, size, file in sizes if os.path.isfile(file)]
-    changed = [f'{size:,} bytes in row {row}, and it has {found:,} now' for row, size, found in now if found != size]
+    changed = [f'{files[row]} had {size:,} bytes, and has {found:,} now' for row, size, found in now if found != size]
     return [f'other files ({changed[0]})'] if changed else []

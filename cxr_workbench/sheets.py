@@ -274,7 +274,8 @@ def is_totals(
 
 # %% ../nbs/01b0_sheets.ipynb #fb19dd06
 def drop_totals(
-    rows:list,   # [(line or row of the sheet, texts)], the names first
+    rows:list,    # [(line or row of the sheet, texts)], the names first
+    what='row',   # where they stand, for messages
 )->tuple[list, list[str]]:   # the rows without the totals below them, and what has to be said
     "Leave out the last rows where they are totals; a row as full as the one above it stays."
     notes = []
@@ -283,7 +284,7 @@ def drop_totals(
         is_full = all(text.strip() for text in texts)
         if is_full or not is_totals(texts): break
         word = next(text.strip() for text in texts if text.strip())
-        notes.append(f'row {line} holds totals ({word!r}) and is left out')
+        notes.append(f'{what} {line} holds totals ({word!r}) and is left out')
         rows = rows[:-1]
     return rows, notes
 

@@ -10,12 +10,12 @@ import json, os
 from pathlib import Path
 import numpy as np
 from .answers import translate_answers
-from .data import find_labels, find_patients, list_other_columns
+from .columns import read_people_table
+from .data import find_labels, list_other_columns
 from .dataset import CXRDataset
 from .labels import LabelPolicy
 from .packing import PackedImages
 from .reading import Reading
-from .tables import read_table
 
 # %% ../nbs/02c_streams.ipynb #10941f08
 def import_litdata():
@@ -115,7 +115,7 @@ def from_stream(
     folder,         # as in StreamedImages
     table=None,     # its table.csv; None: the one in the folder
     labels=None,    # label columns; None: usual names
-    patient=None,   # column of the patients; None: usual names
+    patient=None,   # column of the patients; None: as in columns.read_people_table
     policy=None,    # a LabelPolicy for what uncertain and blank mean; None: LabelPolicy()
     cache=None,     # as in StreamedImages
     path=None,      # column of the files; None: path, where there is one
@@ -124,11 +124,10 @@ def from_stream(
     if table is None and '://' in str(folder):
         raise ValueError(f'{folder} lies in a store: give a local copy of its table.csv, table=')
     images = StreamedImages(folder, cache)
-    table = read_table(Path(folder)/'table.csv' if table is None else table, ids=[patient], files=[path])
+    table, patient = read_people_table(Path(folder)/'table.csv' if table is None else table, patient, files=[path])
     counts = len(table), len(images)
     if counts[0] != counts[1]: raise ValueError(f'{counts[0]} rows of the table for {counts[1]} images of {folder}')
     column = path or ('path' if 'path' in table else None)
-    patient = find_patients(table, patient)
     labels = find_labels(table, labels, list_other_columns(table, column, patient))
     who, paths = (None if name is None else table[name] for name in (patient, column))
     answers = translate_answers(table, labels)[labels]

@@ -12,6 +12,7 @@ import numpy as np
 from .answers import translate_answers
 from .dataset import CXRDataset
 from .files import PackedImages
+from .lines import renumber
 from .labels import as_truth
 from .states import as_policy
 from .sources import as_images
@@ -75,7 +76,7 @@ def find_packed(
     if twice:
         raise ValueError(f'packed images that more than one row of the table means: {first_few(twice)}. '
                          'Name the files with their folders')
-    return images, rows[there], table[there].reset_index(drop=True)
+    return images, rows[there], renumber(table[there])
 
 # %% ../nbs/01h_table_images.ipynb #bde938fe
 def from_table(

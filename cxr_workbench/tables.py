@@ -14,6 +14,7 @@ import numpy as np
 from .answers import read_answers
 from .csv_tables import TEXTS_OF_FINDINGS, USUAL, first_few, plain_name, read_table, tidy_name
 from .csv_tables import unpack_bytes
+from .lines import is_marked, name_row, name_rows, renumber
 from .states import CHEXPERT, CXR_LT_2026, NIH14, label_states
 
 # %% ../nbs/01c_tables.ipynb #0543a622
@@ -50,13 +51,21 @@ def find_column(
     return name
 
 # %% ../nbs/01c_tables.ipynb #181f6488
-def is_patient_name(name)->bool:
-    "Whether a column name speaks of a person's identifier, and of no property of theirs."
-    person = ('patient|pacient|pazient|subject|proband|sujeto|person|participant|individual|mrn|historiacl[ií]nica'
-              '|^pid$|^nhc$|^pat(id|nr|no|num|number|code|key)?$|^case(id|no|number)?$')
+def is_patient_name(
+    name,         # of a column
+    sure=False,   # True: it speaks of a person's number, so it is taken; False: it may, so it is asked about
+)->bool:
+    "Whether the name of a column speaks of a person's identifier, and of no property of theirs."
+    key, person = plain_name(name), 'patient|pacient|pazient|subject|proband|sujeto|person|participant|individual'
+    number = '(id|ids|uid|nr|no|num|number|nummer|numero|número|code|key|kennung|pseudonym|identifier)'
+    alone = 'mrn|pid|nhc|historiacl[ií]nica|patienten|paciente|proband|sujeto'
+    usual = [*map(plain_name, USUAL['patients'])]
+    is_sure = key in usual or bool(re.fullmatch(f'(deid)?({person}|pat)(e|i|en)?{number}|{alone}', key))
+    if sure or is_sure: return is_sure
+    speaks = f'{person}|mrn|historiacl[ií]nica|^pat$|^case(id|no|number)?$'
     others = ('(?<!im)age|sex|gender|birth|position|orient|date|time|weight|height|race|ethnic|view|country'
               '|alter|edad|geschlecht|geburt|nacimiento|datum|fecha|gewicht|peso')
-    return bool(re.search(person, plain_name(name))) and not re.search(others, plain_name(name))
+    return bool(re.search(speaks, key)) and not re.search(others, key)
 
 # %% ../nbs/01c_tables.ipynb #5bd66e21
 def find_patients(
@@ -155,13 +164,13 @@ def parse_row_numbers(
         raise NoSuchRow(f'{name} holds truth values: it says in which row of the images each row of the table lies')
     strange = [i for i, value in enumerate(entries) if isinstance(value, (complex, bool, pd.Timestamp))]
     if strange:
-        raise NoSuchRow(f'{name} holds {entries[strange[0]]!r} in row {strange[0]} of the table, '
+        raise NoSuchRow(f'{name} holds {entries[strange[0]]!r} in {name_row(column, strange[0])} of the table, '
                         'which is no row number')
     numbers = pd.to_numeric(values, errors='coerce')
     blank = np.flatnonzero(numbers.isna() | (numbers != np.floor(numbers)))
     if len(blank):
-        raise NoSuchRow(f'{name} holds no row number in {len(blank)} rows of the table: rows {first_few(blank)} '
-                        f'(row {blank[0]}: {entries[blank[0]]!r}). Leave rows without an image out')
+        raise NoSuchRow(f'{name} holds no row number in {len(blank)} rows of the table: {name_rows(column, blank)} '
+                        f'({name_row(column, blank[0])}: {entries[blank[0]]!r}). Leave rows without an image out')
     return numbers
 
 # %% ../nbs/01c_tables.ipynb #03e6c39d
@@ -175,7 +184,7 @@ def table_rows(
     absent = np.flatnonzero((numbers < 0) | (numbers >= n))
     if len(absent):
         raise NoSuchRow(f'there are images 0 to {n - 1}, but {name} is {first_few(entries[absent])} '
-                        f'in rows {first_few(absent)} of the table: leave rows without an image out')
+                        f'in {name_rows(column, absent)} of the table: leave rows without an image out')
     twice = numbers[numbers.duplicated()].astype(int)
     if len(twice): raise ValueError(f'images stand in more than one row of the table: {name} {first_few(twice)}')
     return numbers.to_numpy(np.int64)
@@ -189,10 +198,11 @@ def join_paths(
     rows = {}
     for row, name in enumerate(names):
         if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
-            raise ValueError(f'row {row} names no image file, but {name!r}: give it one, or delete the row')
+            raise ValueError(f'{name_row(names, row)} names no image file, but {name!r}: '
+                             'give it one, or delete the row')
         path = os.path.join(root, tidy_name(str(name), root))
         rows.setdefault(os.path.normpath(path), []).append(row)
-    twice = [f'{path} (rows {first_few(where)})' for path, where in rows.items() if len(where) > 1]
+    twice = [f'{path} ({name_rows(names, where)})' for path, where in rows.items() if len(where) > 1]
     if twice: raise ValueError(f'image files in more than one row: {first_few(twice)}. Keep one row of each')
     return list(rows)
 
@@ -264,14 +274,15 @@ def keep_files(
     there = np.array([isinstance(path, str) and os.path.isfile(path) for path in table.path], dtype=bool)
     names = table['name'] if 'name' in table else table.path
     absent = names[~there]
+    lines = f' ({name_rows(table, np.flatnonzero(~there), 3)})' if is_marked(table) and len(absent) else ''
     if len(absent):
-        detail = (f'{len(absent)} of {len(table)} image files are not there: {first_few(absent, 3)}{where}. '
+        detail = (f'{len(absent)} of {len(table)} image files are not there: {first_few(absent, 3)}{where}{lines}. '
                   "Get them, or leave these rows out with missing='skip'; "
                   'cxr-workbench doctor says where files with such names lie')
         checks.filters.append(('image files', len(table), int(there.sum()), 'have no file'))
         checks.add('image files', 'missing', detail, int(there.sum()))
     else: checks.add('image files', 'ok', f'all {len(table)} are there', len(table))
-    return table[there].reset_index(drop=True)
+    return renumber(table[there])
 
 # %% ../nbs/01c_tables.ipynb #dd076fb1
 def keep_named(
@@ -284,11 +295,11 @@ def keep_named(
     named = np.array([is_name(entry) for entry in table[column]], dtype=bool)
     if named.all(): return table
     rows = [int(row) for row in np.flatnonzero(~named)]
-    detail = (f'{len(rows)} of {len(table)} rows name no image file in {column!r}: {first_few(rows, 3)}. '
+    detail = (f'{len(rows)} of {len(table)} rows name no image file in {column!r}: {name_rows(table, rows, 3)}. '
               "Write their names, or leave these rows out with missing='skip'")
     checks.filters.append(('image files', len(table), int(named.sum()), 'name no file'))
     checks.add('image files', 'missing', detail, int(named.sum()))
-    return table[named].reset_index(drop=True)
+    return renumber(table[named])
 
 # %% ../nbs/01c_tables.ipynb #dec59625
 def split_findings(
@@ -298,7 +309,7 @@ def split_findings(
     import pandas as pd
     empty = np.flatnonzero([not isinstance(text, str) or not text.strip(' |') for text in findings])
     if len(empty):
-        raise ValueError(f'{len(empty)} rows name neither a finding nor No Finding: rows {first_few(empty)}')
+        raise ValueError(f'{len(empty)} rows name neither a finding nor No Finding: {name_rows(findings, empty)}')
     kinds, kind = np.unique(findings.to_numpy(dtype=str), return_inverse=True)
     texts = pd.Series(kinds).str.replace(r'\s*\|\s*', '|', regex=True).str.strip()
     found = texts.str.get_dummies('|')
@@ -398,7 +409,7 @@ def nih14_table(
     if len({unpack_bytes(file.read_bytes()) for file in found}) > 1:
         detail = f'{root} holds tables that differ, {first_few([f.name for f in found])}: leave one there'
         checks.add('table', 'wrong', detail)
-    table = read_table(found[0])
+    table = read_table(found[0], lines=True)
     for column in ('Image Index', 'Finding Labels', 'Patient ID'): find_column(table, found[0].name, column)
     checks.add('table', 'ok', f'{found[0].name}, {table["Patient ID"].nunique()} patients', len(table))
     table = table.rename(columns={'Image Index': 'name', 'Patient ID': 'patient_id'})
@@ -408,7 +419,7 @@ def nih14_table(
     table['path'] = [paths.get(name) or os.path.join(root, 'images', name) for name in table.name]
     table = mark_official_split(table, root, split, checks)
     if not files: return table.reset_index(drop=True), checks
-    return keep_files(table, checks, f' under {root}/images or {root}/images_*/images'), checks
+    return keep_files(table, checks, f' under {root}/images or {root}/images_*/images').reset_index(drop=True), checks
 
 # %% ../nbs/01c_tables.ipynb #15fa4f90
 def find_chexpert(
@@ -459,7 +470,7 @@ def chexpert_table(
         checks.add('table', 'missing', f'no {split}.csv in {home or root}: '
                                        f'root= is the folder that the {version} version was unpacked to', 0)
         return None, checks
-    table = read_table(file)
+    table = read_table(file, lines=True)
     find_labels(table, ['Path', *CHEXPERT])
     tail = table.Path.str.split('/', n=1).str[1]
     table = table.assign(path=join_paths(tail, home), patient_id=tail.str.extract(r'(patient\d+)', expand=False))
@@ -470,7 +481,8 @@ def chexpert_table(
         frontal = is_frontal(table)
         checks.leave_out('frontal views', len(table), int(frontal.sum()), 'are lateral')
         table = table[frontal]
-    return keep_files(table, checks) if files else table.reset_index(drop=True), checks
+    if files: table = keep_files(table, checks)
+    return table.reset_index(drop=True), checks
 
 # %% ../nbs/01c_tables.ipynb #b1bf28cb
 def record_labels(

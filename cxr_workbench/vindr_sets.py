@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 from .filters import choose_rows, keep_rows
 from .layouts import LAYOUTS, VINDR, Collected, attach_files, find_table, join_parts, need_columns
+from .lines import name_rows
 from .tables import Checks, find_labels, first_few, read_table
 
 # %% ../nbs/01cg_vindr_sets.ipynb #a18c9f17
@@ -23,7 +24,7 @@ def count_readers(
     "How many readers mark each finding of each image; ValueError for a mark of another name."
     columns = ['image_id', 'rad_id', 'class_name']
     blank = np.flatnonzero(need_columns(marks, columns, 'the table of marks')[columns].isna().any(axis=1))
-    if len(blank): raise ValueError(f'rows {first_few(blank)} lack one of {columns}: fill them in, or delete them')
+    if len(blank): raise ValueError(f'{name_rows(marks, blank)}: one of {columns} is blank, and is needed')
     strange = sorted(set(marks.class_name) - {*labels})
     if strange: raise ValueError(f'marks of {first_few(strange)}, which are none of {labels}')
     said = marks.drop_duplicates(['image_id', 'rad_id', 'class_name'])
@@ -70,7 +71,7 @@ def read_votes(
     if file is None: return None
     if file.name.startswith('image_labels'): counts, read = read_wide(file)
     else:
-        table = read_table(file, files=['image_id'])
+        table = read_table(file, files=['image_id'], lines=True)
         counts, read = count_readers(table, VINDR)
         checks.compare('readers of train', table.rad_id.nunique(), LAYOUTS['vindr'].official['train']['readers'])
     checks.add('table', 'ok', f'{file.name}, up to {read.max()} readers an image', len(read))

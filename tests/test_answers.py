@@ -35,9 +35,9 @@ def test_columns_that_are_none(entries):
 
 
 @pytest.mark.parametrize('entries, words', [
-    (['yes', None, 'perhaps'], "row 2.*'perhaps' is none that is known .1 such"),
-    (['x', 'yes', 'no'], "row 0.*'x' means nothing"),
-    (['yes', 2], "row 1.*words such as 'yes', and 2 is none"), (['no', .5, .5], '.2 such entries')])
+    (['yes', None, 'perhaps'], r"row 3 \(counted from 1\).*'perhaps' is not known .1 such"),
+    (['x', 'yes', 'no'], r"row 1 \(.*'x' means nothing"),
+    (['yes', 2], r"row 2 \(.*words such as 'yes', and 2 is not known"), (['no', .5, .5], '.2 such entries')])
 def test_a_label_column_of_words_names_what_is_none(entries, words):
     table = pd.DataFrame({'Edema': pd.Series(entries, dtype=object)})
     with pytest.raises(ValueError, match=words): answers.translate_answers(table, ['Edema'])
@@ -83,6 +83,23 @@ def test_what_looks_like_a_label_is_read_as_one():
         assert not tables.holds_states(pd.Series(column))
 
 
+@pytest.mark.parametrize('entries, states', [
+    (['T', 'F', None], [1, 0, np.nan]), (['t', 'f', 'U'], [1, 0, -1]), (['pos.', 'Neg.', '?'], [1, 0, -1]),
+    (['y', 'N', ''], [1, 0, np.nan]), (['+', '-', '0'], [1, 0, 0]), (['Pos.', 'neg', 'Unclear.'], [1, 0, -1])])
+def test_letters_and_abbreviations(entries, states):
+    read, _ = answers.read_answers(pd.Series(entries, dtype=object))
+    assert np.array_equal(read, states, equal_nan=True)
+
+
+@pytest.mark.parametrize('entries', [['F', None], ['T', None], ['T', '1', '0'], ['T', 'F', 'yes'], ['T', 'F', 'x'],
+                                     ['M', 'F'], ['pos..', 'neg'], ['.', '1']])
+def test_letters_that_may_mean_something_else(entries):
+    column = pd.Series(entries, dtype=object)
+    assert answers.read_answers(column) is None
+    with pytest.raises(ValueError, match='T and F, . and -, . and U'):
+        label_states(answers.translate_answers(pd.DataFrame(dict(Edema=column)), ['Edema']))
+
+
 def test_a_data_set_of_words_is_that_of_numbers(tmp_path):
     for k in range(4): Image.fromarray(np.full((16, 16), 9*k, np.uint8)).save(tmp_path/f'{k}.png')
     frame = pd.DataFrame({'path': [f'{k}.png' for k in range(4)], 'patient_id': [1, 2, 3, 4]})
@@ -91,5 +108,5 @@ def test_a_data_set_of_words_is_that_of_numbers(tmp_path):
     for policy in (LabelPolicy(), LabelPolicy('ones', 'unknown'), LabelPolicy('ignore')):
         both = [data.from_dataframe(table, tmp_path, policy=policy) for table in (words, numbers)]
         assert np.array_equal(both[0].y, both[1].y) and np.array_equal(both[0].known, both[1].known)
-    with pytest.raises(ValueError, match="row 2, column 'Edema'.*words such as 'yes', and 'perhaps' is none"):
+    with pytest.raises(ValueError, match="row 3 .counted from 1., column 'Edema'.*and 'perhaps' is not known"):
         data.from_dataframe(words.assign(Edema=['yes', 'no', 'perhaps', None]), tmp_path)

@@ -4,11 +4,12 @@ from PIL import Image
 from test_doctor import find_commands, shell
 from cxr_workbench import opening
 from cxr_workbench.columns import read_image_table, recognise_files, recognise_patients
-from cxr_workbench.data import from_csv, from_dataframe, hold_out
+from cxr_workbench.data import from_csv, from_dataframe, from_npz, hold_out
 from cxr_workbench.doctor import examine, list_written
 from cxr_workbench.evaluating import Scored, find_groups, find_values
 from cxr_workbench.films import check_headers, say_few
-from cxr_workbench.tables import find_labels
+from cxr_workbench.grouping import add_from_headers
+from cxr_workbench.tables import find_labels, is_patient_name
 
 N = 24
 LABELS = ['Erguss', 'Kardiomegalie']
@@ -109,10 +110,10 @@ def test_a_run_that_takes_each_image_for_a_patient_is_split_as_before(hospital):
 
 
 def test_a_run_names_its_column_to_predict(tmp_path):
-    table = pd.DataFrame({'Aufnahme': ['a.png', 'b.png'], 'Maske': ['c.png', 'd.png']})
+    table = pd.DataFrame({'Seite A': ['a.png', 'b.png'], 'Seite B': ['c.png', 'd.png']})
     table.to_csv(tmp_path/'t.csv', index=False)
     with pytest.raises(ValueError, match='could all be'): opening.list_scored([tmp_path/'t.csv'])
-    opening.write_run_record(tmp_path, dict(data=dict(path='Aufnahme'), fold=None, fold_column=None))
+    opening.write_run_record(tmp_path, dict(data=dict(path='Seite A'), fold=None, fold_column=None))
     assert opening.list_scored([tmp_path/'t.csv'], run=tmp_path)[1] == ['a.png', 'b.png']
     table.assign(path='e.png').to_csv(tmp_path/'t.csv', index=False)
     assert opening.list_scored([tmp_path/'t.csv'], run=tmp_path)[1] == ['e.png', 'e.png']
@@ -376,3 +377,47 @@ def test_labels_that_are_not_named_are_named_as_they_are_typed(hospital, monkeyp
     said = shell('fit', 'supervised', '--data', 't.csv', '--size', '16', '--out', 'run', status=1)
     assert said.endswith('These look like labels: Erguss,Kardiomegalie\n')
     assert find_labels(make_table(), 'Erguss,Kardiomegalie') == LABELS
+
+
+def test_groups_from_the_headers_where_the_table_is_silent(tmp_path):
+    for k in range(8): write_dicom(tmp_path/f'{k}.dcm', f'h{k//2}', view=('PA', 'AP', '')[k % 3])
+    table = pd.DataFrame({'path': [f'{k}.dcm' for k in range(8)], 'patient_id': [k//2 for k in range(8)],
+                          'Edema': [0, 1]*4})
+    data = from_dataframe(table, tmp_path, size=16)
+    with pytest.warns(UserWarning, match='headers of the files tell ViewPosition$'):
+        told = add_from_headers(data, ['view', 'sex', 'study'])
+    assert told.meta['ViewPosition'].fillna('').tolist() == ['PA', 'AP', '']*2 + ['PA', 'AP']
+    rows = Scored([], None, None, None, told.patient_id, told.label_names, told.meta)
+    assert find_groups(rows, 'view')[1].tolist() == ['PA', 'AP', 'not given']*2 + ['PA', 'AP']
+    for other in (from_dataframe(table.assign(Projektion='PA'), tmp_path, size=16), data.subset([2, 5])):
+        assert add_from_headers(other, ['view']) is other and add_from_headers(other, ['view=path']) is other
+
+
+def test_images_without_headers_tell_no_groups(tmp_path):
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path/'a.png')
+    data = from_dataframe(pd.DataFrame(dict(path=['a.png'], patient_id=[1], Edema=[1])), tmp_path, size=16)
+    assert add_from_headers(data, ['view']) is data
+
+
+def test_the_patients_beside_an_npz_and_a_stream_are_recognised(tmp_path):
+    from cxr_workbench.columns import read_people_table
+    table = pd.DataFrame({'Patientennr.': ['007', '7', '8'], 'Edema': ['0', '1', '0']})
+    table.to_csv(tmp_path/'t.csv', index=False)
+    with pytest.warns(UserWarning, match="'Patientennr.' is taken for the patients"):
+        frame, who = read_people_table(tmp_path/'t.csv')
+    assert who == 'Patientennr.' and frame[who].tolist() == ['007', '7', '8']
+    np.savez(tmp_path/'x.npz', images=np.zeros((3, 8, 8), np.uint8))
+    with pytest.warns(UserWarning, match='is taken for the patients'):
+        data = from_npz(tmp_path/'x.npz', tmp_path/'t.csv')
+    assert data.patient_id.tolist() == ['007', '7', '8'] and [*data.lines] == [2, 3, 4]
+    table.rename(columns={'Patientennr.': 'Patient comment'}).to_csv(tmp_path/'t.csv', index=False)
+    with pytest.warns(UserWarning, match="'Patient comment'. may be them"):
+        assert from_npz(tmp_path/'x.npz', tmp_path/'t.csv').patient_id is None
+
+
+@pytest.mark.parametrize('name, degrees', [
+    ('Patientennr.', (1, 1)), ('person id', (1, 1)), ('MRN', (1, 1)), ('Subject', (1, 1)), ('deid_patient_id', (1, 1)),
+    ('Historia clínica', (1, 1)), ('pat-nr', (1, 1)), ('inpatient', (1, 0)), ('case', (1, 0)), ('Patient Age', (0, 0)),
+    ('patient position', (0, 0)), ('image_id', (0, 0)), ('Edema', (0, 0))])
+def test_a_name_of_patients_has_two_degrees(name, degrees):
+    assert (is_patient_name(name), is_patient_name(name, sure=True)) == degrees

@@ -203,10 +203,10 @@ def test_a_table_of_files(scans):
     (lambda t: t, dict(labels=['Edema', 'Edma']), r"\['Edma'\]"),
     (lambda t: t, dict(patient='who'), "'who' for the patients"),
     (lambda t: t.drop(columns=['Edema', 'Mass']), {}, 'no label column'),
-    (lambda t: pd.concat([t, t[2:3]]), {}, r'2\.png \(rows 2, 6\)'),
+    (lambda t: pd.concat([t, t[2:3]]), {}, r'2\.png \(rows 3, 7 .counted from 1'),
     (lambda t: t.assign(Edema=['x']*6), {}, "'x' is none of 1, 0, -1 and blank"),
     (lambda t: t.assign(synthetic=[0, 1, 2, 0, 0, 0]), {}, 'synthetic'),
-    (lambda t: t.assign(**{'Patient ID': [1, None, 2, 2, 3, 3]}), {}, 'rows 1'),
+    (lambda t: t.assign(**{'Patient ID': [1, None, 2, 2, 3, 3]}), {}, 'row 2 .counted from 1'),
     (lambda t: t[:0], {}, 'no rows')])
 def test_what_a_table_must_have(scans, change, kw, message):
     folder, table = scans

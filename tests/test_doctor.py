@@ -121,7 +121,7 @@ def test_states_add_to_the_rows():
 def test_no_finding_beside_a_finding_but_not_beside_devices():
     table = pd.DataFrame({'No Finding': ['1', '1', '0'], 'Edema': ['0', '1', '1'], 'Support Devices': ['1', '0', '1']})
     wrong = [check for check in roles.check_labels(table, list(table)) if check.stops]
-    assert [check.count for check in wrong] == [1] and 'row 1 (Edema)' in wrong[0].examples
+    assert [check.count for check in wrong] == [1] and 'row 2 (counted from 1) (Edema)' in wrong[0].examples
 
 
 def test_whole_names_are_counted():
@@ -184,6 +184,13 @@ def test_a_root_is_named_only_where_all_files_lie_under_it(tmp_path):
     assert places.find_root(both, places.locate_files(both, tmp_path)) == str(tmp_path/'one')
     three = [*both, 'c/1.png']
     assert places.find_root(three, places.locate_files(three, tmp_path)) is None
+
+
+def test_a_folder_for_each_patient_is_one_line(tmp_path):
+    names = [f'{row:03d}.png' for row in range(30)]
+    touch(tmp_path, *(f'dicom/p{row//2}/{name}' for row, name in enumerate(names)))
+    check, = places.check_files(names, places.locate_files(names, tmp_path), tmp_path)
+    assert check.count == 30 and 'they lie in 15 folders below dicom' in check.detail and '--write' in check.advice
 
 
 def test_a_file_of_another_patient_is_no_substitute(tmp_path):

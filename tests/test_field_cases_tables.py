@@ -71,7 +71,7 @@ def test_04_identifiers_that_a_spreadsheet_rounded(cases):
 
 def test_08_minus_one_is_no_row(cases):
     folder = cases/'08_npz_row_minus_one'
-    with pytest.raises(ValueError, match='npz_row is -1 in rows 0'): from_npz(folder/'x.npz', folder/'t.csv')
+    with pytest.raises(ValueError, match='npz_row is -1 in line 2'): from_npz(folder/'x.npz', folder/'t.csv')
     with pytest.raises(IndexError, match='npz_row is -1'): from_npz(folder/'x.npz', folder/'t.csv')
 
 
@@ -226,9 +226,9 @@ def test_identifiers_keep_what_the_table_says(written, tmp_path, ids, right):
 
 
 @pytest.mark.parametrize('ids, words', [
-    (['NA', '1'], 'rows 0 .*NA'), (['nan', 'a'], 'rows 0'), (['None', 'a'], 'rows 0'),
-    (['', 'a'], 'rows 0'), ([' ', 'a'], 'rows 0'), (['a', '#N/A'], 'rows 1'),
-    (['1.90E+38', '3.09E+38'], 'digits'), (['1.90E+38', 'abc'], 'digits'), (['7', '7.0'], 'two spellings'),
+    (['NA', '1'], 'line 2.*NA'), (['nan', 'a'], 'line 2'), (['None', 'a'], 'line 2'),
+    (['', 'a'], 'line 2'), ([' ', 'a'], 'line 2'), (['a', '#N/A'], 'line 3'),
+    (['1.90E+38', '3.09E+38'], 'digits'), (['abc', '1.90E+38'], 'line 3: .* digits'), (['7', '7.0'], 'two spellings'),
 ])
 def test_missing_and_rounded_identifiers_are_refused(written, tmp_path, ids, words):
     grey(tmp_path, ['a.png', 'b.png'])
@@ -241,9 +241,10 @@ def test_missing_and_rounded_identifiers_are_refused(written, tmp_path, ids, wor
     ([np.inf, 1.], 'lost digits'), ([2**63, -1], 'lost digits'), ([1.5, 2.5], '12.1 and 12.10'),
     ([True, False], 'bool'), (np.array(['2020-01-01', '2020-01-02'], 'M8[D]'), 'datetime64'),
     ([1j, 2], 'complex'), ([[1], [2]], 'shape'),
-    (pd.Series([1.25, 'a'], dtype=object), '12.1 and 12.10'),
+    (pd.Series(['a', 1.25], dtype=object), r'row 2 \(counted from 1\): .* 12.1 and 12.10'),
+    (np.array(['a', 1.25], dtype=object), 'row 1: .* 12.1 and 12.10'),
     (pd.Series([True, 'a'], dtype=object), 'truth'),
-    (pd.Series(['a', pd.NA]), 'rows 1'), (pd.Series(['a', pd.NaT]), 'rows 1'),
+    (pd.Series(['a', pd.NA]), 'row 2 .counted from 1'), (pd.Series(['a', pd.NaT], ['x', 'y']), "index label 'y'"),
 ])
 def test_arrays_of_identifiers_that_numpy_would_take(ids, words):
     with pytest.raises(ValueError, match=words): check_patients(ids)
@@ -350,8 +351,8 @@ def test_entries_that_are_states(written, entry, y):
     '1e5', '10',
 ])
 def test_entries_that_are_none(written, entry):
-    table = read_table(written(f'path,Edema\na.png,1\nb.png,{entry}\n'), sep=',')
-    with pytest.raises(ValueError, match="row 1 .*column 'Edema'"): LabelPolicy()(table[['Edema']])
+    table = read_table(written(f'path,Edema\na.png,1\nb.png,{entry}\n'), sep=',', lines=True)
+    with pytest.raises(ValueError, match="line 3, column 'Edema'"): LabelPolicy()(table[['Edema']])
 
 
 # ---- row numbers
@@ -456,8 +457,8 @@ def test_labels_that_numpy_would_cast(y):
 # ---- layouts
 
 @pytest.mark.parametrize('findings, words', [
-    (['No Finding|Mass'], 'No Finding stands beside'), ([''], 'rows 0'), ([' | '], 'rows 0'),
-    (['Mass', None], 'rows 1'), (['Mass|Tumour'], 'Tumour'),
+    (['No Finding|Mass'], 'No Finding stands beside'), ([''], 'row 1 .counted'), ([' | '], 'row 1 .counted'),
+    (['Mass', None], 'row 2 .counted from 1'), (['Mass|Tumour'], 'Tumour'),
 ])
 def test_findings_that_contradict(findings, words):
     with pytest.raises(ValueError, match=words): split_findings(pd.Series(findings, dtype=object))

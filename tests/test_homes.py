@@ -109,5 +109,21 @@ def test_an_npz_and_an_annotated_folder_refuse_columns(tmp_path):
     assert 'is read as image_folder, which does not use --labels' in said
 
 
+@pytest.mark.filterwarnings('ignore')
+def test_a_folder_of_the_files_is_not_swallowed_where_the_images_lie_inside(tmp_path):
+    for k in range(8):
+        (tmp_path/'f'/'ab'[k%2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16), 20*k, np.uint8)).save(tmp_path/'f'/'ab'[k%2]/f'{k}.png')
+    np.savez(tmp_path/'x.npz', images=np.zeros((2, 8, 8), np.uint8))
+    shell('pack', tmp_path/'f', tmp_path/'pack', '--size', 16)
+    (tmp_path/'nih').mkdir()
+    make_nih(tmp_path/'nih')
+    for name, kind in (('pack', 'a pack'), ('x.npz', 'an .npz'), ('f', 'image_folder'), ('nih', 'nih14')):
+        said = shell('doctor', tmp_path/name, '--root', tmp_path, status=1)
+        assert f'is read as {kind}, which does not use --root, for its images lie in it: leave it out' in said
+    said = shell('doctor', 'overlap', tmp_path/'f', tmp_path/'f', '--root', tmp_path, status=1)
+    assert 'does not use --root: leave it out' in said
+
+
 def test_annotated_layouts_are_listed_once():
     assert opening.ANNOTATED is doctor.ANNOTATED is annotation_sets.ANNOTATED

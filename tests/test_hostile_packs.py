@@ -67,7 +67,7 @@ def test_a_spelling_has_its_state(home, entries, states): assert read_states(hom
 
 @pytest.mark.parametrize('entry', ['50%', '2', '1,000', '[1]', '2020-01-01', 'inf', '.', '1_0', '0.5', 'T', '9'])
 def test_an_entry_that_is_no_state_is_named(home, entry):
-    with pytest.raises(ValueError, match='row 0.*Edema.*is none of 1, 0, -1 and blank'):
+    with pytest.raises(ValueError, match='line 2, .*Edema.*is none of 1, 0, -1 and blank'):
         read_states(home, [entry, '1', '0'])
 
 
@@ -79,7 +79,7 @@ def test_uncertain_in_a_letter_is_what_the_policy_says(home):
 
 def test_lists_as_entries_and_texts_as_policies_are_named(home):
     table = pd.DataFrame(dict(path=['a.png', 'b.png'], patient_id=[1, 2], Edema=[[1], [0]]))
-    with pytest.raises(ValueError, match=r'row 0.*\[1\] is none'): from_csv(table, home)
+    with pytest.raises(ValueError, match=r'row 1 \(counted from 1\).*\[1\] is none'): from_csv(table, home)
     table['Edema'] = [1, 0]
     for policy in ('ones', {'uncertain': 'ones'}):
         with pytest.raises(ValueError, match='give LabelPolicy'): from_csv(table, home, policy=policy)
@@ -132,7 +132,7 @@ def test_other_ways_to_name_files(home):
 @pytest.mark.parametrize('text, words', [
     ('', 'is empty'), ('path,Edema\n', 'no rows, only the names'), ('path,Edema\na.png\n', 'line 2 has 1 fields'),
     ('path,path,Edema\na.png,b.png,1\n', "'path' more than once"),
-    (TEXT + 'a.png,1,1,1,1\n', 'rows 0 and 3.*one row of each'),
+    (TEXT + 'a.png,1,1,1,1\n', 'lines 2, 5: .*one row of each'),
     (TEXT + TEXT, 'repeats the names'), ('a.png,1\nb.png,0\n', "first line holds 'a.png', which is a file"),
     ('Our study,,\npath,MRN,Edema\na.png,1,1\n', 'delete what is above'), (TEXT + '"d.png,1', 'no CSV')])
 def test_a_table_that_cannot_be_packed_says_why(home, text, words):
@@ -241,7 +241,7 @@ def test_damaged_checksums_are_named(home):
 @pytest.mark.parametrize('change, words', [
     (lambda text: text.replace('b.png,7,12,0,1\n', ''), '2 rows, and 3 were packed'),
     (lambda text: text + 'd.png,1,1,1,1\n', '4 rows, and 3 were packed'),
-    (lambda text: reverse_rows(text), 'row 0 .* is c.png')])
+    (lambda text: reverse_rows(text), 'line 2 .* is c.png')])
 def test_a_table_of_a_pack_that_lost_its_order_is_refused(home, change, words):
     out = pack(write(home, TEXT), home/'out', 16).folder
     (out/'table.csv').write_text(change(TEXT))
@@ -272,7 +272,7 @@ def test_other_files_under_the_same_names_are_not_the_pack(home):
     out = pack(write(home, TEXT), home/'out', 16).folder
     (home/'other').mkdir()
     for name in 'abc': Image.fromarray(np.full((24, 24), 9, np.uint8)).save(home/'other'/f'{name}.png')
-    with pytest.raises(ValueError, match='a pack of other files .*row 0'):
+    with pytest.raises(ValueError, match=r'a pack of other files .*a\.png had [0-9]+ bytes'):
         pack(home/'t.csv', out, 16, root=home/'other')
     for name in 'abc': (home/f'{name}.png').unlink()
     assert len(PackedImages(out)) == 3    # a copy without its files
@@ -377,14 +377,14 @@ def test_a_collection_without_a_column_names_it(tmp_path, case, table, column):
 def test_an_image_that_stands_twice_does_not_count_twice(tmp_path, case, table):
     with pytest.raises(ValueError, match='in more than one row'):
         open_changed(tmp_path/'twice', case, table, lambda frame: pd.concat([frame, frame[:1]]))
-    with pytest.raises(ValueError, match='row 0 names no image file'):
+    with pytest.raises(ValueError, match='line 2 names no image file'):
         open_changed(tmp_path/'blank', case, table, lambda frame: blank_first(frame, 'Image Index'))
 
 
 @pytest.mark.parametrize('case, table, column, words', [
-    ('rsna', 'stage_2_train_labels.csv', 'Target', 'rows 0 name no image, or a Target'),
-    ('vindr', 'train.csv', 'image_id', 'rows 0 lack one of'),
-    ('cxr_lt_2023', 'train.csv', 'subject_id', 'no patient id: rows 0')])
+    ('rsna', 'stage_2_train_labels.csv', 'Target', 'line 2: no image is named, or Target'),
+    ('vindr', 'train.csv', 'image_id', 'line 2: one of .* is blank'),
+    ('cxr_lt_2023', 'train.csv', 'subject_id', r'no patient id: row 1 \(counted from 1\)')])
 @pytest.mark.filterwarnings('ignore')
 def test_a_blank_that_would_lose_a_row_is_refused(tmp_path, case, table, column, words):
     with pytest.raises((ValueError, OSError), match=words):

@@ -152,7 +152,7 @@ def test_an_npz_and_its_table_agree_on_the_order_of_the_images(tmp_path):
     file = npz(tmp_path, image_id=['a.png', 'b.png', 'c.png', 'd.png'])
     table = pd.DataFrame(dict(patient_id=[1, 2, 3, 4], Edema=[0, 1, 0, 1]))
     table['image_id'] = list('dcba')
-    with pytest.raises(ValueError, match='row 0 of the table is the image d.*but a by the .npz'):
+    with pytest.raises(ValueError, match='row 1 .counted from 1. of the table is the image d.*but a by the .npz'):
         data.from_npz(file, table)
     right = data.from_npz(file, table.assign(npz_row=[3, 2, 1, 0]))
     assert right.rows.tolist() == [3, 2, 1, 0]

@@ -64,7 +64,7 @@ def test_other_values_raise_with_row_column_and_value(value):
     columns = {'Edema': [1, 0, 1], 'Mass': [0, 1, 0]}
     table = pd.DataFrame(columns, index=['a.png', 'b.png', 'c.png']).astype(object)
     table.iat[1, 1] = value
-    with pytest.raises(ValueError, match=r"row 1 \(index 'b.png'\), column 'Mass'.*1 such entr") as error:
+    with pytest.raises(ValueError, match=r"index label 'b.png', column 'Mass'.*1 such entr") as error:
         L.LabelPolicy()(table)
     assert repr(value) in str(error.value)
 

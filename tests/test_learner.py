@@ -1,5 +1,5 @@
 """Training, resuming, saving and predicting: what must hold when things go wrong."""
-import contextlib, importlib.util, json, os, pickle, re, signal, subprocess, sys, textwrap, time, warnings
+import contextlib, importlib.util, json, os, pickle, re, signal, subprocess, sys, textwrap, threading, time, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
@@ -8,7 +8,7 @@ from cxr_workbench import checkpoints, learner, prediction, saving, stages
 from cxr_workbench.backbone import Backbone
 from cxr_workbench.core import Method, Stage, Step, create_method, list_methods, register_method
 from cxr_workbench.data import batch_sampler, from_arrays
-from cxr_workbench.files import Reading, pack
+from cxr_workbench.files import FileImages, Reading, UnreadableImage, pack
 from cxr_workbench.losses import masked_bce
 
 NAMES = ['Edema', 'Fracture', 'Hernia']
@@ -1016,6 +1016,70 @@ def test_what_is_no_data_set_is_refused(data):
         with pytest.raises(ValueError, match='from_arrays'): learner.predict(make(), what)
     method = create_method('two_stages', labels=['path', 'a'], size=32)
     with pytest.raises(ValueError, match=r"\['path'\]"): learner.predict(method, data)
+
+
+# ---- batches that are read ahead ----
+
+@pytest.fixture
+def in_files(scans):
+    "A data set over 20 files; it is left with as many threads as there were."
+    before, y = threading.active_count(), np.zeros((20, len(NAMES)))
+    yield from_arrays(FileImages(scans[:20], Reading(32)), y, label_names=NAMES)
+    assert threading.active_count() == before
+
+
+def count_reads(monkeypatch, before=lambda path: None):
+    "Paths that were read, in their order; `before` gets each path first."
+    read, seen = Reading.__call__, []
+    def call(self, path):
+        before(path)
+        seen.append(Path(path).stem)
+        return read(self, path)
+    monkeypatch.setattr(Reading, '__call__', call)
+    return seen
+
+
+@pytest.mark.parametrize('workers', [0, 1, 3])
+def test_batches_read_ahead_keep_the_order_of_the_rows(in_files, monkeypatch, workers):
+    wanted = in_files.batch(range(20))
+    seen = count_reads(monkeypatch, before=lambda path: time.sleep(.02*(Path(path).stem < '06')))   # slow ones first
+    batches = list(prediction.read_ahead(in_files, 3, workers))
+    assert [len(batch.x) for batch in batches] == [3]*6 + [2]
+    assert torch.equal(torch.cat([batch.idx for batch in batches]), torch.arange(20))
+    assert torch.equal(torch.cat([batch.x for batch in batches]), wanted.x)
+    assert sorted(seen) == [f'{row:02d}' for row in range(20)]
+
+
+def test_batches_before_an_unreadable_file_come_first(in_files, monkeypatch):
+    error, found = UnreadableImage('10.png', 'cut off'), []
+    failing(monkeypatch, {'10.png': error})
+    with pytest.raises(UnreadableImage) as raised:
+        for batch in prediction.read_ahead(in_files, 4, workers=3): found += batch.idx.tolist()
+    assert raised.value is error and found == list(range(8))
+
+
+@pytest.mark.parametrize('use', [learner.predict, learner.calibrate])
+def test_no_thread_outlives_a_method_that_fails(in_files, use):
+    class Odd(Exception): pass
+    method, before = make(), threading.active_count()
+    method.reading = Reading(32)
+    def fail(x): raise Odd
+    method.forward = fail
+    with pytest.raises(Odd) as raised: use(method, in_files, batch_size=3)
+    assert raised.tb and threading.active_count() == before, 'while somebody looks at the error'
+
+
+@pytest.mark.parametrize('workers', [1, 3])
+def test_a_reader_that_is_closed_early_reads_no_further(in_files, monkeypatch, workers):
+    before, seen = threading.active_count(), count_reads(monkeypatch)
+    batches = prediction.read_ahead(in_files, 2, workers)
+    assert not seen, 'nothing is read before the first batch is asked for'
+    assert next(batches).idx.tolist() == [0, 1] and threading.active_count() > before
+    batches.close()
+    ended = len(seen)
+    assert ended <= 2*(workers + 1) < 20 and threading.active_count() == before
+    time.sleep(.05)
+    assert len(seen) == ended and not list(batches)
 
 
 # ---- predict outlives its files ----

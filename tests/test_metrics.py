@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from cxr_workbench import labels as L, metrics as M
-from cxr_workbench.intervals import add_up, draw_weights, rank_patients, weigh_ranks, weighted_areas
+from cxr_workbench.intervals import draw_weights, rank_patients, shrink_weights, sum_before, weigh_ranks, weighted_areas
 
 NAMES = ['a', 'b', 'c', 'd']
 
@@ -192,7 +192,10 @@ def test_bootstrap_equals_the_sum_over_all_ranks(seed, digits, n_boot):
 def test_running_sums_over_a_square_of_ranks():
     ranks = np.random.default_rng(0).integers(0, 9, (25, 3)).astype(float)
     square = ranks.reshape(5, 5, 3).swapaxes(0, 1).copy()
-    assert np.array_equal(add_up(square).swapaxes(0, 1).reshape(25, 3), ranks.cumsum(0))
+    before, whole = sum_before(square)
+    running = before + square.cumsum(0)
+    assert np.array_equal(running.swapaxes(0, 1).reshape(25, 3), ranks.cumsum(0))
+    assert np.array_equal(whole, ranks.sum(0))
 
 
 def test_weights_beyond_single_precision_stay_exact():
@@ -201,6 +204,12 @@ def test_weights_beyond_single_precision_stay_exact():
     ranked = rank_patients(scores, y, np.arange(4), 4)
     found = np.ravel(weighted_areas(*weigh_ranks(ranked, weights)))
     assert np.array_equal(found, np.ravel(sum_over_ranks(scores, y, weights)))
+
+
+def test_weights_are_single_where_their_sums_are_exact():
+    weights = np.array([[3., 0], [2, 5]])
+    assert shrink_weights(weights, rows=2**24//5).dtype == np.float32 and shrink_weights(weights, 2**22).dtype == float
+    assert np.array_equal(shrink_weights(weights, 10), weights) and shrink_weights(weights[:0], 10).shape == (0, 2)
 
 
 def test_bootstrap_draws_are_those_of_copied_rows():

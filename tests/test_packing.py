@@ -271,7 +271,7 @@ def test_bad_tables(table, tmp_path):
     frame, folder, out = pd.read_csv(table), table.parent, tmp_path/'p'
     renamed = frame.rename(columns={'path': 'file'})
     with pytest.raises(ValueError, match='no column .path.*Edema'): pack(renamed, out, 16)
-    with pytest.raises(ValueError, match='appear twice.*rows 0 and 330'):
+    with pytest.raises(ValueError, match='appear twice.*rows 1, 331 .counted from 1'):
         pack(pd.concat([frame, frame[:1]]), out, 16, root=folder)
     with pytest.raises(ValueError, match='appear twice'): pack(['000.png', './000.png'], out, 16, root=folder)
     with pytest.raises(ValueError, match='check root='): pack(frame, out, 16, root=tmp_path)

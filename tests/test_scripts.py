@@ -74,7 +74,7 @@ def benchmark(monkeypatch):
 
 
 def test_run_names_every_benchmark(benchmark):
-    files = {path.stem for path in (ROOT/'benchmarks').glob('*.py')} - {'run', 'measure'}
+    files = {path.stem for path in (ROOT/'benchmarks').glob('*.py')} - {'run', 'measure', 'against'}
     assert set(benchmark('run').NAMES) == files
     for name in files: assert 'def measure_rows(' in (ROOT/'benchmarks'/f'{name}.py').read_text()
 
@@ -107,6 +107,7 @@ def test_the_peak_of_a_call_is_what_it_holds_at_once(benchmark):
     ('diffusion', {'--batches', '--steps', '--folder', '--device'}),
     ('attack', {'--size', '--batch', '--steps', '--rounds'}), ('elastic', {'--size', '--sigma', '--batch', '--rounds'}),
     ('reading', {'--files', '--size', '--batch', '--rounds'}), ('phantom', {'--learn'}),
+    ('epochs', {'--files', '--size', '--batch', '--rounds'}),
     ('frozen', {'--size', '--batch', '--stages', '--backbone', '--rounds'})])
 def test_a_benchmark_keeps_its_options(name, options):
     command = [sys.executable, str(ROOT/'benchmarks'/f'{name}.py'), '--help']
@@ -115,11 +116,77 @@ def test_a_benchmark_keeps_its_options(name, options):
     assert all(option in done.stdout for option in options)
 
 
+def write_jpegs(folder, count):
+    "Painted images as files."
+    from PIL import Image
+    from cxr_workbench.phantom import SyntheticCXR
+    for place, image in enumerate(SyntheticCXR(count, 48, seed=0).images):
+        Image.fromarray(image).save(folder/f'{place}.jpg')
+        yield folder/f'{place}.jpg'
+
+
 def test_reading_takes_fewer_files_than_a_batch_holds(benchmark, tmp_path, monkeypatch):
     monkeypatch.setenv('CXR_DATA', str(tmp_path))     # no real images: some are drawn
     table = benchmark('reading').measure_rows(files=6, size=32, batch=8, rounds=1)
     assert len(table) == 6 and {row['files'] for row in table} == {'phantom'}
     assert json.dumps(table) and all(row['images_per_s'] > 0 for row in table)
+
+
+def test_an_epoch_has_the_same_batches_from_files_a_pack_and_memory(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setenv('CXR_DATA', str(tmp_path))
+    epochs, seen = benchmark('epochs'), []
+    monkeypatch.setattr(epochs, 'measure_memory', epochs.watch_epoch)     # in this process
+    table = epochs.measure_rows(files=10, batch=4, rounds=1, size=32)
+    assert len(table) == 6 and json.dumps(table) and all(row['images_per_s'] > 0 for row in table)
+    assert [row['ratio'] for row in table if 'memory' in row['what']] == [1, 1]
+    epochs.pack([str(path) for path in write_jpegs(tmp_path, 10)], tmp_path/'pack_32', 32)
+    for way in epochs.WAYS:
+        seen.append([batch.x for batch in epochs.open_loader(way, tmp_path, 32, 4)])
+    assert [len(x) for x in seen[0]] == [4, 4]
+    for batches in zip(*seen):
+        for other in batches[1:]: torch.testing.assert_close(batches[0], other, atol=.6/255, rtol=0)
+
+
+@pytest.fixture
+def against(benchmark, tmp_path, monkeypatch):
+    "The comparison with an earlier commit, of which only cheap code is measured; gives its table."
+    if subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip('this is no checkout of git')
+    module = benchmark('against')
+    def compare(code, commit='HEAD'):
+        monkeypatch.setattr(module, 'make_snippets', lambda: dict(report=code))
+        module.main([commit, '--only', 'report', '--rounds', '2'], tmp_path/'against.md')
+        return (tmp_path/'against.md').read_text()
+    return compare
+
+
+def test_an_earlier_commit_is_compared_by_its_own_package(against):
+    code = '''import json, cxr_workbench
+from pathlib import Path
+home = Path(cxr_workbench.__file__).parent
+assert (home.parent/'nbs').exists() or (home/'core.py').exists()
+old = not (home.parent/'nbs').exists()
+print(json.dumps({'some work, s': 3. if old else 1.5, 'images/s': 100. if old else 50.}))'''
+    table = against(code)
+    assert '| some work, s | 3 | 1.5 | 2.00 |' in table and '| images/s | 100 | 50 | 0.50 |' in table
+    commit = subprocess.run(['git', 'log', '-1', '--format=%h'], cwd=ROOT, capture_output=True, text=True).stdout
+    assert table.count(commit.strip()) == 2
+
+
+def test_what_an_earlier_commit_cannot_do_is_said(against, capsys):
+    code = '''import json, cxr_workbench, os
+if not os.path.exists(os.path.dirname(cxr_workbench.__file__) + '/../nbs'): raise ImportError('cannot import it')
+print(json.dumps({'some work, s': 1.}))'''
+    assert '| some work, s | does not run: ImportError: cannot import it | 1 |' in against(code)
+    with pytest.raises(SystemExit): against(code, commit='no-such-commit')
+    assert 'give a commit that git log lists' in capsys.readouterr().err
+
+
+def test_the_best_of_several_rounds_is_kept(benchmark):
+    best = {}
+    for seconds, rate in [(3, 10), (2, 30), (4, 20)]:
+        benchmark('against').keep_best(best, {'a, s': seconds, 'b, images/s': rate})
+    assert best == {'a, s': 2, 'b, images/s': 30}
 
 
 # ---- pages that were only opened or run in JupyterLab are unchanged for git ----

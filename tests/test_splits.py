@@ -216,7 +216,7 @@ def test_what_is_no_fold(fold):
 
 
 @pytest.mark.parametrize('column, words', [
-    ([0, 0, 1, 1, None, 2], 'rows 4'), ([0, 0, 1, 1, '', 2], 'rows 4'),
+    ([0, 0, 1, 1, None, 2], 'row 5 .counted from 1'), ([0, 0, 1, 1, '', 2], 'row 5 .counted'),
     ([0, 0, 1, 1, -1, 2], 'no fold'), ([0, 0, 1, 1, .5, 2], 'no fold'),
     ([0, 1, 1, 1, 2, 2], "patient a in .'0', '1'."), ([0, 0, 1, 1, 2, 1], 'more than one fold')])
 def test_columns_of_folds_that_are_refused(column, words):

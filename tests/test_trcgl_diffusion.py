@@ -100,6 +100,19 @@ def test_images_go_both_ways_in_the_project_s_shape(model):
     with pytest.raises(ValueError, match='multiples'): model.to_latents(torch.rand(1, 1, 15, 15))
 
 
+def test_many_images_go_through_the_autoencoder_a_few_at_a_time(small):
+    x = torch.rand(2*td.AT_A_TIME + 3, 1, 16, 16)
+    with torch.no_grad():
+        z = small.vae.encode(2*x - 1).latent_dist.mean*small.vae.config.scaling_factor
+        back = (small.vae.decode(z/small.vae.config.scaling_factor).sample/2 + .5).clamp(0, 1)
+    seen = []
+    parts = small.vae.encoder, small.vae.decoder
+    hooks = [part.register_forward_pre_hook(lambda net, given: seen.append(len(given[0]))) for part in parts]
+    assert torch.allclose(small.to_latents(x), z, atol=1e-5) and torch.allclose(small.to_images(z), back, atol=1e-5)
+    for hook in hooks: hook.remove()
+    assert seen == [td.AT_A_TIME, td.AT_A_TIME, 3]*2
+
+
 def test_only_the_prompt_has_a_gradient_and_training_moves_nothing_else(model):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     z = torch.randn(6, 4, 8, 8)

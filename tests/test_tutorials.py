@@ -5,8 +5,7 @@ import nbformat
 import pytest
 
 HOME = Path(__file__).resolve().parent.parent/'nbs'
-TUTORIALS = [path for path in sorted((HOME/'tutorials').glob('*.ipynb')) if not path.stem.startswith('reproduce_')]
-TEACHING = [HOME/'90_compare.ipynb', *TUTORIALS]
+TEACHING = [HOME/'90_compare.ipynb', HOME/'95_claims.ipynb', *sorted((HOME/'tutorials').glob('*.ipynb'))]
 page = pytest.mark.parametrize('path', TEACHING, ids=lambda path: path.stem)
 
 

@@ -301,6 +301,16 @@ def check_side(sides, stride):
     if all(side >= stride and side % stride == 0 for side in sides): return
     raise ValueError(f'images of {"x".join(map(str, sides))} pixels: the autoencoder takes multiples of {stride}')
 
+# %% ../../nbs/61_trcgl_diffusion.ipynb #5c1d6101
+AT_A_TIME = 16   # images that the autoencoder holds at once
+
+def apply_in_parts(
+    function,   # a part of the images -> a tensor with a row for each
+    images,     # (B, ...)
+)->Tensor:      # all rows, (B, ...)
+    "A function of many images in the memory that few of them need."
+    return torch.cat([function(part) for part in images.split(AT_A_TIME)])
+
 # %% ../../nbs/61_trcgl_diffusion.ipynb #b782a2f1
 class LatentDiffusion(nn.Module):
     "A frozen latent diffusion model: grey images in [0, 1] to latents and back, texts to embeddings, and its loss."
@@ -359,16 +369,17 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def to_latents(self, x):   # (B, 1, H, W) in [0, 1] -> (B, c, h, w) float32
         check_side(x.shape[-2:], self.stride)
-        with self.on_device('vae') as vae:
+        def encode(x):
             pixels = (2*x - 1).expand(-1, vae.config.in_channels, -1, -1).to(self.device, vae.dtype)
-            z = vae.encode(pixels).latent_dist.mean
-        return (z*vae.config.scaling_factor).float()
+            return (vae.encode(pixels).latent_dist.mean*vae.config.scaling_factor).float()
+        with self.on_device('vae') as vae: return apply_in_parts(encode, x)
 
     @torch.no_grad()
     def to_images(self, z):    # (B, c, h, w) -> (B, 1, H, W) float32 in [0, 1], on the processor
-        with self.on_device('vae') as vae:
+        def decode(z):
             x = vae.decode((z/vae.config.scaling_factor).to(self.device, vae.dtype)).sample
-        return (x.float().mean(1, keepdim=True)/2 + .5).clamp(0, 1).cpu()
+            return (x.float().mean(1, keepdim=True)/2 + .5).clamp(0, 1).cpu()
+        with self.on_device('vae') as vae: return apply_in_parts(decode, z)
 
     def draw_noise(self, generators, size=None):   # one per image, side in pixels -> (B, c, h, w)
         cells = size//self.stride if size else self.unet.config.sample_size
@@ -570,7 +581,9 @@ def train_autoencoder(
     log = minimise_loss(net.parameters(), loss, steps, lr, final=.05, **descent)
     vae.requires_grad_(False).eval()
     if not encoder: return log
-    with torch.no_grad(): latents = vae.encode(read(torch.arange(min(512, len(images))))).latent_dist.mean
+    with torch.no_grad():
+        first = read(torch.arange(min(512, len(images))))
+        latents = apply_in_parts(lambda x: vae.encode(x).latent_dist.mean, first)
     vae.register_to_config(scaling_factor=1/latents.std().item())
     return log
 
