@@ -36,7 +36,7 @@ class Check:
     status: str                                   # one of STATUSES
     detail: str                                   # what was found, in a sentence
     count: int = 0                                # entries that it is about
-    examples: list = field(default_factory=list)  # the first few of them, texts
+    examples: list = field(default_factory=list)  # the first five of them, texts
     advice: str = ''                              # what to do
 
     @property
@@ -47,7 +47,10 @@ class Check:
     def to_dict(self)->dict: return asdict(self)
 
     def __str__(self):
-        some = f': {first_few(self.examples, 3)}' if self.examples else ''
+        cut = len(self.examples) == 5 and self.count > 5
+        more = (self.count if cut else len(self.examples)) - 3
+        shown = ', '.join(map(str, self.examples[:3])) + (f' and {more:,} more' if more > 0 else '')
+        some = f': {shown}' if self.examples else ''
         advice = f'\n{"":10s}{self.advice}' if self.advice else ''
         return f'{self.status:9s} {self.what}: {self.detail}{some}{advice}'
 

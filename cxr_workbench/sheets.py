@@ -279,8 +279,10 @@ def drop_totals(
 )->tuple[list, list[str]]:   # the rows without the totals below them, and what has to be said
     "Leave out the last rows where they are totals; a row as full as the one above it stays."
     notes = []
-    while len(rows) > 2 and is_totals(rows[-1][1]) and '' in [text.strip() for text in rows[-1][1]]:
+    while len(rows) > 2:
         line, texts = rows[-1]
+        is_full = all(text.strip() for text in texts)
+        if is_full or not is_totals(texts): break
         word = next(text.strip() for text in texts if text.strip())
         notes.append(f'{what} {line} holds totals ({word!r}) and is left out')
         rows = rows[:-1]
