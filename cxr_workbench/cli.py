@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from typer import Argument, Option
-from . import catalogue, launcher, opening, reports, settings, signatures
-from .commands import let_threads_sleep, share_among, MENDABLE, app, command, print_warnings, spell_message
+from . import launcher, reports, settings, signatures
+from .commands import let_threads_sleep, share_among, MENDABLE, app, catalogue, command, opening
+from .commands import print_warnings, spell_message
 from .reports import print_line
 from .settings import merge_settings, parse_settings, split_names
 

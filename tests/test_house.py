@@ -140,7 +140,7 @@ BESIDE = {
     'launcher': set(),
     'cards': {*BELOW, 'views', 'doctor', 'overlaps', 'reports'},
     'settings': {*GROUND},
-    'commands': {'signatures', 'settings'},
+    'commands': {'signatures', 'settings', 'catalogue', 'opening'},
     'trees': {*GROUND},
     'protocols': {*GROUND},
     'obtained': {*GROUND, 'views', 'intervals', 'metrics', 'protocols'},
@@ -189,7 +189,7 @@ def absolute(node, package):
     return [base, *(f'{base}.{alias.name}' for alias in node.names)]
 
 
-IMPORTERS = ('importlib.import_module', 'import_module', '__import__')
+IMPORTERS = ('importlib.import_module', 'import_module', 'import_late', '__import__')
 
 
 def imports(source, package):
