@@ -138,7 +138,7 @@ BESIDE = {
     'evaluating': {*BELOW, 'views', 'metrics', 'learner', 'saving', 'checkpoints', 'opening', 'reports', 'grouping'},
     'comparing': {*BELOW, 'views', 'metrics', 'scores', 'intervals', 'opening', 'reports', 'evaluating'},
     'launcher': set(),
-    'cards': {*BELOW, 'views', 'doctor', 'overlaps', 'reports'},
+    'cards': {*BELOW, 'views', 'doctor', 'overlaps', 'reports', 'exporting'},
     'settings': {*GROUND},
     'commands': {'signatures', 'settings', 'catalogue', 'opening'},
     'trees': {*GROUND},
