@@ -6,6 +6,7 @@ The sections of a notebook share one kernel and run in order, each when its own 
 A section that stands on a failed one is reported as blocked by it.
 Sections without code are not listed: there is nothing in them that could fail.
 CXR_PAGES_IN_BROWSER=1 leaves out the pages that `make browser` runs, for who runs both.
+Kernels are forked from a process that has heavy packages imported (`warm_kernels`); CXR_COLD_KERNELS=1 does without.
 """
 import os, re, sys, time
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pathlib import Path
 from queue import Empty
 import nbformat
 import pytest
-from jupyter_client.manager import start_new_kernel
+from warm_kernels import CAN_FORK, ColdKernel, Server, WarmKernel
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT/'tests'/'browser'))
@@ -52,8 +53,9 @@ def sections(path):
 
 class Page:
     "A notebook with its kernel, which starts at the first cell."
-    def __init__(self, path):
-        self.path, self.sections, self.done, self.broken, self.kernel = path, sections(path), 0, None, None
+    def __init__(self, path, server=None):
+        self.path, self.sections, self.server = path, sections(path), server
+        self.done, self.broken, self.kernel = 0, None, None
 
     def run_to(self, n):
         "Run the sections up to and including the n-th; fail where it fails, or where an earlier one did."
@@ -72,13 +74,13 @@ class Page:
     def run_cell(self, source):
         "None, or the traceback."
         if self.kernel is None: self.start()
-        manager, client = self.kernel
+        client = self.kernel.client
         request = client.execute(source, allow_stdin=False, store_history=False)
         error, end = None, time.monotonic() + CELL_SECONDS
         while time.monotonic() < end:
             try: message = client.get_iopub_msg(timeout=1)
             except Empty:
-                if not manager.is_alive(): return 'the kernel died: out of memory, or a crash in compiled code'
+                if not self.kernel.is_alive(): return 'the kernel died: out of memory, or a crash in compiled code'
                 continue
             if message['parent_header'].get('msg_id') != request: continue
             kind, content = message['msg_type'], message['content']
@@ -87,33 +89,36 @@ class Page:
         return f'still running after {CELL_SECONDS} s'
 
     def start(self):
-        "A kernel in the notebook's folder, as JupyterLab starts it; figures stay JSON, so no browser is needed."
+        "A kernel in the notebook's folder; figures stay JSON, so no browser is needed."
         env = {**os.environ, 'PLOTLY_RENDERER': 'plotly_mimetype', 'NO_COLOR': '1'}
-        arguments = ['--HistoryManager.enabled=False', '--IPKernelApp.log_level=40']
-        def start():
-            return start_new_kernel(
-                startup_timeout=120, kernel_name='python3', cwd=str(self.path.parent), env=env,
-                extra_arguments=arguments)
-        try: self.kernel = start()
-        except RuntimeError: self.kernel = start()   # two workers may get the same free port, and one kernel dies
+        folder = self.path.parent
+        self.kernel = WarmKernel(self.server, folder, env) if self.server else ColdKernel(folder, env)
 
     def close(self):
-        if self.kernel is None: return
-        manager, client = self.kernel
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+        if self.kernel: self.kernel.close()
         self.kernel = None
 
 
+@pytest.fixture(scope='session')
+def server():
+    "The process that kernels are forked from, one per worker; None where kernels are started cold."
+    if not CAN_FORK:
+        yield None
+        return
+    server = Server(dict(os.environ))
+    yield server
+    server.close()
+
+
 @pytest.fixture(scope='module')
-def open_page():
+def open_page(server):
     "path -> its Page; one at a time, so that one kernel is alive per worker."
     held = {}
     def get(path):
         if path not in held:
             for page in held.values(): page.close()
             held.clear()
-            held[path] = Page(path)
+            held[path] = Page(path, server)
         return held[path]
     yield get
     for page in held.values(): page.close()
