@@ -9,6 +9,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NAMES = ['importing', 'waiting', 'threads', 'bootstrap', 'phantom', 'decoding', 'reading', 'epochs', 'packing',
          'memory', 'training', 'frozen', 'methods', 'attack', 'elastic', 'scan', 'diffusion', 'redraws', 'pages']
+HEAD = '''# Benchmarks
+
+Written by `make benchmarks`. Ratios are taken within one run. `python benchmarks/against.py COMMIT` compares with an
+earlier commit.
+
+**No figure is of a GPU.** `sh scripts/on_gpu.sh` measures one. A reduced form of it is a test on the processor. It
+has not been run on a GPU yet.'''
 
 
 def describe_machine():
@@ -49,8 +56,7 @@ def main(names):
         part = [f'## {name}', module.__doc__.strip().splitlines()[0], format_table(list(module.measure_rows()))]
         parts[name] = '\n\n'.join(part)
         print(parts[name], flush=True)
-        head = '# Benchmarks\n\nWritten by `make benchmarks`. Ratios are taken within one run.'
-        lines = [head, machine, *(parts[name] for name in NAMES if name in parts)]
+        lines = [HEAD, machine, *(parts[name] for name in NAMES if name in parts)]
         (HERE/'results.md').write_text('\n\n'.join(lines) + '\n')
 
 

@@ -87,7 +87,10 @@ html, body { margin: 0; background: var(--jp-layout-color0, #fff); color: var(--
 #top { font: 13px sans-serif; }
 #ended { position: sticky; top: 0; z-index: 99; padding: 10px; }
 #ended { background: #B00020; color: #fff; font: 15px sans-serif; }
-#ended[hidden] { display: none; }
+body[data-jp-theme-light="false"] { --jp-layout-color0: #111; --jp-layout-color1: #111; --jp-layout-color2: #333; }
+body { background: var(--jp-layout-color0, #fff) !important; }
+#ended[hidden], #anew[hidden] { display: none; }
+#loading::after { content: "The models are loaded and asked: this takes some seconds."; font: 15px sans-serif; }
 .jp-mod-noOutputs.jp-mod-noInput { display: none; }
 """
 SCRIPT = """
@@ -103,11 +106,16 @@ SCRIPT = """
     else { ended.hidden = false; setTimeout(ask, 8000); }
   };
   ask();
+  const seen = 'cxr-workbench of this tab';
+  document.getElementById('anew').hidden = !sessionStorage.getItem(seen);
+  sessionStorage.setItem(seen, 'yes');
 """
 
 # %% ../nbs/85_app.ipynb #e9a878ca
 TOP = f"""
-<header id="top"><b>cxr-workbench</b>. {RESEARCH}</header>
+<header id="top"><b>cxr-workbench</b>. {RESEARCH}
+<span id="anew" role="status" hidden><br>This page begins anew: what was chosen, dropped in or trained here before it
+was loaded again is gone. What was saved is in the downloads.</span></header>
 <div id="ended" role="alert" hidden>This page has ended: it was not used for a while, it needed more memory than it may
 have, or the server stopped. <b>Reload the page to begin again.</b></div>
 """

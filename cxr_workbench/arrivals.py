@@ -71,13 +71,17 @@ def read_dropped(
 def tell_unread(
     unread,      # (name, reason) of each file
     looked:int,  # files that were looked at
+    of=None,     # files in all; None: those that were looked at
     most=3,      # that are named
-)->str:          # '' where there is none
-    "How many files cannot be read, and why, the first ones by name."
-    if not unread: return ''
+)->str:          # '' where there is nothing to tell
+    "How many files cannot be read, and why, the first ones by name; how many were not looked at."
     named = '; '.join(f'{name}: {reason}' for name, reason in unread[:most])
     more = f'; and {len(unread) - most} more' if len(unread) > most else ''
-    return f'{len(unread)} of {looked} files cannot be read and are left out: {named}{more}'
+    said = [f'{len(unread)} of {looked} files cannot be read and are left out: {named}{more}'] if unread else []
+    rest = 0 if of is None else of - looked
+    if rest > 0: said.append(f'The last {rest:,} of {of:,} files were not looked at before they are needed: '
+                             'one that cannot be read says so when it is chosen')
+    return '. '.join(said)
 
 # %% ../nbs/81d_arrivals.ipynb #a4400015
 class ColumnChoice:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from typer import Argument, Option
-from . import catalogue, launcher, opening, reports, settings, signatures
-from .commands import let_threads_sleep, share_among, MENDABLE, app, command, print_warnings, spell_message
+from . import launcher, reports, settings, signatures
+from .commands import let_threads_sleep, share_among, MENDABLE, app, catalogue, command, opening
+from .commands import print_warnings, spell_message
 from .reports import print_line
 from .settings import merge_settings, parse_settings, split_names
 
@@ -119,7 +120,7 @@ def doctor(
         check_overlap(root=root, path=path, sheet=sheet, patient=patient, labels=labels, option=option,
                       each_image=each_image, leave_out=leave_out, write=write, card=card)
         return print_checks(overlap(*target[1:], ids=ids), as_json)
-    if show_images and card is None: raise ValueError('--show-images is for the data card: give --card FILE.html too')
+    if show_images and card is None: raise ValueError('--show-images is for the data card: give --card FILE.html')
     if complete and write is None: raise ValueError('--complete fills in the table that --write names: give --write')
     if len(target) > 2: raise ValueError('doctor takes one target, a collection and its folder, or: overlap A B')
     names = None if labels is None else [name.strip() for name in labels.split(',') if name.strip()]

@@ -6,7 +6,7 @@
 __all__ = ['app', 'share_among', 'let_threads_sleep']
 
 # %% ../nbs/79c2_commands.ipynb #c2d00003
-import contextlib, functools, os, warnings
+import contextlib, functools, importlib.util, os, sys, warnings
 import typer
 from typer.core import TyperCommand, TyperOption
 from . import settings, signatures
@@ -116,3 +116,20 @@ def let_threads_sleep(
     "Threads that wait for others sleep and do not spin, unless the user has chosen."
     chosen = {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & set(environment)
     if not chosen: environment['OMP_WAIT_POLICY'] = 'PASSIVE'
+
+# %% ../nbs/79c2_commands.ipynb #5c1d9c01
+def import_late(
+    name:str,   # of a module of the workbench, with its package
+):              # the module
+    "A module that only some commands need; it is read when one of its names is asked for."
+    if name in sys.modules: return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    package, _, last = name.rpartition('.')
+    setattr(sys.modules[package], last, module)      # as an import does it
+    return module
+
+# %% ../nbs/79c2_commands.ipynb #5c1d9c03
+catalogue, opening = import_late('cxr_workbench.catalogue'), import_late('cxr_workbench.opening')

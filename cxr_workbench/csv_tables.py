@@ -308,7 +308,8 @@ def check_names(
     findings = {plain_name(name) for name in CHEXPERT + NIH14 + CXR_LT_2026}
     for line, fields in [] if is_clear else below[:4]:
         given = {plain_name(field) for field in fields if field.strip()}
-        is_named = len(given) == len(names) and not any(re.fullmatch(r'[-+0-9.,]+', field.strip()) for field in fields)
+        entries = [field for field in fields if re.fullmatch(r'[-+0-9.,]+|.*\.[A-Za-z0-9]{2,5}', field.strip())]
+        is_named = len(given) == len(names) and not entries   # no numbers and no files
         if not is_named or not (given & findings or names_images([fields, ['']])): continue
         raise ValueError(f'the names of the columns seem to stand in {what} {line} ({first_few(fields, 3)}): '
                          f'delete what is above it, {first_few(filled, 3)!r}')

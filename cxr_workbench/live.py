@@ -6,13 +6,13 @@
 __all__ = ['show_progress', 'LiveRun', 'LiveWidget']
 
 # %% ../nbs/83_live.ipynb #11fe0003
-import ast, copy, tempfile, threading
+import copy, inspect, tempfile, threading
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from . import cases
 from .core import create_method, get_factory, list_methods, seed_all
 from .learner import fit
-from .signatures import list_factories
 from .widget import arrange_controls, format_error, make_picture_widget, place_figures
 
 # %% ../nbs/83_live.ipynb #11fe0006
@@ -87,8 +87,8 @@ def show_progress(
     from plotly.subplots import make_subplots
     from cxr_workbench.style import apply_style, curve_style, line_style
     fig = make_subplots(1, 2, subplot_titles=['loss terms by step', 'held-out scores by epoch'], horizontal_spacing=.1)
-    rows = [row for run in (watch, before) if run is not None for row in run.steps]
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ('step', 'epoch')]
+    steps = [row for run in (watch, before) if run is not None for row in run.steps]
+    names = [name for name in dict.fromkeys(name for row in steps for name in row) if name not in ('step', 'epoch')]
     if len(names) == 2: names = names[1:]   # one term is the loss
     for i, name in enumerate(names):
         marker = curve_style(i, 14)['marker']
@@ -102,6 +102,9 @@ def show_progress(
             fig.add_scatter(x=[row['epoch'] for row in rows], y=[row[name] for row in rows], mode='lines+markers',
                             line=dict(line_style(i + 4), dash=dash), name=title, showlegend=not said,
                             marker=curve_style(i + 4, 14)['marker'], row=1, col=2)
+    if not steps:   # axes of a run that has not begun
+        fig.add_scatter(x=[None], y=[None], showlegend=False, row=1, col=1)
+        fig.update_xaxes(range=[0, 1]).update_yaxes(range=[0, 1])
     add_changes(fig, watch)
     if before is not None:   # one entry for all dotted lines
         dots = dict(color='#666', dash='dot', width=2)
@@ -111,6 +114,17 @@ def show_progress(
     fig.update_layout(legend=dict(orientation='h', x=0, y=-.25, yanchor='top'))
     return apply_style(fig, None, width=760, height=380, margin_t=60, margin_b=110)
 
+# %% ../nbs/83_live.ipynb #11fe0051
+def scale_rates(
+    method,         # changed in place
+    factor:float,   # of every learning rate
+):
+    "The learning rates of a method's recipe, times a factor."
+    plain = method.recipe
+    def scale(stage):
+        return replace(stage, groups=tuple((names, rate*factor, *rest) for names, rate, *rest in stage.groups))
+    if factor != 1: method.recipe = lambda: [scale(stage) for stage in plain()]
+
 # %% ../nbs/83_live.ipynb #11fe0014
 class LiveRun:
     "A run of `fit` in a thread: `.start()`, `.stop()`, `.wait()`; `.watch` is what it has done so far."
@@ -119,11 +133,13 @@ class LiveRun:
         out=None,                  # folder; None: a temporary one that ends with this object
         epochs=5, batch_size=32, seed=0,
         on_step=None, on_epoch=None,   # as in make_watch
+        rate=1.,                   # factor of every learning rate
         **settings,                # of the method
     ):
         self.folder = None if out else tempfile.TemporaryDirectory()
         self.out, self.train, self.valid = Path(out or self.folder.name)/'run', train, valid
-        self.name, self.make = name, lambda: create_method(name, labels=train.label_names, size=train.size, **settings)
+        self.name, self.rate = name, rate
+        self.make = lambda: create_method(name, labels=train.label_names, size=train.size, **settings)
         self.method, self.first, self.weights = None, {}, {}   # weights at the start; those that were changed
         self.fit = dict(epochs=epochs, batch_size=batch_size, seed=seed)
         self.watch, self.thread, self.error = make_watch(on_step, on_epoch), None, None
@@ -150,6 +166,7 @@ class LiveRun:
             method = self.make()
             self.first = self.first or dict(method.weights)
             self.check_weights(self.weights)
+            scale_rates(method, self.rate)
             self.method, self.watch.weights = method, self.weights
             fit(self.method, self.train, self.valid, self.out, **self.fit, progress=False, callbacks=[self.watch])
         except BaseException as error: self.error = error
@@ -177,27 +194,37 @@ class LiveRun:
         if self.error is not None: raise self.error
 
 # %% ../nbs/83_live.ipynb #11fe0031
-def scale_rates(
-    name:str,       # of a method
-    factor:float,   # of every learning rate
-)->dict:            # arguments of the method, its preset 'tiny' multiplied
-    "The learning rates of a method's smallest preset, times a factor."
-    declared = list_factories()[name].settings.values() if name in list_factories() else ()
-    rates = {each.name: ast.literal_eval(each.default) for each in declared if each.name in ('lr', 'backbone_lr')}
-    known = {**rates, **get_factory(name).presets.get('tiny', {})}
-    def scale(rate): return tuple(map(scale, rate)) if isinstance(rate, (tuple, list)) else rate*factor
-    return {key: scale(known[key]) for key in ('lr', 'backbone_lr') if known.get(key) is not None}
+SMALL = 128   # pixels: images up to this side are trained on a small network
+
+def choose_arguments(
+    name:str,   # of a method
+    size:int,   # side of the images, pixels
+)->dict:        # arguments of create_method
+    "What makes a method small enough to be trained in view."
+    factory = get_factory(name)
+    if 'tiny' in factory.presets: return dict(preset='tiny')
+    network = inspect.signature(factory).parameters.get('backbone')
+    is_named = network is not None and isinstance(network.default, str)
+    return dict(backbone='test_resnet') if is_named and size <= SMALL else {}
+
+# %% ../nbs/83_live.ipynb #11fe0054
+def takes_weights(
+    name:str,   # of a method
+)->bool:
+    "Whether a method can be built with other weights of its terms."
+    parameters = inspect.signature(get_factory(name)).parameters
+    return 'weights' in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 # %% ../nbs/83_live.ipynb #11fe0017
 def make_run_controls(data):
     "What a live run can be told."
     import ipywidgets as w
     wide = {'description_width': 'initial'}
-    names = [name for name in list_methods() if 'tiny' in get_factory(name).presets]
+    names = list_methods()
     start, finding = cases.choose_start(data, list(data.label_names))
     return dict(
         method=w.Dropdown(options=names, value='supervised' if 'supervised' in names else names[0],
-                          description='method', tooltip='what is trained, at its smallest', style=wide),
+                          description='method', tooltip='what is trained, made small', style=wide),
         epochs=w.BoundedIntText(value=5, min=1, max=200, description='epochs', style=wide, layout={'width': '130px'},
                                 tooltip='passes over the training part'),
         rate=w.FloatLogSlider(value=1, min=-2, max=1, step=.25, description='learning rates, times', style=wide,
@@ -214,7 +241,7 @@ def make_run_controls(data):
 def make_weight_controls(name, labels, size):
     "One slider for each loss term of a method, at the weight that it has."
     import ipywidgets as w
-    method = create_method(name, labels=labels, size=size, preset='tiny')
+    method = create_method(name, labels=labels, size=size, **choose_arguments(name, size))
     wide = {'description_width': 'initial'}
     return {term: w.FloatSlider(value=value, min=0, max=max(2., 2*value), step=.05, description=f'weight of {term}',
                                 continuous_update=False, style=wide, tooltip=f'0 switches {term} off')
@@ -260,10 +287,20 @@ class LiveView:
             each.send_state()
         self.buttons['start'].disabled = self.run is not None and self.run.is_running
 
+    def offer_methods(self):
+        "What is registered by now; what was chosen stays."
+        menu, names = self.controls['method'], tuple(list_methods())
+        if tuple(menu.options) == names: return
+        chosen = menu.value
+        menu.unobserve(self.offer_weights, 'value')
+        menu.options, menu.value = names, chosen
+        menu.observe(self.offer_weights, 'value')
+
     def offer_weights(self, change=None):
-        "The terms of the chosen method, at the weights that they have."
+        "The terms of the chosen method, at the weights that they have; one that cannot be built says why."
         name, run = self.controls['method'].value, self.run
-        self.weights = make_weight_controls(name, self.train.label_names, self.train.size)
+        try: self.weights = make_weight_controls(name, self.train.label_names, self.train.size)
+        except Exception as error: self.weights, self.note.value = {}, format_error(error)
         if run is not None and run.name == name and not run.is_over:
             for term, weight in {**run.first, **run.weights}.items(): self.weights[term].value = weight
         for slider in self.weights.values(): slider.observe(self.change_weight, 'value')
@@ -315,9 +352,12 @@ class LiveWidget(LiveView):
         self.controls['compare'].disabled = not self.seen_before
         name = self.controls['method'].value
         weights = {term: slider.value for term, slider in self.weights.items()}
-        self.run = LiveRun(name, self.train, self.valid, epochs=self.controls['epochs'].value, preset='tiny',
+        settings, is_told = choose_arguments(name, self.train.size), takes_weights(name)
+        if is_told: settings['weights'] = weights
+        self.run = LiveRun(name, self.train, self.valid, epochs=self.controls['epochs'].value,
                            batch_size=self.batch_size, on_step=self.show_steps, on_epoch=self.show_epoch,
-                           weights=weights, **scale_rates(name, self.controls['rate'].value))
+                           rate=self.controls['rate'].value, **settings)
+        if not is_told: self.run.weights = weights
         self.press_more()
 
     def press_more(self, button=None):
@@ -342,8 +382,8 @@ class LiveWidget(LiveView):
 
     def set_buttons(self, running):
         "What can be pressed now."
-        self.buttons['start'].disabled, self.buttons['stop'].disabled = running, not running
         self.buttons['more'].disabled = running or self.run.is_over
+        self.buttons['stop'].disabled, self.buttons['start'].disabled = not running, running
 
     def show_steps(self, watch):
         "The curves, every few steps."

@@ -30,7 +30,8 @@ def from_pack(
     path = path or packed.config.get('path_column')
     table, path, patient = read_image_table(packed.table_file, path, patient)
     check_rows(packed, table, packed.config.get('path_column'))
-    data = from_csv(table.iloc[packed.rows], '', path, labels, patient, policy, packed=packed)
+    try: data = from_csv(table.iloc[packed.rows], '', path, labels, patient, policy, packed=packed)
+    except ValueError as error: raise ValueError(f'{packed.table_file}: {error}') from None   # its lines are meant
     counts = len(table), len(data)
     if counts[0] > counts[1]: data.record.filters.insert(0, ('packed images', *counts, 'could not be read'))
     return data

@@ -89,7 +89,7 @@ def keep_readable(
 ):                     # the rows that show a chest, with a column findings
     "Leave out images without labels, and those that their readers marked as no use."
     import pandas as pd
-    table = table.assign(findings=pd.Series(findings, dtype=object))
+    table = table.assign(findings=pd.Series(findings, table.index, dtype=object))
     known = np.array([some is not None for some in findings])
     table = keep_rows(table, known, checks, 'labels', 'have no labels')
     for mark in ('exclude', 'suboptimal study'):
@@ -126,7 +126,8 @@ def collect_padchest(
     table = keep_readable(table.assign(age=find_ages(table)), findings, checks)
     if by is not None: table = keep_rows(table, table.MethodLabel == by, checks, f'labels by {by}', f'are not by {by}')
     table = choose_rows(table, checks, **choice)
-    table = table.join(spread_findings(table.findings, labels)).drop(columns='findings')
+    columns = spread_findings(table.findings, labels).set_axis(table.index)
+    table = table.join(columns).drop(columns='findings')
     return Collected(attach_files(table, root, place_padchest(table), checks, files), labels, checks)
 
 # %% ../nbs/01cf_padchest_sets.ipynb #f534ad69

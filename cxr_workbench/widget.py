@@ -79,7 +79,9 @@ def as_control(
     import ipywidgets as w
     if isinstance(spec, w.Widget): return spec
     look = dict(description=name_control(name, hint), tooltip=hint, style={'description_width': 'initial'})
-    if isinstance(spec, bool): return w.Checkbox(value=spec, indent=False, **look | dict(tooltip=hint or 'on or off'))
+    if isinstance(spec, bool):
+        look |= dict(tooltip=hint or 'on or off', layout={'width': 'max-content'})
+        return w.Checkbox(value=spec, indent=False, **look)
     if isinstance(spec, list) and spec: return make_menu(spec, default, look)
     if isinstance(spec, tuple) and len(spec) in (3, 4): return make_slider(name, spec, default, look)
     raise TypeError(
@@ -179,6 +181,17 @@ _JAVASCRIPT = _HELPERS + '''
     }
 '''
 
+# %% ../nbs/06c_widget.ipynb #06c00010
+PLACES = ':is(.cxr-explorer, .cxr-workbench, .cxr-live)'
+ARROW = ("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'>"
+         "<path fill='none' stroke='%23ddd' stroke-width='2' d='M5 7l4 4 4-4'/></svg>")
+LOOK = f"""
+{PLACES} :is(select, input, button, .noUi-handle, .lm-TabBar-tab):focus-visible {{
+  outline: 3px solid #0072B2 !important; outline-offset: 1px; box-shadow: 0 0 0 5px #fff !important;
+}}
+[data-jp-theme-light="false"] {PLACES} select {{ background-image: url("data:image/svg+xml,{ARROW}") !important; }}
+"""
+
 # %% ../nbs/06c_widget.ipynb #da71d839
 @functools.cache
 def make_picture_widget():
@@ -187,7 +200,7 @@ def make_picture_widget():
     from plotly.offline import get_plotlyjs
     shared = w.Label(get_plotlyjs())
     class Picture(anywidget.AnyWidget):
-        _esm = _JAVASCRIPT
+        _esm, _css = _JAVASCRIPT, LOOK
         library = t.Instance(w.Label, default_value=shared).tag(sync=True, **w.widget_serialization)
         spec = t.Unicode().tag(sync=True)            # a figure as JSON
         words = t.Unicode().tag(sync=True)           # the same figure, told
@@ -370,7 +383,7 @@ _FILES = _TAKE + """
         say.setAttribute('role', 'status');
         say.style.cssText = 'margin-left:8px; color:#B00020';
         button.className = 'jupyter-button widget-button';
-        button.style.cssText = 'width:auto; padding:0 10px';
+        button.style.cssText = 'width:auto; padding:0 10px; margin:2px';
         button.title = model.get('hint');
         button.textContent = model.get('description');
         el.append(button, say);

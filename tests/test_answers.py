@@ -84,15 +84,17 @@ def test_what_looks_like_a_label_is_read_as_one():
 
 
 @pytest.mark.parametrize('entries, states', [
-    (['T', 'F', None], [1, 0, np.nan]), (['t', 'f', 'U'], [1, 0, -1]), (['pos.', 'Neg.', '?'], [1, 0, -1]),
-    (['y', 'N', ''], [1, 0, np.nan]), (['+', '-', '0'], [1, 0, 0]), (['Pos.', 'neg', 'Unclear.'], [1, 0, -1])])
+    (['T', 'F', None], [1, 0, NAN]), (['t', 'f', 'U'], [1, 0, -1]),
+    (['pos.', 'Neg.', '?'], [1, 0, -1]), (['y', 'N', ''], [1, 0, NAN]),
+    (['+', '-', '0'], [1, 0, 0]), (['Pos.', 'neg', 'Unclear.'], [1, 0, -1])])
 def test_letters_and_abbreviations(entries, states):
     read, _ = answers.read_answers(pd.Series(entries, dtype=object))
     assert np.array_equal(read, states, equal_nan=True)
 
 
-@pytest.mark.parametrize('entries', [['F', None], ['T', None], ['T', '1', '0'], ['T', 'F', 'yes'], ['T', 'F', 'x'],
-                                     ['M', 'F'], ['pos..', 'neg'], ['.', '1']])
+@pytest.mark.parametrize('entries', [
+    ['F', None], ['T', None], ['T', '1', '0'], ['T', 'F', 'yes'],
+    ['T', 'F', 'x'], ['M', 'F'], ['pos..', 'neg'], ['.', '1']])
 def test_letters_that_may_mean_something_else(entries):
     column = pd.Series(entries, dtype=object)
     assert answers.read_answers(column) is None

@@ -416,8 +416,9 @@ def test_the_patients_beside_an_npz_and_a_stream_are_recognised(tmp_path):
 
 
 @pytest.mark.parametrize('name, degrees', [
-    ('Patientennr.', (1, 1)), ('person id', (1, 1)), ('MRN', (1, 1)), ('Subject', (1, 1)), ('deid_patient_id', (1, 1)),
-    ('Historia clínica', (1, 1)), ('pat-nr', (1, 1)), ('inpatient', (1, 0)), ('case', (1, 0)), ('Patient Age', (0, 0)),
+    ('Patientennr.', (1, 1)), ('person id', (1, 1)), ('MRN', (1, 1)),
+    ('Subject', (1, 1)), ('deid_patient_id', (1, 1)), ('Historia clínica', (1, 1)), ('pat-nr', (1, 1)),
+    ('inpatient', (1, 0)), ('case', (1, 0)), ('Patient Age', (0, 0)),
     ('patient position', (0, 0)), ('image_id', (0, 0)), ('Edema', (0, 0))])
 def test_a_name_of_patients_has_two_degrees(name, degrees):
     assert (is_patient_name(name), is_patient_name(name, sure=True)) == degrees

@@ -435,7 +435,8 @@ def test_a_card_names_nobody(phantom, tmp_path):
     for more, figures in (((), 0), (('--show-images',), 24)):
         shell('doctor', home/'t.csv', '--card', tmp_path/'card.html', *more, status=1)
         text = (tmp_path/'card.html').read_text()
-        assert text.count('<figure>') == figures or figures and text.count('<figure>') > figures
+        assert text.count('<img') == figures or figures and text.count('<img') > figures
+        assert "default-src 'none'" in text and text.count('<script type="application/json">') == 1   # of all pages
         assert 'something would train wrongly' in text and 'not a medical device' in text
         assert not [word for word in ('secret place', '003.png', 'p3<', 'images_256') if word in text]
     assert '--card FILE' in shell('doctor', home/'t.csv', '--show-images', status=1)

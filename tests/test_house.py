@@ -138,9 +138,9 @@ BESIDE = {
     'evaluating': {*BELOW, 'views', 'metrics', 'learner', 'saving', 'checkpoints', 'opening', 'reports', 'grouping'},
     'comparing': {*BELOW, 'views', 'metrics', 'scores', 'intervals', 'opening', 'reports', 'evaluating'},
     'launcher': set(),
-    'cards': {*BELOW, 'views', 'doctor', 'overlaps', 'reports'},
+    'cards': {*BELOW, 'views', 'doctor', 'overlaps', 'reports', 'exporting'},
     'settings': {*GROUND},
-    'commands': {'signatures', 'settings'},
+    'commands': {'signatures', 'settings', 'catalogue', 'opening'},
     'trees': {*GROUND},
     'protocols': {*GROUND},
     'obtained': {*GROUND, 'views', 'intervals', 'metrics', 'protocols'},
@@ -189,7 +189,7 @@ def absolute(node, package):
     return [base, *(f'{base}.{alias.name}' for alias in node.names)]
 
 
-IMPORTERS = ('importlib.import_module', 'import_module', '__import__')
+IMPORTERS = ('importlib.import_module', 'import_module', 'import_late', '__import__')
 
 
 def imports(source, package):

@@ -160,7 +160,7 @@ def test_names_below_a_title_or_groups_are_told(home, text, line):
 
 @pytest.mark.parametrize('text', [
     make_rows(), make_rows(Mass=['Edema']*6), 'Edema,Edema\n1,0\n0,1\n', 'a.png,,\nb.png,,\n',
-    'path,note,\na.png,x,\nb,y,\n'])
+    'path,note,\na.png,x,\nb,y,\n', 'image,finding,finding\na.png,Edema,Mass\nb.png,Mass,Edema\n'])
 def test_names_that_are_names_stay(home, text):
     (home/'t.csv').write_text(text)
     assert len(read_table(home/'t.csv')) == text.count('\n') - 1

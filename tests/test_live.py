@@ -1,7 +1,9 @@
 """Runs that train in a thread, and what is seen of them."""
 import time
 import numpy as np, pytest
-from cxr_workbench import live
+from cxr_workbench import core, live
+from cxr_workbench.classifier import Classifier
+from cxr_workbench.core import Step, create_method, register_method
 from cxr_workbench.data import from_phantom, patient_split
 from cxr_workbench.phantom import SyntheticCXR
 
@@ -54,11 +56,70 @@ def test_a_run_is_not_started_twice(parts):
         run.wait()
 
 
-def test_rates_are_scaled_whatever_their_form():
-    for name in ('supervised', 'lcc', 'trcgl', 'mpc', 'can', 'acaa'):
-        one, three = live.scale_rates(name, 1.), live.scale_rates(name, 3.)
-        assert one and one.keys() == three.keys()
-        for key in one: assert np.allclose(np.multiply(one[key], 3), three[key])
+@pytest.mark.parametrize('name', ['supervised', 'lcc', 'trcgl', 'mpc', 'can', 'acaa'])
+def test_rates_are_scaled_whatever_their_form(name):
+    method = create_method(name, labels=3, size=32, preset='tiny')
+    def read(): return [group[1] for stage in method.recipe() for group in stage.groups]
+    once = read()
+    live.scale_rates(method, 3.)
+    assert once and np.allclose(read(), np.multiply(once, 3))
+
+
+@pytest.fixture
+def made():
+    "A method without presets, of a user; it is forgotten after the test."
+    class Two(Classifier):
+        def default_weights(self): return {'supervised': 1., 'small': .1}
+        def step(self, batch, progress=1., stage=0):
+            logits, probes = self.look(batch.x)
+            terms = self.terms(supervised=lambda: self.supervise(logits, *self.targets(batch)),
+                               small=lambda: logits.square().mean())
+            return Step(logits, terms, self.weights, probes)
+    def two_terms(labels, size=64, backbone='resnet50', pretrained=False):
+        return Two(labels, size=size, backbone=backbone, pretrained=pretrained)
+    register_method(two_terms)
+    yield 'two_terms'
+    core._factories.pop('two_terms')
+
+
+def wait_for(shown):
+    "Until a run has ended, and its buttons say so."
+    shown.run.wait()
+    for _ in range(200):
+        if not shown.buttons['start'].disabled: return
+        time.sleep(.05)
+
+
+def test_a_method_without_a_preset_is_offered_trains_stops_and_goes_on(parts, made):
+    shown = live.LiveWidget(*parts)
+    shown.controls['method'].value = made
+    assert set(shown.weights) == {'supervised', 'small'} and not shown.note.value.startswith('<b')
+    shown.controls['epochs'].value, shown.controls['rate'].value = 2, .1
+    shown.weights['small'].value = 0.   # its factory takes no weights
+    shown.press_start()
+    shown.press_stop()                  # after the first epoch
+    wait_for(shown)
+    assert len(shown.run.watch.epochs) == 1 and not shown.buttons['more'].disabled
+    assert 'term/small' not in shown.run.watch.steps[-1] and shown.map.spec
+    assert sum(p.numel() for p in shown.run.method.parameters()) < 1e6   # not the network of its defaults
+    shown.weights['small'].value = .1
+    shown.press_more()
+    wait_for(shown)
+    assert shown.run.is_over and shown.run.error is None
+
+
+def test_a_method_that_comes_later_is_offered_and_one_that_cannot_be_built_says_why(parts, made):
+    shown = live.LiveWidget(*parts)
+    def broken(labels, size=64, pretrained=False): raise RuntimeError('no such layer')
+    register_method(broken)
+    try:
+        shown.offer_methods()
+        assert shown.controls['method'].value == 'supervised' and 'broken' in shown.controls['method'].options
+        shown.controls['method'].value = 'broken'
+        assert not shown.weights and 'no such layer' in shown.note.value
+        shown.press_start()
+        with pytest.raises(RuntimeError, match='no such layer'): shown.run.wait()
+    finally: core._factories.pop('broken')
 
 
 def test_the_widget_trains_with_the_weights_it_shows_and_keeps_the_run_before(parts):
@@ -82,6 +143,7 @@ def test_the_widget_trains_with_the_weights_it_shows_and_keeps_the_run_before(pa
 
 def test_a_run_without_a_step_has_a_picture(parts):
     figure = live.show_progress(live.make_watch())
+    assert figure.layout.xaxis.range == figure.layout.yaxis2.range == (0, 1)   # not -1 to 6
     assert len(figure.data) and not any(len(trace.x or ()) for trace in figure.data)
 
 

@@ -130,3 +130,8 @@ os.wait()
         done = subprocess.run([sys.executable, '-c', code, kind], capture_output=True, text=True, timeout=120)
         grown[kind] = float(done.stdout)
     assert grown['block'] < 2 and grown['list'] > 10, grown
+
+
+def test_the_line_is_that_of_the_table_in_the_pack(folder):
+    (folder/'pack'/'table.csv').write_text(TABLE.replace('c.png,0.0', 'c.png,7'))
+    with pytest.raises(ValueError, match=r"pack/table\.csv: line 6, column 'Edema': 7"): from_pack(folder/'pack')

@@ -291,3 +291,30 @@ def test_labels_of_other_names_are_matched_and_it_is_said(runs):
     assert bool((ours.y == theirs.y).all())
     assert bool((ours.known == theirs.known).all())
     assert cases.score_reference(runs['lcc'], other, n_boot=0).data.known.all()   # also without the bench
+
+
+def test_a_damaged_image_that_was_not_looked_at_is_met_with_a_sentence(root, board, monkeypatch):
+    "The 500th file of a folder, of which only the first was looked at: in every tab, and where the case is saved."
+    import os
+    many = root/'many'
+    many.mkdir()
+    for k in range(499): os.link(root/'images'/'3.png', many/f'{k:03d}.png')
+    (many/'499.png').write_bytes((many/'000.png').read_bytes()[:60])
+    monkeypatch.setattr(workbench.choosing, 'leave_unreadable', partial(workbench.choosing.leave_unreadable, seconds=0))
+    board.bench.add('many')
+    board.menus['data'].options = list(board.bench.sources)
+    board.menus['data'].value = 'many'
+    assert 'last 499 of 500 files were not looked at' in board.warning.value
+    board.menus['row'].value = 499
+    assert 'image 499 of many' in board.note.value
+    for place, (name, part) in enumerate(board.parts.items()):
+        board.tabs.selected_index = place
+        said = part.note.value if name == 'training' else part.message.value
+        is_asked = name not in ('severity', 'thresholds', 'relations', 'training')   # those need labels, or a phantom
+        assert said and ('499.png' in said and str(root) not in said or not is_asked), (name, said)
+    board.press_save('case')
+    assert '499.png' in board.note.value
+    board.tabs.selected_index = 0
+    board.menus['row'].value = 7
+    assert board.panels['scores'].fresh   # the damaged one is among the images that scores are compared with
+    assert board.panels['scores'].message.value.startswith('1 of 12 files cannot be read and are left out: 499.png')

@@ -295,6 +295,15 @@ def test_the_keyboard_reaches_every_control_and_figures_have_words(page):
     page.keyboard.press('Enter')
     selected = page.locator('.cxr-workbench .lm-TabBar-tab[aria-selected=true]').inner_text()
     assert selected == 'similar images', selected
+    page.keyboard.press('Tab')
+    page.keyboard.press('Shift+Tab')
+    outline = "getComputedStyle(document.activeElement).outline"
+    seen = [page.evaluate(outline)]
+    page.locator('.cxr-workbench select').first.focus()
+    for _ in range(8):
+        seen.append(page.evaluate(outline))
+        page.keyboard.press('Tab')
+    assert all('solid 3px' in each for each in seen), seen   # where the keyboard is, can be seen
 
 
 PLACES = """() => [...document.querySelectorAll('.cxr-panel .js-plotly-plot')].filter(plot => plot.offsetParent)
@@ -363,6 +372,26 @@ def test_two_pages_work_a_third_is_told_and_a_closed_one_makes_room(browser, app
     again.locator(ROW).press('Enter')
     say(again, 'image 12 of')
     again.close()
+
+
+def test_a_page_that_is_loaded_again_says_that_it_begins_anew(browser, app):
+    "A tab that is new says nothing; the same tab, loaded again, has another kernel and none of what was chosen."
+    findings = []
+    tab = open_page(browser, app, findings)
+    wait_for_picture(tab)
+    assert tab.locator('#anew').is_hidden()
+    first = tab.evaluate(NOTE)
+    tab.locator(ROW).fill('13')
+    tab.locator(ROW).press('Enter')
+    say(tab, 'image 13 of')
+    tab.reload(wait_until='commit')
+    wait_for_picture(tab)
+    assert 'begins anew' in tab.locator('#anew').inner_text()
+    assert tab.evaluate(NOTE) == first
+    tab.locator(ROW).fill('14')
+    tab.locator(ROW).press('Enter')
+    say(tab, 'image 14 of')
+    tab.close(run_before_unload=True)
 
 
 def list_kernels(pid):
