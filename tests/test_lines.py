@@ -166,9 +166,16 @@ def test_names_that_are_names_stay(home, text):
     assert len(read_table(home/'t.csv')) == text.count('\n') - 1
 
 
-@pytest.mark.parametrize('end', ['Total,,3,2\n', 'n = 6,,,\n', '* only moderate or severe,,,\n'])
+def test_a_row_of_totals_is_left_out_with_its_line(home):
+    (home/'t.csv').write_text(make_rows() + 'Total,,3,2\n')
+    with pytest.warns(UserWarning, match=r"line 8 holds totals \('Total'\) and is left out"):
+        assert len(read_table(home/'t.csv')) == 6
+    assert not [check for check in doctor.examine(home/'t.csv', look=0).checks if check.status == 'missing']
+
+
+@pytest.mark.parametrize('end', ['n = 6,,,\n', '* only moderate or severe,,,\n'])
 @pytest.mark.filterwarnings('ignore')
-def test_a_total_or_a_remark_below_is_told_with_its_line(home, end):
+def test_a_remark_below_is_told_with_its_line(home, end):
     (home/'t.csv').write_text(make_rows() + end)
     lost, = [check for check in doctor.examine(home/'t.csv', look=0).checks if check.status == 'missing']
     assert lost.examples[0].endswith(' (line 8)') and 'totals or remarks' in lost.advice
