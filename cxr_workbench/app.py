@@ -7,7 +7,7 @@ __all__ = ['SETTINGS', 'STYLE', 'SCRIPT', 'TOP', 'PAGE', 'ERROR', 'Settings', 'i
            'open_bench', 'write_pages', 'serve']
 
 # %% ../nbs/85_app.ipynb #530136a9
-import ipaddress, json, os, secrets, socket, sys, tempfile
+import ipaddress, json, os, secrets, socket, sys, tempfile, time
 from pathlib import Path
 from typing import NamedTuple
 from .writing import RESEARCH
@@ -132,6 +132,7 @@ PAGE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
 """
 
 ERROR = """<!doctype html><html lang="en"><meta charset="utf-8"><title>cxr-workbench</title>
+{% if status_code == 503 %}<meta http-equiv="refresh" content="5">{% endif %}
 <style>body { font: 16px/1.5 sans-serif; max-width: 40em; margin: 4em auto; color-scheme: light dark; }</style>
 <h1>cxr-workbench</h1><p role="alert">{{ message or status_message }}</p><p>{{ status_code }}</p></html>
 """
@@ -154,25 +155,49 @@ def write_pages(
     return Path(folder)/'bench.ipynb'
 
 # %% ../nbs/85_app.ipynb #a21e0ea9
+WAIT = 180   # seconds that a page has to connect to its kernel
+
 def make_kernel_manager(
     most:int,   # kernels at once
 ):
     "Class of a kernel manager that refuses one kernel too many."
     from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
     from tornado.web import HTTPError
+    from traitlets import Dict
     class Bounded(AsyncMappingKernelManager):
+        left = Dict()   # kernel without a page -> when another page may take its place, by time.monotonic
+
+        def notify_connect(self, kernel_id):
+            super().notify_connect(kernel_id)
+            self.left.pop(kernel_id, None)
+
+        def notify_disconnect(self, kernel_id):
+            super().notify_disconnect(kernel_id)
+            if not self._kernel_connections.get(kernel_id): self.left[kernel_id] = time.monotonic()
+
         async def forget_ended(self):
             "Shut down what has ended by itself."
             for kernel_id in self.list_kernel_ids():
                 if kernel_id in self and not await self.get_kernel(kernel_id).is_alive():
                     await self.shutdown_kernel(kernel_id, now=True)
 
+        async def make_room(self):
+            "Shut down the kernels whose pages have gone."
+            gone = [kernel_id for kernel_id, moment in self.left.items() if moment <= time.monotonic()]
+            for kernel_id in gone:
+                if kernel_id in self: await self.shutdown_kernel(kernel_id, now=True)
+                self.left.pop(kernel_id, None)
+
         async def start_kernel(self, **how):
             await self.forget_ended()
+            if len(self.list_kernel_ids()) >= most: await self.make_room()
             if len(self.list_kernel_ids()) >= most:
-                said = f'{most} pages are open, and no more may be: close one, or wait until an unused one ends'
+                said = (f'{most} pages are open, and no more may be: close one, or wait until an unused one ends. '
+                        'This page tries again every five seconds.')
                 raise HTTPError(503, said)
-            return await super().start_kernel(**how)
+            kernel_id = await super().start_kernel(**how)
+            self.left[kernel_id] = time.monotonic() + WAIT
+            return kernel_id
     return Bounded
 
 # %% ../nbs/85_app.ipynb #d618b058

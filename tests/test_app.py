@@ -1,5 +1,6 @@
 """The bounds of the app, without a browser."""
 import json, os, socket, subprocess, sys
+from importlib.util import find_spec
 from pathlib import Path
 import pytest
 from cxr_workbench import app
@@ -82,3 +83,24 @@ def test_a_kernel_opens_the_bench_with_its_bounds(tmp_path):
     env = {**os.environ, app.SETTINGS: json.dumps(settings._asdict())}
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300, env=env)
     assert done.stdout.split() == [str(Path(tmp_path).resolve()), 'True'], done.stderr[-800:]
+
+
+@pytest.mark.skipif(not find_spec('voila'), reason='needs Voila')
+def test_a_page_that_has_gone_makes_room_and_one_that_is_there_does_not():
+    import asyncio
+    from tornado.web import HTTPError
+    async def open_pages():
+        pages = app.make_kernel_manager(1)()
+        try:
+            first = await pages.start_kernel(kernel_name='python3')
+            with pytest.raises(HTTPError, match='1 pages are open'): await pages.start_kernel(kernel_name='python3')
+            pages.notify_connect(first)
+            pages.notify_connect(first)      # a second socket of the same page
+            pages.notify_disconnect(first)
+            with pytest.raises(HTTPError, match='1 pages are open'): await pages.start_kernel(kernel_name='python3')
+            pages.notify_disconnect(first)
+            assert pages.list_kernel_ids() == [first]   # nobody needs its place
+            second = await pages.start_kernel(kernel_name='python3')
+            assert pages.list_kernel_ids() == [second]
+        finally: await pages.shutdown_all(now=True)
+    asyncio.run(open_pages())

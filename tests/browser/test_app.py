@@ -360,6 +360,9 @@ def test_two_pages_work_a_third_is_told_and_a_closed_one_makes_room(browser, app
     answer = third.goto(app.url)
     assert answer.status == 503 and '2 pages are open' in third.locator('[role=alert]').inner_text()
     third.close()
+    second.reload(wait_until='commit')   # refused at first, while its old kernel is there; it asks again by itself
+    wait_for_picture(second)
+    assert second.locator('#anew').is_visible()
     second.close(run_before_unload=True)
     again = None
     for _ in range(20):
