@@ -158,6 +158,7 @@ def make_kernel_manager(
     most:int,   # kernels at once
 ):
     "Class of a kernel manager that refuses one kernel too many."
+    import asyncio
     from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
     from tornado.web import HTTPError
     class Bounded(AsyncMappingKernelManager):
@@ -168,11 +169,12 @@ def make_kernel_manager(
                     await self.shutdown_kernel(kernel_id, now=True)
 
         async def start_kernel(self, **how):
-            await self.forget_ended()
-            if len(self.list_kernel_ids()) >= most:
-                said = f'{most} pages are open, and no more may be: close one, or wait until an unused one ends'
-                raise HTTPError(503, said)
-            return await super().start_kernel(**how)
+            for _ in range(20):   # five seconds: a page that is loaded again ends its own kernel at this moment
+                await self.forget_ended()
+                if len(self.list_kernel_ids()) < most: return await super().start_kernel(**how)
+                await asyncio.sleep(.25)
+            said = f'{most} pages are open, and no more may be: close one, or wait until an unused one ends'
+            raise HTTPError(503, said)
     return Bounded
 
 # %% ../nbs/85_app.ipynb #d618b058

@@ -8,7 +8,6 @@ __all__ = ['draw_states', 'choose_pictures', 'write_card']
 # %% ../nbs/79d_cards.ipynb #1d1250b6
 import os
 import numpy as np
-from . import exporting
 from .copies import find_constant, measure_polarity, spread_rows
 from .doctor import make_commands
 from .lines import name_row
@@ -134,8 +133,9 @@ def make_image_sections(
     images=False,  # show them
 )->list:           # (heading, sentence, Images or None)
     "One section for each group of images; without them, how many there are of each kind."
+    from cxr_workbench.exporting import Images
     groups = choose_pictures(found, names=names)
-    if images: return [(heading, said, exporting.Images(pixels, titles)) for heading, said, pixels, titles in groups]
+    if images: return [(heading, said, Images(pixels, titles)) for heading, said, pixels, titles in groups]
     kinds = ', '.join(f'{heading.lower()}: {len(titles)}' for heading, _, _, titles in groups)
     said = f'Not shown, for they are of patients ({kinds}). {SHOW_IMAGES}'
     return [('Images', said, None)] if groups else []
@@ -148,16 +148,17 @@ def write_card(
     images=False,  # show images of patients
 ):
     "Write the data card, one HTML file that loads nothing."
+    from cxr_workbench.exporting import Words, make_page
     counts, rows = found.counts(), 0 if found.table is None else len(found.table)
     stops = tuple(dict.fromkeys(check.status for check in found.checks if check.stops))
-    checks = exporting.Words(list_checks(found, names), stops)
+    checks = Words(list_checks(found, names), stops)
     sections = [('What was looked at', 'What would stop or mislead a training comes first.', checks)]
     if counts is not None:
         sections.append(('Labels', 'Rows by state: as bars, and as numbers.', [draw_states(counts), counts]))
     sections += make_image_sections(found, names, images)
-    if found.roles: sections.append(('Columns', 'What each is for, and why.', exporting.Words(list_columns(found))))
+    if found.roles: sections.append(('Columns', 'What each is for, and why.', Words(list_columns(found))))
     if names: sections.append(('The command', 'As a shell takes it.', '\n'.join(make_commands(found))))
     title = found.source if names else f'a data set of {say_count(rows, "image")}'
     note = f'{describe_size(found)}; {describe_state(found)}.'
-    page = exporting.make_page(f'Data card: {title}', {}, sections, note)
+    page = make_page(f'Data card: {title}', {}, sections, note)
     write_atomic(path, page.encode())

@@ -103,7 +103,7 @@ def show_progress(
                             line=dict(line_style(i + 4), dash=dash), name=title, showlegend=not said,
                             marker=curve_style(i + 4, 14)['marker'], row=1, col=2)
     if not steps:   # axes of a run that has not begun
-        fig.add_scatter(x=[None], y=[None], showlegend=False, row=1, col=1)
+        fig.add_scatter(x=[], y=[], showlegend=False, row=1, col=1)
         fig.update_xaxes(range=[0, 1]).update_yaxes(range=[0, 1])
     add_changes(fig, watch)
     if before is not None:   # one entry for all dotted lines

@@ -374,8 +374,8 @@ def test_two_pages_work_a_third_is_told_and_a_closed_one_makes_room(browser, app
     again.close()
 
 
-def test_a_page_that_is_loaded_again_says_that_it_begins_anew(browser, app):
-    "A tab that is new says nothing; the same tab, loaded again, has another kernel and none of what was chosen."
+def test_a_page_that_is_loaded_again_says_that_it_begins_anew(browser, app, page):
+    "A new tab says nothing; loaded again it has another kernel and no choice of before, also where no third may open."
     findings = []
     tab = open_page(browser, app, findings)
     wait_for_picture(tab)
@@ -384,7 +384,7 @@ def test_a_page_that_is_loaded_again_says_that_it_begins_anew(browser, app):
     tab.locator(ROW).fill('13')
     tab.locator(ROW).press('Enter')
     say(tab, 'image 13 of')
-    tab.reload(wait_until='commit')
+    assert tab.reload(wait_until='commit').status == 200
     wait_for_picture(tab)
     assert 'begins anew' in tab.locator('#anew').inner_text()
     assert tab.evaluate(NOTE) == first
