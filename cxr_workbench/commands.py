@@ -52,6 +52,18 @@ def spell_message(
     for name in ('FILE', 'FOLDER'): message = message.replace(f'pretrained="{name}"', f'--weights {name}')
     return settings.spell_options(message, options, own, NOT_SPELLED)
 
+# %% ../nbs/79c2_commands.ipynb #a7c30002
+def tell_how_to_leave_out(
+    error, given:dict,   # an error, and the arguments of the command
+)->str:                  # '' where it is not about an image file of a table
+    "How a table becomes one without the files that cannot be read."
+    from cxr_workbench.csv_tables import is_table_file
+    from cxr_workbench.reading import UnreadableImage
+    table = str(given.get('data') or '')
+    if not isinstance(error, UnreadableImage) or not is_table_file(table): return ''
+    return (f'. To leave out all files that cannot be read: doctor {table} --look 1000000 --write readable.csv; '
+            'then give --data readable.csv')
+
 # %% ../nbs/79c2_commands.ipynb #a2bfb4fa
 def describe_error(
     error,                   # one of MENDABLE
@@ -60,7 +72,7 @@ def describe_error(
     "The message of an error, as a shell spells it; where a server does not answer, on one line."
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if isinstance(error, ConnectionError): message = ' '.join(message.split())
-    return spell_message(message, function, given)
+    return spell_message(message, function, given) + tell_how_to_leave_out(error, given)
 
 # %% ../nbs/79c2_commands.ipynb #c2d00013
 GROUPS = {   # heading of the help -> parameters

@@ -18,7 +18,8 @@ from .text_rows import TextRows
 # %% ../nbs/01a3_reading.ipynb #25f29481
 class UnreadableImage(ValueError):
     "A file that gives no image: `.path` says which, `.reason` why and what to do."
-    def __init__(self, path, reason):
+    def __init__(self, path, reason=None):   # None: the first is what torch reports of a process that reads
+        if reason is None: path, _, reason = str(path).strip().rpartition('UnreadableImage: ')[2].partition(': ')
         super().__init__(str(path), reason)   # both are kept in args, so that it can be pickled
         self.path, self.reason = str(path), reason
 

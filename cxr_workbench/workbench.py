@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from . import arrivals, cases, choosing, exporting, outcomes, views
-from .arrivals import PHANTOM, RADIOGRAPHS, ColumnChoice, find_origin, read_dropped
+from .arrivals import PHANTOM, RADIOGRAPHS, ColumnChoice, find_origin, offer_models, read_dropped
 from .cases import choose_start, find_own_way
 from .vocabulary import find_synonyms
 from cxr_workbench.widget import (
@@ -69,6 +69,7 @@ class BenchData:
     ):
         self.n_boot = n_boot
         self.runs, self.most, self.root, self._methods, self._kept = list_runs(runs), most, root, {}, {}
+        self.packaged = list(self.runs) if runs is None else []   # names
         self.sources = {} if data is None else {'the data': lambda size, names: data}
         self.sources['a phantom'] = make_phantom
         self.columns, self.told = {}, ''   # name of a table -> its columns; what is to be said of the data
@@ -83,7 +84,6 @@ class BenchData:
     def put_own_first(self):
         "Runs below the root before the packaged models; the newest that can be loaded, and what was held out of it."
         own = [name for name in self.listing.runs if name in self.runs]
-        own.sort(key=lambda name: (self.runs[name]/'model.json').stat().st_mtime, reverse=True)
         for name in own:
             with contextlib.suppress(Exception): self.own = self.read(name) and name
             if self.own: break
@@ -537,9 +537,9 @@ def list_present(data, row)->list[str]:
 def make_menus(bench):
     "The controls of the choice: two models, an image, a label, a file."
     import ipywidgets as w
-    runs, wide = list(bench.runs), {'description_width': 'initial'}
-    first = w.Dropdown(options=runs, value=runs[0], description='model', tooltip='what is looked at', style=wide)
-    second = w.Dropdown(options=[('none', ''), *((name, name) for name in runs)], description='beside it',
+    runs, offered, wide = list(bench.runs), offer_models(bench.runs, bench.packaged), {'description_width': 'initial'}
+    first = w.Dropdown(options=offered, value=runs[0], description='model', tooltip='what is looked at', style=wide)
+    second = w.Dropdown(options=[('none', ''), *offered], description='beside it',
                         value='' if bench.own or len(runs) < 2 else runs[1], style=wide,
                         tooltip='a second model, or none')
     labels = bench.list_labels(first.value, second.value)
@@ -833,9 +833,10 @@ class Board(Menus):
             told.append(f'<div class="cxr-warning" style="{WARNING}">{html.escape(said)}</div>')
         self.warning.value = self.bench.hide_root(''.join(told))
 
-    def ask_columns(self, name):
+    def ask_columns(self, name, packs=True):   # whether those of a pack are asked for
         "Offer the columns of data that are a table."
         is_below = self.bench.root is not None and name in self.bench.listing.data
+        if is_below and not packs: is_below = choosing.detect_below(Path(self.bench.root)/name) != 'pack'
         return is_below and self.columns.ask(self.bench.root, name)
 
 # %% ../nbs/82_workbench.ipynb #38d2ba15
@@ -867,9 +868,10 @@ class Workbench(Board):
             self.refuse(error, 'the data are those of before')
             is_asked = 'column' in str(error) and self.ask_columns(wanted)
             said = f'the columns of {wanted} are not recognised: say below which they are, and open the table'
-            if is_asked: self.note.value = format_error(NothingToShow(said))
+            if is_asked: self.note.value = format_error(NothingToShow(f'{said}; the pictures show {before} so far'))
+            if is_asked: self.set_quietly(data=wanted)
             return
-        if not set(self.bench.data.label_names) & set(method.label_names): self.ask_columns(wanted)
+        if not set(self.bench.data.label_names) & set(method.label_names): self.ask_columns(wanted, False)
         row, label = choose_start(self.bench.data, self.menus['label'].options)
         self.file = None
         self.set_quietly(row=row, label=label)
@@ -893,10 +895,10 @@ class Workbench(Board):
                 return self.take(path.name, path.read_bytes())
             self.bench.add(name)
         except Exception as error: return self.refuse(error, '')
-        runs, (first, second) = list(self.bench.runs), self.chosen
+        offered, (first, second) = offer_models(self.bench.runs, self.bench.packaged), self.chosen
         with self.quietly():
-            self.menus['first'].options, self.menus['first'].value = runs, first
-            self.menus['second'].options = [('none', ''), *((each, each) for each in runs)]
+            self.menus['first'].options, self.menus['first'].value = offered, first
+            self.menus['second'].options = [('none', ''), *offered]
             self.menus['second'].value = second
             self.menus['data'].options, self.menus['data'].value = list(self.bench.sources), self.bench.source
         self.menus['first' if kind == 'run' else 'data'].value = name
@@ -947,7 +949,7 @@ class Workbench(Board):
             called += [f'{label} may be {" or ".join(those)}: not matched' for label, those in unsure]
             self.note.value = '<br>'.join(map(html.escape, [said, *filter(None, ['; '.join(called)])]))
         self.warn()
-        if not self.bench.listing.whole: self.note.value += '<br>the folder holds more than is listed: open it by name'
+        if left_out := self.bench.listing.tell(): self.note.value += f'<br>{left_out}'
 
 # %% ../nbs/82_workbench.ipynb #be5c0033
 def open_workbench(

@@ -112,7 +112,10 @@ def board(root): return workbench.Workbench(workbench.Bench(root=root, most=12, 
 
 def test_the_bench_opens_on_the_newest_own_run_and_what_was_held_out(board):
     assert board.menus['first'].value == 'runs/mine'
-    assert board.menus['first'].options[:2] == ('runs/mine', 'runs/broken')
+    offered = board.menus['first'].options
+    assert offered[:2] == (('runs/mine', 'runs/mine'), ('runs/broken', 'runs/broken'))
+    assert offered[2:] == tuple((f'{name} (packaged)', name) for name in workbench.PACKAGED)
+    assert board.menus['second'].options == (('none', ''), *offered)
     assert board.menus['data'].value == 'held out of runs/mine' and board.menus['second'].label == 'none'
     assert board.note.value.startswith('image ') and ', held out of runs/mine' in board.note.value
     assert 'mean nothing' not in board.warning.value
@@ -138,7 +141,9 @@ def test_a_damaged_file_is_left_out_and_a_table_gets_its_columns(board, root):
     board.menus['data'].value = 'scans'
     pd.read_csv(root/'tabelle.csv').assign(Kopie=lambda t: t['Aufnahme 1']).to_csv(root/'zwei.csv', index=False)
     board.menus['place'].value = 'zwei.csv'     # two columns could be the files
-    assert board.menus['data'].value == 'scans' and 'columns of zwei.csv are not recognised' in board.note.value
+    assert board.menus['data'].value == 'zwei.csv' and board.bench.source == 'scans'   # the menu waits for the answer
+    assert 'columns of zwei.csv are not recognised' in board.note.value
+    assert 'the pictures show scans so far' in board.note.value
     assert board.columns.widget.layout.display == ''
     board.columns.path.value, board.columns.patient.value = 'Aufnahme 1', 'wer'
     board.columns.labels.value = tuple(LABELS)
@@ -164,3 +169,15 @@ def test_a_pack_without_a_table_is_shown_and_one_with_a_table_has_its_labels(roo
     pack(list(table.path), tmp_path/'plain', 32)
     data = choosing.open_below(tmp_path, 'plain', 32, LABELS)
     assert len(data) == 11 and not data.known.any() and data.label_names == LABELS
+
+
+def test_a_pack_opens_without_questions(root, tmp_path):
+    from cxr_workbench.files import pack
+    table = pd.read_csv(root/'tabelle.csv').drop(index=3)
+    table['Aufnahme 1'] = [str(root/name) for name in table['Aufnahme 1']]
+    pack(table.assign(Kopie=table['Aufnahme 1']), tmp_path/'packed', 64, path_column='Aufnahme 1')   # two could be it
+    assert choosing.find_labels(tmp_path/'packed') == LABELS
+    board = workbench.Workbench(workbench.Bench(root=tmp_path, most=12, n_boot=0))
+    board.menus['data'].value = 'packed'   # of other labels than the model
+    assert board.menus['data'].value == board.bench.source == 'packed' and board.bench.data.label_names == LABELS
+    assert board.columns.widget.layout.display == 'none' and 'columns' not in board.note.value

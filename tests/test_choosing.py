@@ -91,3 +91,42 @@ def test_files_are_checked_by_where_they_lead(root):
     choosing.check_below(root, [root/'images'/'0.png', os.path.join(root, 'images', '..', 'table.csv')])
     (root/'turn').symlink_to(root.parent)
     with pytest.raises(ValueError, match='theirs.png'): choosing.check_below(root, [root/'turn'/'theirs.png'])
+
+
+def test_environments_and_parts_of_a_package_are_passed_over(tmp_path):
+    kept = ['runs/mine', 'trained/own', 'build/own']
+    passed = ['env/lib/python3.12/site-packages/cxr_workbench/trained/lcc', 'conda/share/run', '.hidden/run',
+              'checkout/cxr_workbench/trained/lcc', 'checkout/build/lib/run', 'page/node_modules/run',
+              '__pycache__/run']
+    for k, name in enumerate([*kept, *passed]):
+        (tmp_path/name).mkdir(parents=True)
+        (tmp_path/name/'model.json').write_text('{}')
+        os.utime(tmp_path/name/'model.json', (k, k))
+    for sign in ('env/pyvenv.cfg', 'checkout/pyproject.toml', 'checkout/cxr_workbench/__init__.py'):
+        (tmp_path/sign).touch()
+    (tmp_path/'conda'/'conda-meta').mkdir()
+    assert choosing.list_below(tmp_path) == choosing.Found(kept[::-1], [], True)   # the newest first
+
+
+@pytest.mark.parametrize('text', [
+    'row,path,Edema,Mass,error\n0,a.png,0.2,0.7,\n', 'row,path,Edema,error\n0,a.png,,it is damaged\n',
+    'row,path,Edema\n0,a.png,1.5e-05\n', 'row,path,Edema,error,present: Edema\n0,a.png,0.2,,1\n',
+    'label,n,n_pos,auroc,auroc_low,auroc_high\nEdema,9,3,0.7,0.5,0.9\n', 'label,auroc a,auroc b\nEdema,0.7,0.8\n',
+    'by,group,rows,patients,label\nsex,F,9,4,shared\n', 'epoch,stage,step,lr,loss\n1,0,1,0.1,0.7\n',
+    'run,seed,state,reason\na,0,failed,no memory\n', 'row,name,reason\n3,a.png,image\n',
+    'name,patient,Edema,Edema (label)\na.png,7,0.2,1\n'])
+def test_what_the_commands_write_is_no_data(tmp_path, text):
+    (tmp_path/'result.csv').write_text(text)
+    (tmp_path/'data.csv').write_text('path,Edema,patient_id\na.png,1,7\n')
+    found = choosing.list_below(tmp_path)
+    assert found.data == ['data.csv'] and found.results == 1
+    assert found.tell() == '1 table of results is not listed as data'
+
+
+@pytest.mark.parametrize('text', [
+    'row,path,Edema\n0,a.png,1\n', 'row,path,Edema\n0,a.png,0.0\n', 'path,AP,Edema\na.png,1,0\n',
+    'name,Edema\na.png,1\n',
+    'path,error,Edema\na.png,none,1\n', ''])
+def test_a_table_of_labels_is_listed(tmp_path, text):
+    (tmp_path/'data.csv').write_text(text)
+    assert choosing.list_below(tmp_path) == choosing.Found([], ['data.csv'], True)

@@ -140,7 +140,7 @@ BESIDE = {
     'launcher': set(),
     'cards': {*BELOW, 'views', 'doctor', 'overlaps', 'reports', 'exporting'},
     'settings': {*GROUND},
-    'commands': {'signatures', 'settings', 'catalogue', 'opening'},
+    'commands': {'signatures', 'settings', 'catalogue', 'csv_tables', 'reading', 'opening'},
     'trees': {*GROUND},
     'protocols': {*GROUND},
     'obtained': {*GROUND, 'views', 'intervals', 'metrics', 'protocols'},
