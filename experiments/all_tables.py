@@ -66,9 +66,10 @@ COMMANDS = {  # table -> experiment and its options
         f"{PRETRAINED.format('ends')} --folds 0 1 2",
     'pretrained-single-positive-real':
         f"{PRETRAINED.format('single-positive')} --folds 0 1 2 3 4 --draws 2 --variants AN WAN LL-R 'MPC, tau_neg .2'",
-    'pretrained-fraction-real': f"{PRETRAINED.format('fraction')} --folds 0 1 2 3 4 --variants baseline {TRUSTED}",
+    'pretrained-fraction-real':
+        f"{PRETRAINED.format('fraction')} --folds 0 1 2 3 4 --draws 2 --variants baseline {TRUSTED}",
     'pretrained-fraction-50-real': f"{PRETRAINED.format('fraction')} --fraction .5 --folds 0 1 2 3 4 --variants {HALF}",
-    'pretrained-full-real': f"{PRETRAINED.format('full')} --folds 0 1 2 3 4",
+    'pretrained-full-real': f"{PRETRAINED.format('full')} --folds 0 1 2 3 4 --draws 2",
     'label_graph-phantom': 'label_graph',
     'lcc_folds-real': f'lcc_folds {REAL} {SMALL}',
     'long_tail-32-real':
