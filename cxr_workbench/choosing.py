@@ -207,11 +207,11 @@ def open_plain_pack(
 
 # %% ../nbs/81b_choosing.ipynb #a7c10008
 def find_labels(
-    path:Path,   # of a table or a pack with a table
+    path:Path,   # of a pack with a table
 )->list[str]:
     "The label columns, as `doctor` finds them: by their names, or by what they hold."
     from cxr_workbench.roles import guess_labels, guess_roles, read_texts
-    table = read_texts(path/'table.csv' if path.is_dir() else path)
+    table = read_texts(path/'table.csv')
     taken = [role.column for role in guess_roles(table).values()]
     return [role.column for role in guess_labels(table, taken)]
 
@@ -231,7 +231,7 @@ def open_columns(
     wanted = [name for name in label_names if name in there]
     try: data = opening.open_data(str(path), **how)
     except ValueError:
-        wanted = wanted or find_labels(path)
+        if path.is_dir(): wanted = wanted or find_labels(path)
         if not wanted: raise
         return opening.open_data(str(path), **how, labels=wanted)
     more = [name for name in wanted if name not in data.label_names]

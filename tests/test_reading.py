@@ -191,3 +191,18 @@ def test_a_model_of_an_array_is_told_how_files_are_read(table, tmp_path):
 def test_options_that_contradict_the_model_are_refused(run, table, tmp_path):
     said = shell('predict', run, table.parent/'images', '--out', tmp_path/'s.csv', '--bits', 10, status=1)
     assert '12 against 10' in said and not (tmp_path/'s.csv').exists()
+
+
+def test_a_process_that_reads_reports_the_file_and_a_command_the_way_on():
+    from torch._utils import ExceptionWrapper
+    from cxr_workbench import commands
+    from cxr_workbench.files import UnreadableImage
+    try: raise UnreadableImage('scans/a.png', 'it is damaged (cut off): copy it again')
+    except UnreadableImage: reported = ExceptionWrapper(where='in DataLoader worker process 0')
+    with pytest.raises(UnreadableImage) as caught: reported.reraise()
+    error = caught.value
+    assert (error.path, error.reason) == ('scans/a.png', 'it is damaged (cut off): copy it again')
+    said = commands.tell_how_to_leave_out(error, dict(data='t.csv'))
+    assert 'doctor t.csv --look 1000000 --write readable.csv' in said
+    assert commands.tell_how_to_leave_out(error, dict(data='nih14')) == ''
+    assert commands.tell_how_to_leave_out(ValueError('no'), dict(data='t.csv')) == ''
