@@ -67,6 +67,7 @@ class Scored(NamedTuple):
     patient: np.ndarray     # (n,), or None
     label_names: list       # (C,)
     meta: object = None     # further columns, a DataFrame with n rows, or None
+    calibrated: object = None   # probabilities at the tuned temperature, (n, C), or None
 
     def select(self, rows):
         "Some of the rows: numbers or a mask."
@@ -74,7 +75,9 @@ class Scored(NamedTuple):
         names = [self.names[row] for row in rows]
         patient = None if self.patient is None else self.patient[rows]
         meta = None if self.meta is None else self.meta.iloc[rows].reset_index(drop=True)
-        return Scored(names, self.probs[rows], self.y[rows], self.known[rows], patient, self.label_names, meta)
+        calibrated = None if self.calibrated is None else self.calibrated[rows]
+        parts = self.probs[rows], self.y[rows], self.known[rows]
+        return Scored(names, *parts, patient, self.label_names, meta, calibrated)
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00014
 def score_data(
@@ -85,10 +88,12 @@ def score_data(
 )->Scored:
     "The scores of a model on every row of a data set."
     from cxr_workbench.learner import predict
-    probs = predict(model, data, device=device)[model.label_names].to_numpy()
+    from cxr_workbench.prediction import predict_both
+    if getattr(model, 'calibration', None): probs, calibrated = predict_both(model, data, device=device)
+    else: probs, calibrated = predict(model, data, device=device)[model.label_names].to_numpy(), None
     patient = None if data.patient_id is None else np.asarray(data.patient_id)
     return Scored(opening.name_rows(data, description), probs, data.y.numpy(), data.known.numpy(), patient,
-                  list(model.label_names), data.meta)
+                  list(model.label_names), data.meta, calibrated)
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00018
 PATHS = r'(patient\d+/study\d+|p\d{8}/s\d{8})(?:/|$)'   # folders of studies: CheXpert, MIMIC-CXR
@@ -157,15 +162,17 @@ def average_studies(
     if pool not in ('mean', 'max'): raise ValueError(f"pool={pool!r}: give 'mean' or 'max'")
     names, first, code = np.unique(np.asarray(studies, dtype=str), return_index=True, return_inverse=True)
     shape = len(names), len(scored.label_names)
-    probs, y, known = np.zeros(shape), np.zeros(shape, scored.y.dtype), np.zeros(shape, bool)
-    if pool == 'max': np.maximum.at(probs, code, scored.probs)
-    else: np.add.at(probs, code, scored.probs)
-    if pool == 'mean': probs /= np.bincount(code)[:, None]
+    y, known = np.zeros(shape, scored.y.dtype), np.zeros(shape, bool)
+    def join(scores):
+        joined = np.zeros(shape)
+        (np.maximum if pool == 'max' else np.add).at(joined, code, scores)
+        return joined if pool == 'max' else joined/np.bincount(code)[:, None]
+    probs, calibrated = (None if scores is None else join(scores) for scores in (scored.probs, scored.calibrated))
     np.maximum.at(y, code, scored.y*scored.known)
     np.logical_or.at(known, code, scored.known)
     patient = None if scored.patient is None else scored.patient[first]
     meta = None if scored.meta is None else keep_constant(scored.meta, first, code)
-    return Scored(names.tolist(), probs, y, known, patient, scored.label_names, meta)
+    return Scored(names.tolist(), probs, y, known, patient, scored.label_names, meta, calibrated)
 
 # %% ../nbs/79b1_evaluating.ipynb #94d43752
 def name_sexes(
@@ -405,7 +412,8 @@ def make_sections(
 )->list:            # of (heading, sentence, figure or table), for reports.write_html
     "What the report of a run shows."
     from cxr_workbench import views
-    table = reports.add_reasons(result).drop(columns=['skipped', 'threshold'], errors='ignore').round(3)
+    decisions = [name for name in result if name.startswith('tuned_')]
+    table = reports.add_reasons(result).drop(columns=['skipped', 'threshold', *decisions], errors='ignore').round(3)
     scores, y, known = scored.probs, scored.y, scored.known
     curves = views.roc_curve(scores, y, scored.label_names, known)
     sections = [('What was scored', caution, facts)]
@@ -413,6 +421,9 @@ def make_sections(
     sections += [
         ('AUROC by label', reports.describe_intervals(result), views.report_bars(result)),
         ('The table', reports.NOTE, table)]
+    if decisions:
+        told = reports.describe_decisions(result)
+        sections.append(('Decisions at the tuned thresholds', told, reports.spell_decisions(result)))
     said = 'What the table of the images says, before uncertain and blank entries became labels.'
     if counts is not None: sections.append(('Entries of the labels', said, counts))
     if groups is not None: sections += make_group_sections(groups)
@@ -421,6 +432,21 @@ def make_sections(
     if history is not None:
         sections.append(('Training', 'Mean loss and held-out scores by epoch.', views.training_curves(history)))
     return sections
+
+# %% ../nbs/79b1_evaluating.ipynb #7b1d0012
+def score_opened(
+    opened:Opened,
+    scored:Scored,   # as they were scored, images or studies
+    n_boot=1000,     # resamples of the patients
+):                   # DataFrame of reports.score_table, with columns tuned_... where thresholds were tuned
+    "The table of a run, with its decisions where it holds thresholds."
+    truth = scored.y, scored.known, scored.patient, n_boot
+    table = reports.score_table(opened.model, scored.probs, *truth)
+    if scored.calibrated is None: return table
+    saved = opened.model.calibration
+    held = opened.train is not None
+    same = saved['tuned_on'] == opened.data.fingerprint() if 'tuned_on' in saved else held
+    return reports.add_decisions(table, saved, scored.calibrated, *truth, same=same)
 
 # %% ../nbs/79b1_evaluating.ipynb #e1a00080
 def identify(
@@ -506,7 +532,7 @@ def evaluate_run(
     images = score_data(opened.model, opened.data, opened.description, device)
     seen = check_seen(opened, images)
     scored = average_studies(images, find_studies(images, study[0])) if study else images
-    result = reports.score_table(opened.model, scored.probs, scored.y, scored.known, scored.patient, n_boot)
+    result = score_opened(opened, scored, n_boot)
     groupings = [find_groups(scored, text, images=images) for text in by if text not in study]
     groups = pd.concat([measure_groups(scored, *made, n_boot) for made in groupings]) if groupings else None
     trained_on, caution = describe_seen(seen, len(images.names)), ''
@@ -522,8 +548,9 @@ def evaluate_run(
     shown = opened.data.batch(range(min(6, len(opened.data)))).x if phantom or show_images else None
     sections = make_sections(result, scored, facts, read_history(opened.run), groups, shown, caution, counts)
     title = f'{opened.run.name}, scored on {opened.source}'
-    note, kept = reports.PHANTOM if phantom else '', facts['value'].to_dict()
-    files = reports.write_report(stem, key, reports.add_reasons(result), sections, title, note, facts=kept)
+    note, kept = reports.PHANTOM if phantom else '', dict(facts=facts['value'].to_dict())
+    kept |= reports.list_decisions(result)
+    files = reports.write_report(stem, key, reports.add_reasons(result), sections, title, note, **kept)
     if seen is not None and not name_rows: seen = seen.drop(columns='name')
     further = dict(groups=groups, seen=seen if seen is not None and len(seen) else None)
     further['rows'] = tabulate_rows(scored) if name_rows else None

@@ -32,17 +32,10 @@ def bootstrap_f1(
     absent=np.nan,         # of a label without a positive in the resample
 )->np.ndarray:             # (n_boot, C)
     "F1 of resampled patients."
-    from cxr_workbench.intervals import draw_weights
-    P, C = scored.patient.max(initial=-1) + 1, scored.y.shape[1]
+    from cxr_workbench.metrics import resample_counts
     said, true = (scored.probs >= threshold) & scored.known, (scored.y > 0) & scored.known
-    totals = np.zeros((3, P, C))
-    for total, entries in zip(totals, (said & true, said, true)): np.add.at(total, scored.patient, entries)
-    rng, draws = np.random.default_rng(seed), []
-    for start in range(0, n_boot, chunk):
-        weights = draw_weights(rng, P, min(chunk, n_boot - start))
-        hit, said, true = (total.T @ weights for total in totals)
-        draws.append(np.where(true > 0, 2*hit/np.maximum(said + true, 1), absent).T)
-    return np.concatenate(draws) if draws else np.full((0, C), np.nan)
+    hit, said, true = resample_counts([said & true, said, true], scored.patient, n_boot, seed, chunk)
+    return np.where(true > 0, 2*hit/np.maximum(said + true, 1), absent)
 
 # %% ../nbs/77b_obtained.ipynb #78f00007
 def count_patients(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['group_labels', 'score_table', 'score_model', 'is_first_process', 'print_line', 'describe_intervals', 'add_reasons',
-           'print_table', 'check_place', 'write_table', 'make_key', 'choose_place', 'shorten_source',
-           'describe_reading', 'write_html', 'write_report', 'make_demo_sections', 'measure_step', 'plan_demo',
-           'say_load']
+           'add_decisions', 'list_decisions', 'print_table', 'check_place', 'write_table', 'make_key', 'choose_place',
+           'shorten_source', 'describe_reading', 'write_html', 'write_report', 'make_demo_sections', 'measure_step',
+           'plan_demo', 'say_load']
 
 # %% ../nbs/79b_reports.ipynb #cdde5ba4
 import json, os, re, time
@@ -89,6 +89,72 @@ def add_reasons(
     told = table.assign(interval=[few.get(row, '') for row in table.index])
     return told[[*names[:place], 'interval', *names[place:]]]
 
+# %% ../nbs/79b_reports.ipynb #7b1d0002
+def add_decisions(
+    table,             # DataFrame of score_table
+    saved:dict,        # of prediction.calibrate
+    calibrated, y, known, patient,   # calibrated probabilities, labels and mask, (n, C) each; (n,), or None
+    n_boot=1000,       # resamples of the patients for the intervals
+    same=False,        # whether the rows are those that the thresholds were tuned on
+):                     # the table with further columns, tuned_...; empty for means
+    "The decisions of a run at its own thresholds, label by label."
+    import numpy as np
+    import pandas as pd
+    from cxr_workbench.metrics import report_decisions
+    from cxr_workbench.prediction import describe_basis
+    names = list(saved['thresholds'])
+    limits = np.array([saved['thresholds'][name] for name in names], np.float32)   # None becomes NaN
+    made = report_decisions(calibrated, y, known, patient, names, limits, n_boot)
+    for kind in ('positives', 'negatives'):
+        made[f'on_{kind}'] = pd.array([saved.get(kind, {}).get(name) for name in names], dtype='Int64')
+        lost = made['threshold'].isna() & (made[f'on_{kind}'] == 0).fillna(False)
+        made.loc[lost, 'note'] = f'no threshold: no {kind} where it was tuned'
+    said = [f'on {saved["images"]} images' if 'images' in saved else '', describe_basis(saved)]
+    table = table.assign(**made.add_prefix('tuned_'))
+    table.attrs['decisions'] = dict(tuned=said[0], basis=said[1], same=bool(same))
+    return table
+
+# %% ../nbs/79b_reports.ipynb #7b1d0003
+def describe_decisions(
+    table,     # DataFrame of add_decisions
+)->str:
+    "How to read decisions at tuned thresholds, in sentences."
+    made = table.attrs['decisions']
+    text = ('Calibrated probabilities at the thresholds of this run, which were tuned for F1'
+            f'{" " if made["tuned"] else ""}{made["tuned"]}. This F1 is not that at 0.5.')
+    if made['same']: text += ' They were tuned on these very images: expect worse of other patients.'
+    if made['basis']: text += f' There was little to tune on: {made["basis"]}.'
+    return text
+
+# %% ../nbs/79b_reports.ipynb #7b1d0004
+def spell_decisions(
+    table,     # DataFrame of add_decisions
+):             # DataFrame of texts, one row a label
+    "Decisions as people read them: rates with their intervals, and of how many."
+    own = table[table['tuned_note'].notna()]
+    def spell(row):
+        def rate(name):
+            value, low, high = (row[f'tuned_{name}{end}'] for end in ('', '_low', '_high'))
+            return '-' if value != value else f'{value:.3f}' + (f' ({low:.3f} to {high:.3f})' if low == low else '')
+        there = row['tuned_threshold'] == row['tuned_threshold']
+        def share(one, other): return f'{row[one]} of {row[one] + row[other]}' if there else '-'
+        basis = [str(row[f'tuned_on_{kind}']) for kind in ('positives', 'negatives')]
+        return {'tuned threshold': f'{row["tuned_threshold"]:.3f}' if there else '-',
+                'sensitivity': rate('sensitivity'), 'found': share('tuned_found', 'tuned_missed'),
+                'specificity': rate('specificity'), 'left alone': share('tuned_left_alone', 'tuned_false_alarms'),
+                'F1 at it': rate('f1'), 'tuned on': '-' if '<NA>' in basis else ' and '.join(basis),
+                'note': row['tuned_note']}
+    return type(table)([spell(row) for _, row in own.iterrows()], own.index)
+
+# %% ../nbs/79b_reports.ipynb #7b1d0005
+def list_decisions(
+    table,     # DataFrame of score_table, or of add_decisions
+)->dict:       # decisions: how they were made, and label -> values; nothing where nothing was tuned
+    "Decisions as plain values, for a JSON."
+    if 'tuned_threshold' not in table: return {}
+    own = table[table['tuned_note'].notna()].filter(like='tuned_')
+    return dict(decisions=table.attrs['decisions'] | dict(labels=json.loads(own.to_json(orient='index'))))
+
 # %% ../nbs/79b_reports.ipynb #7daf56f4
 def print_table(
     result,   # DataFrame of score_model
@@ -101,6 +167,9 @@ def print_table(
     print_line(shown.to_string(float_format=lambda value: f'{value:.3f}', na_rep='-'))
     print_line(describe_intervals(result))
     print_line(NOTE)
+    if 'tuned_threshold' not in result: return
+    print_line(spell_decisions(result).to_string())
+    print_line(describe_decisions(result))
 
 # %% ../nbs/79b_reports.ipynb #0bbda0f4
 def check_place(

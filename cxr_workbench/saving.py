@@ -135,7 +135,7 @@ def parse_saved_reading(
 def parse_calibration(
     saved:dict,   # what model.json holds
     file:Path,    # its name, for the message
-)->dict|None:     # temperature, and thresholds by label; None where nothing was tuned
+)->dict|None:     # of prediction.calibrate; None where nothing was tuned
     "What was tuned on a validation part; ValueError where it cannot be used."
     found = saved.get('calibration')
     if found is None: return None
@@ -144,6 +144,11 @@ def parse_calibration(
     limits = found.get('thresholds') if isinstance(found, dict) else None
     fits = isinstance(limits, dict) and set(limits) == set(saved['config']['labels'])
     fits = fits and all(value is None or is_number(value, 0, 1) for value in limits.values())
+    if fits and 'images' in found:   # of versions that save what it rests on
+        fits = is_number(found['images'], 0, float('inf'))
+        for counts in (found.get('positives'), found.get('negatives')):
+            fits = fits and isinstance(counts, dict) and set(counts) == set(limits)
+            fits = fits and all(is_number(value, 0, found['images']) for value in counts.values())
     if fits and is_number(found.get('temperature'), 1e-6, 1e6): return found
     raise ValueError(f'{file} holds a calibration that cannot be used: delete it there, or tune it again')
 

@@ -399,6 +399,37 @@ def test_decisions_come_from_the_thresholds_of_the_run(tmp_path):
         assert (scores[f'present: {name}'].fillna(1) == wanted).all()
 
 
+def test_the_report_of_a_tuned_run_judges_its_decisions(run, tmp_path):
+    "Its counts are those of predict --decide; another run has none of it."
+    from cxr_workbench import learner, opening
+    folder = tmp_path/'run'
+    said = shell(*FIT, '--epochs', 1, '--out', folder, '--tune')
+    assert '40 images are few for a temperature' in said and 'Pleural Other (0 and 40)' in said
+    printed = shell('evaluate', folder, '--n-boot', 20)
+    assert 'tuned threshold' in printed and 'This F1 is not that at 0.5' in printed
+    assert 'tuned on these very images' in printed and '40 images are few' in printed
+    table = pd.read_csv(folder/'report.csv', index_col='label')
+    model, held = learner.load(folder), opening.open_parts(opening.read_run_record(folder))[1]
+    decided = learner.decide(learner.predict(model, held, calibrated=True), model)
+    for c, name in enumerate(model.label_names):
+        row, present = table.loc[name], held.y[:, c].numpy() == 1
+        if model.calibration['thresholds'][name] is None:
+            assert np.isnan(row.tuned_f1) and row.tuned_note.startswith('no threshold: no positives')
+            continue
+        assert row.tuned_found == decided[name][present].sum() and row.tuned_on_positives == present.sum()
+        assert row.tuned_sensitivity == row.tuned_found/present.sum()
+        assert np.isclose(row.tuned_specificity, 1 - decided[name][~present].mean())
+    assert table.tuned_threshold['macro':].isna().all() and (table.threshold[:2] == .5).all()
+    saved = json.loads((folder/'report.json').read_text())['decisions']
+    assert saved['same'] and saved['labels']['Edema']['tuned_found'] == table.tuned_found['Edema']
+    html = (folder/'report.html').read_text()
+    assert 'Decisions at the tuned thresholds' in html and '40 images are few' in html
+    other = shell('evaluate', folder, '--data', 'phantom', '--rows', 150, '--data-seed', 5, '--n-boot', 0)
+    assert 'tuned threshold' in other and 'these very images' not in other
+    assert 'tuned' not in shell('evaluate', run, '--n-boot', 0, '--out', tmp_path/'plain.csv')
+    assert 'tuned' not in (tmp_path/'plain.csv').read_text() + (tmp_path/'plain.json').read_text()
+
+
 def test_decisions_need_thresholds(run, tmp_path):
     Image.new('L', (40, 40)).save(tmp_path/'a.png')
     assert 'no temperature and no thresholds' in shell('predict', run, tmp_path/'a.png', '--decide', status=1)

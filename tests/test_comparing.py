@@ -172,6 +172,17 @@ def scored(names, labels=('Edema', 'Mass'), seed=0, **parts):
     return evaluating.Scored(names=names, label_names=list(labels), **{**given, **parts})
 
 
+def test_calibrated_scores_go_with_their_rows_into_studies():
+    one = scored(['b/1', 'a/1', 'b/2'])
+    one = one._replace(calibrated=one.probs**2)
+    assert np.array_equal(one.select([2, 0]).calibrated, one.probs[[2, 0]]**2)
+    studies = evaluating.average_studies(one, np.array(['b', 'a', 'b']))
+    assert np.allclose(studies.calibrated, [one.probs[1]**2, (one.probs[0]**2 + one.probs[2]**2)/2])
+    largest = evaluating.average_studies(one, np.array(['b', 'a', 'b']), 'max')
+    assert np.array_equal(largest.calibrated, largest.probs**2)
+    assert evaluating.average_studies(scored(['a/1']), ['a']).calibrated is None
+
+
 @pytest.mark.parametrize('first, second, pairs, parts', [
     (['a/1', 'a/2'], ['b/2', 'b/3'], [(1, 0)], 1),
     (['a/1', 'b/1'], ['x/b/1', 'x/a/1'], [(0, 1), (1, 0)], 2),

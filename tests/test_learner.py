@@ -950,6 +950,27 @@ def test_what_was_tuned_is_saved_with_the_model(data, tmp_path):
     assert present['Edema'].tolist() == (tuned['Edema'] >= found['thresholds']['Edema']).tolist()
 
 
+def test_what_was_tuned_says_on_how_little_it_rests(data, tmp_path):
+    "The numbers are saved; one warning names the labels; probabilities of both kinds come from one pass."
+    method, held = make(), data.subset(range(28, 40))
+    with pytest.warns(UserWarning, match='12 images are few for a temperature.*10 positives.*Edema') as caught:
+        found = learner.calibrate(method, held)
+    assert len(caught) == 1 and found['images'] == 12 and found['tuned_on'] == held.fingerprint()
+    y, known = held.y.numpy(), held.known.numpy()
+    assert list(found['positives'].values()) == (y*known).sum(0).tolist()
+    assert list(found['negatives'].values()) == ((1 - y)*known).sum(0).tolist()
+    enough = dict.fromkeys(NAMES, 10)
+    assert prediction.describe_basis(dict(images=100, positives=enough, negatives=enough)) == ''
+    few = prediction.describe_basis(dict(images=100, positives={**enough, 'Hernia': 9}, negatives=enough))
+    assert few.endswith('there are fewer of Hernia (9 and 10)') and 'temperature' not in few
+    assert prediction.describe_basis(dict(temperature=1., thresholds={})) == ''   # of a version that saved no numbers
+    plain, calibrated = prediction.predict_both(method, held, batch_size=5)
+    assert np.array_equal(plain, learner.predict(method, held, batch_size=5)[NAMES])
+    assert np.array_equal(calibrated, learner.predict(method, held, batch_size=5, calibrated=True)[NAMES])
+    for name, limit in found['thresholds'].items():                  # a threshold is the score of an image
+        assert limit is None or limit in calibrated[:, NAMES.index(name)].astype(float)
+
+
 def test_no_temperature_is_better_on_the_part_it_was_tuned_on():
     g = torch.Generator().manual_seed(0)
     logits = 4*torch.randn(300, 3, generator=g)
@@ -964,7 +985,9 @@ def test_no_temperature_is_better_on_the_part_it_was_tuned_on():
 @pytest.mark.parametrize('bad', [
     3, {'temperature': 0, 'thresholds': {}}, {'temperature': 1., 'thresholds': {'Edema': .5}},
     {'temperature': 1., 'thresholds': dict.fromkeys(NAMES, 2.)},
-    {'temperature': '1', 'thresholds': dict.fromkeys(NAMES)}])
+    {'temperature': '1', 'thresholds': dict.fromkeys(NAMES)},
+    {'temperature': 1., 'thresholds': dict.fromkeys(NAMES), 'images': 5, 'positives': dict.fromkeys(NAMES, 1)},
+    {'temperature': 1., 'thresholds': dict.fromkeys(NAMES), 'images': -5}])
 def test_a_calibration_that_is_none_is_refused(tmp_path, bad):
     folder = learner.save(create_method('two_stages', labels=NAMES, size=32), tmp_path)
     saved = json.loads((folder/'model.json').read_text())

@@ -120,6 +120,32 @@ def test_tuned_threshold_is_the_best_of_all(seed, digits):
     assert (M.tune_thresholds(scores, 0*y, default=.2) == .2).all()
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_decisions_are_counted_as_by_hand(seed):
+    "A label without a threshold, and one that is never present, have no rates, and say why."
+    scores, y, known, patient = random_scores(seed=seed, known=.8)
+    y[:, 2], limit = 0, np.array([.5, .35, .6, np.nan])
+    table = M.report_decisions(scores, y, known, patient, NAMES, limit, n_boot=40, seed=seed)
+    codes = L.patient_codes(patient, len(patient))
+    weights = draw_weights(np.random.default_rng(seed), codes.max() + 1, 40)[codes].astype(int)
+    for c in range(2):
+        s, t, w = scores[known[:, c], c], y[known[:, c], c] == 1, weights[known[:, c]]
+        row = table.loc[NAMES[c]]
+        assert row.found == sum(p >= limit[c] for p in s[t]) and row.missed == sum(p < limit[c] for p in s[t])
+        assert row.false_alarms == sum(p >= limit[c] for p in s[~t]) and row.left_alone + row.false_alarms == sum(~t)
+        assert row.sensitivity == row.found/sum(t) and row.specificity == row.left_alone/sum(~t) and row.note == ''
+        assert np.isclose(row.f1, f1_score(t, s >= limit[c]))
+        drawn = [np.repeat(s[t], one[t]) for one in w.T]
+        low, high = np.percentile([(each >= limit[c]).mean() for each in drawn], [2.5, 97.5])
+        assert np.allclose((row.sensitivity_low, row.sensitivity_high), (low, high))
+    absent, without = table.loc['c'], table.loc['d']
+    assert absent.note == 'too few (0 positives)' and np.isnan(absent.sensitivity) and absent.specificity > 0
+    assert without.note == 'no threshold' and without.drop('note').isna().all()
+    plain = M.report_decisions(scores, y, known, patient, NAMES, limit, n_boot=0)
+    assert plain.sensitivity.equals(table.sensitivity) and plain.sensitivity_low.isna().all()
+    with pytest.raises(ValueError, match='threshold'): M.report_decisions(scores, y, threshold=1.5)
+
+
 def test_calibration_error_by_hand_and_at_the_edges():
     scores = np.array([.05, .15, .15, .95, 1., .1])[:, None]
     y = np.array([0, 1, 0, 1, 0, 0])[:, None]
