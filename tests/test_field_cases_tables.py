@@ -244,7 +244,8 @@ def test_missing_and_rounded_identifiers_are_refused(written, tmp_path, ids, wor
     (pd.Series(['a', 1.25], dtype=object), r'row 2 \(counted from 1\): .* 12.1 and 12.10'),
     (np.array(['a', 1.25], dtype=object), 'row 1: .* 12.1 and 12.10'),
     (pd.Series([True, 'a'], dtype=object), 'truth'),
-    (pd.Series(['a', pd.NA]), 'row 2 .counted from 1'), (pd.Series(['a', pd.NaT], ['x', 'y']), "index label 'y'"),
+    (pd.Series(['a', pd.NA]), 'row 2 .counted from 1'),
+    (pd.Series(['a', pd.NaT], ['x', 'y']), "index label 'y'"),
 ])
 def test_arrays_of_identifiers_that_numpy_would_take(ids, words):
     with pytest.raises(ValueError, match=words): check_patients(ids)

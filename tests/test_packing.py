@@ -52,7 +52,7 @@ def test_a_plan_says_what_packing_takes_and_writes_nothing(table, tmp_path):
 
 
 def test_a_plan_counts_the_shards_that_are_there(table, tmp_path):
-    names, files = packing.resolve_paths(table)
+    names, files, _ = packing.resolve_paths(table)
     own = packing.claim_folder(tmp_path/'p', packing.make_plan(names, Reading(16), 100))
     done = [packing.pack_file(file, Reading(16)) for file in files[:100]]
     packing.write_shard(tmp_path/'p', 0, range(100), names[:100], done)

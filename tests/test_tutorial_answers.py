@@ -84,8 +84,10 @@ def test_positives_that_are_named_by_frequency_are_fewer_where_rare():
     names = run_cells('one_positive.ipynb', '2cef2d08', '76ab80f8')
     y, labels = names['train'].y, names['names']
     named = single_positive(y, seed=0, weight=y.mean(0))[0].sum(0)
-    counts = {label: (int(y[:, c].sum()), int(names['one'].y[:, c].sum()), int(named[c]))
-              for c, label in enumerate(labels) if label in ('Consolidation', 'Pneumonia')}
+    def count(label):
+        c = labels.index(label)
+        return tuple(int(n) for n in (y[:, c].sum(), names['one'].y[:, c].sum(), named[c]))
+    counts = {label: count(label) for label in ('Consolidation', 'Pneumonia')}
     assert counts == {'Consolidation': (30, 7, 1), 'Pneumonia': (24, 10, 5)}
 
 
@@ -128,8 +130,9 @@ def test_a_part_of_a_method_as_the_answers_have_it():
 
     method, off = Sharper(3, **size), Sharper(3, weights={'entropy': 0}, **size)
     y = torch.tensor([[1., 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
-    method.prepare(y, torch.ones_like(y, dtype=torch.bool))
-    terms = method.step(Batch(x, y, torch.ones_like(y, dtype=torch.bool), torch.arange(4))).terms
+    known = torch.ones_like(y, dtype=torch.bool)
+    method.prepare(y, known)
+    terms = method.step(Batch(x, y, known, torch.arange(4))).terms
     sum(terms.values()).backward()
     assert 0 < terms['entropy'] <= torch.tensor(16.).log() + 1e-5 and method.log_tau.grad.abs().sum() > 0
     assert 'log_tau' in method.state_dict() and set(off.terms(supervised=float, entropy=float)) == {'supervised'}

@@ -46,7 +46,7 @@ def make_png(value):
 
 
 def test_what_lies_below_the_root_is_offered(board):
-    assert board.menus['first'].options == ('supervised', 'lcc', 'runs/broken', 'runs/small')
+    assert [value for _, value in board.menus['first'].options] == ['supervised', 'lcc', 'runs/broken', 'runs/small']
     assert board.menus['data'].options == ('a phantom', 'images')
 
 
