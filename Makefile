@@ -24,6 +24,7 @@ lab: pages-ready ## install, then open JupyterLab at nbs/index.ipynb (on this ma
 	@root=; if [ "$$(id -u)" = 0 ]; then root=--allow-root; echo "--- running as root: JupyterLab is told that this is meant (--allow-root)"; fi; \
 	echo "--- opening JupyterLab at nbs/index.ipynb; the address below holds its token, Ctrl-C twice ends it"; \
 	PYTHONPATH="$(CURDIR)/scripts$${PYTHONPATH:+:$$PYTHONPATH}" \
+	OMP_WAIT_POLICY="$${OMP_WAIT_POLICY:-PASSIVE}" \
 	JUPYTER_CONFIG_PATH="$(CURDIR)/cxr_workbench/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
 	exec $(BIN)/python -m jupyterlab --ContentsManager.pre_save_hook=save_hook.keep_committed --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs/index.ipynb \
 	    --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$root $(ARGS)

@@ -24,6 +24,7 @@ def prepare_environment():
                  'install Debian\'s package "chromium" or set BROWSER_PATH.')
     os.environ.update(BROWSER_PATH=browser, PLOTLY_RENDERER='plotly_mimetype+png',
                       TQDM_DISABLE='1', PYTHONWARNINGS='ignore', CXR_EXECUTING='1')
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')   # threads that wait sleep
 
 
 def shrink_png(data):
