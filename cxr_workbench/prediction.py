@@ -35,7 +35,8 @@ def score_batch(
     if np.isfinite(scores).all(): return scores
     broken = sorted(find_broken_tensors(method))
     why = f'its weights hold NaN in {broken[:3]}' if broken else 'its weights are finite, so look at these images'
-    count = int((~np.isfinite(scores).all(-1)).reshape(-1, len(x)).any(0).sum())
+    broken = ~np.isfinite(scores).all(-1)
+    count = int(broken.reshape(-1, len(x)).any(0).sum())
     raise ValueError(f'the method gives NaN for {count} of {len(x)} images: {why}')
 
 # %% ../nbs/08e_prediction.ipynb #81d1c1b3

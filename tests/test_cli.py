@@ -426,7 +426,7 @@ def test_the_report_of_a_tuned_run_judges_its_decisions(run, tmp_path):
     assert 'Decisions at the tuned thresholds' in html and '40 images are few' in html
     other = shell('evaluate', folder, '--data', 'phantom', '--rows', 150, '--data-seed', 5, '--n-boot', 0)
     assert 'tuned threshold' in other and 'these very images' not in other
-    assert 'tuned' not in shell('evaluate', run, '--n-boot', 0, '--out', tmp_path/'plain.csv')
+    assert 'tuned threshold' not in shell('evaluate', run, '--n-boot', 0, '--out', tmp_path/'plain.csv')
     assert 'tuned' not in (tmp_path/'plain.csv').read_text() + (tmp_path/'plain.json').read_text()
 
 

@@ -178,7 +178,8 @@ def test_calibrated_scores_go_with_their_rows_into_studies():
     one = one._replace(calibrated=one.probs**2)
     assert np.array_equal(one.select([2, 0]).calibrated, one.probs[[2, 0]]**2)
     studies = evaluating.average_studies(one, np.array(['b', 'a', 'b']))
-    assert np.allclose(studies.calibrated, [one.probs[1]**2, (one.probs[0]**2 + one.probs[2]**2)/2])
+    squares = one.probs**2
+    assert np.allclose(studies.calibrated, [squares[1], (squares[0] + squares[2])/2])
     largest = evaluating.average_studies(one, np.array(['b', 'a', 'b']), 'max')
     assert np.array_equal(largest.calibrated, largest.probs**2)
     assert evaluating.average_studies(scored(['a/1']), ['a']).calibrated is None

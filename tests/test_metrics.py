@@ -129,10 +129,13 @@ def test_decisions_are_counted_as_by_hand(seed):
     codes = L.patient_codes(patient, len(patient))
     weights = draw_weights(np.random.default_rng(seed), codes.max() + 1, 40)[codes].astype(int)
     for c in range(2):
-        s, t, w = scores[known[:, c], c], y[known[:, c], c] == 1, weights[known[:, c]]
+        kept = known[:, c]
+        s, t, w = scores[kept, c], y[kept, c] == 1, weights[kept]
         row = table.loc[NAMES[c]]
-        assert row.found == sum(p >= limit[c] for p in s[t]) and row.missed == sum(p < limit[c] for p in s[t])
-        assert row.false_alarms == sum(p >= limit[c] for p in s[~t]) and row.left_alone + row.false_alarms == sum(~t)
+        assert row.found == sum(p >= limit[c] for p in s[t])
+        assert row.missed == sum(p < limit[c] for p in s[t])
+        assert row.false_alarms == sum(p >= limit[c] for p in s[~t])
+        assert row.left_alone + row.false_alarms == sum(~t)
         assert row.sensitivity == row.found/sum(t) and row.specificity == row.left_alone/sum(~t) and row.note == ''
         assert np.isclose(row.f1, f1_score(t, s >= limit[c]))
         drawn = [np.repeat(s[t], one[t]) for one in w.T]

@@ -86,7 +86,8 @@ def test_positives_that_are_named_by_frequency_are_fewer_where_rare():
     named = single_positive(y, seed=0, weight=y.mean(0))[0].sum(0)
     def count(label):
         c = labels.index(label)
-        return tuple(int(n) for n in (y[:, c].sum(), names['one'].y[:, c].sum(), named[c]))
+        one = names['one'].y[:, c].sum()
+        return int(y[:, c].sum()), int(one), int(named[c])
     counts = {label: count(label) for label in ('Consolidation', 'Pneumonia')}
     assert counts == {'Consolidation': (30, 7, 1), 'Pneumonia': (24, 10, 5)}
 
@@ -129,7 +130,8 @@ def test_a_part_of_a_method_as_the_answers_have_it():
             return Step(logits, terms, self.weights, probes)
 
     method, off = Sharper(3, **size), Sharper(3, weights={'entropy': 0}, **size)
-    y = torch.tensor([[1., 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    rows = [1., 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0]
+    y = torch.tensor(rows)
     known = torch.ones_like(y, dtype=torch.bool)
     method.prepare(y, known)
     terms = method.step(Batch(x, y, known, torch.arange(4))).terms
