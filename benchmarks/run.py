@@ -32,7 +32,7 @@ def format_value(value): return f'{value:.2f}' if isinstance(value, float) else 
 
 
 def format_table(rows):
-    "The rows as Markdown; the machine stands above all tables."
+    "The rows as Markdown; the machine stands above the table."
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != 'machine']
     cells = [[format_value(row.get(column, '')) for column in columns] for row in rows]
     lines = [columns, ['---']*len(columns), *cells]
@@ -48,15 +48,14 @@ def read_others(names):
 
 
 def main(names):
-    machine, parts = describe_machine(), read_others(names)
-    if parts and machine not in (HERE/'results.md').read_text(): parts = {}   # of another machine
+    machine, parts = f'On {describe_machine()}.', read_others(names)
     for name in names:
         print(f'{name} ...', file=sys.stderr, flush=True)
         module = importlib.import_module(name)
-        part = [f'## {name}', module.__doc__.strip().splitlines()[0], format_table(list(module.measure_rows()))]
-        parts[name] = '\n\n'.join(part)
+        title = module.__doc__.strip().splitlines()[0]
+        parts[name] = '\n\n'.join([f'## {name}', title, machine, format_table(list(module.measure_rows()))])
         print(parts[name], flush=True)
-        lines = [HEAD, machine, *(parts[name] for name in NAMES if name in parts)]
+        lines = [HEAD, *(parts[name] for name in NAMES if name in parts)]
         (HERE/'results.md').write_text('\n\n'.join(lines) + '\n')
 
 

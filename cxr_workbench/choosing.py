@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PASSED', 'BUILT', 'MAKERS', 'METRIC', 'COURSES', 'GROUPS', 'resolve_below', 'check_below', 'detect_below',
-           'is_passed', 'is_result', 'is_result_file', 'Found', 'scan_folder', 'list_below', 'find_labels',
+           'is_passed', 'is_result', 'is_result_file', 'Found', 'scan_folder', 'list_below', 'find_pack_labels',
            'propose_columns', 'leave_unreadable', 'open_below']
 
 # %% ../nbs/81b_choosing.ipynb #bc4baa93
@@ -206,7 +206,7 @@ def open_plain_pack(
     return CXRDataset(packed, blank, blank.astype(bool), label_names=list(label_names))
 
 # %% ../nbs/81b_choosing.ipynb #a7c10008
-def find_labels(
+def find_pack_labels(
     path:Path,   # of a pack with a table
 )->list[str]:
     "The label columns, as `doctor` finds them: by their names, or by what they hold."
@@ -231,7 +231,7 @@ def open_columns(
     wanted = [name for name in label_names if name in there]
     try: data = opening.open_data(str(path), **how)
     except ValueError:
-        if path.is_dir(): wanted = wanted or find_labels(path)
+        if path.is_dir(): wanted = wanted or find_pack_labels(path)
         if not wanted: raise
         return opening.open_data(str(path), **how, labels=wanted)
     more = [name for name in wanted if name not in data.label_names]

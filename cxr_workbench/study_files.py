@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
+from .dicom_tags import read_tags
 from .places import drop_zeros
 from .reading import find_images
 from .roles import Check, Role, say_count
@@ -22,13 +23,9 @@ def read_numbers(
     path,   # of a file
 )->dict[str, str]:   # key -> number; empty where it is no DICOM file that can be read
     "The numbers in the header of a DICOM file."
-    try:
-        with open(path, 'rb') as file:
-            if file.read(132)[128:] != b'DICM': return {}
-        from pydicom import dcmread
-        header = dcmread(path, stop_before_pixels=True, specific_tags=list(KEYS[1:]))
-        texts = {key: str(header.get(key) or '').strip() for key in KEYS[1:]}
-    except Exception: return {}   # a damaged file has no number
+    header = read_tags(path, list(KEYS[1:]))
+    if header is None: return {}
+    texts = {key: str(header.get(key) or '').strip() for key in KEYS[1:]}
     return {key: text for key, text in texts.items() if text}
 
 # %% ../nbs/01i9_study_files.ipynb #5919dedf

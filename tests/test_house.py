@@ -76,7 +76,7 @@ GROUND = {
     'implied': {'states', 'hierarchy', 'csv_tables', 'roles'},
     'pack_checks': {'lines', 'packing', 'roles'},
     'films': {'csv_tables', 'dicom_tags', 'columns', 'reading', 'roles', 'splits'},
-    'study_files': {'reading', 'roles', 'places'},
+    'study_files': {'dicom_tags', 'reading', 'roles', 'places'},
 }
 DATA = {
     'dataset': {*GROUND},

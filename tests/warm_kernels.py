@@ -6,8 +6,7 @@ finds them in `sys.modules`, and is a plain `ipykernel` otherwise, with its own 
 
 Where a process cannot be forked (Windows), or with CXR_COLD_KERNELS=1, every kernel is started as JupyterLab does it.
 """
-import json, os, signal, subprocess, sys, tempfile
-from pathlib import Path
+import json, os, shutil, signal, subprocess, sys, tempfile
 from jupyter_client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from jupyter_client.manager import start_new_kernel
@@ -38,10 +37,10 @@ class ColdKernel:
 class WarmKernel:
     "A kernel that `server` forked; `pid` is its process."
     def __init__(self, server, folder, env):
-        self.file = tempfile.mktemp(suffix='.json', prefix='kernel-')
-        write_connection_file(self.file, ip='127.0.0.1')
-        self.pid = server.fork(file=self.file, folder=str(folder), env=env)
-        self.client = BlockingKernelClient(connection_file=self.file)
+        self.home = tempfile.mkdtemp(prefix='kernel-')   # of its sockets: files, since ports may be taken by others
+        file, _ = write_connection_file(f'{self.home}/kernel.json', transport='ipc', ip=f'{self.home}/socket')
+        self.pid = server.fork(file=file, folder=str(folder), env=env)
+        self.client = BlockingKernelClient(connection_file=file)
         self.client.load_connection_file()
         self.client.start_channels()
         try: self.client.wait_for_ready(timeout=READY)
@@ -58,7 +57,7 @@ class WarmKernel:
     def close(self):
         self.client.stop_channels()
         if self.is_alive(): os.kill(self.pid, signal.SIGKILL)
-        Path(self.file).unlink(missing_ok=True)
+        shutil.rmtree(self.home, ignore_errors=True)
 
 
 class Server:
