@@ -176,7 +176,7 @@ def test_a_pack_opens_without_questions(root, tmp_path):
     table = pd.read_csv(root/'tabelle.csv').drop(index=3)
     table['Aufnahme 1'] = [str(root/name) for name in table['Aufnahme 1']]
     pack(table.assign(Kopie=table['Aufnahme 1']), tmp_path/'packed', 64, path_column='Aufnahme 1')   # two could be it
-    assert choosing.find_labels(tmp_path/'packed') == LABELS
+    assert choosing.find_pack_labels(tmp_path/'packed') == LABELS
     board = workbench.Workbench(workbench.Bench(root=tmp_path, most=12, n_boot=0))
     board.menus['data'].value = 'packed'   # of other labels than the model
     assert board.menus['data'].value == board.bench.source == 'packed' and board.bench.data.label_names == LABELS
