@@ -14,6 +14,7 @@ from .dataset import CXRDataset
 from .files import PackedImages, Reading
 from .labels import LabelPolicy
 from .layouts import Collected
+from .lines import mark_lines
 from .mimic_sets import collect_mimic_cxr
 from .nih_sets import collect_nih14, collect_nih14_google, collect_rsna
 from .padchest_sets import collect_padchest
@@ -65,7 +66,7 @@ def open_collection(
     if packed is not None and not isinstance(packed, PackedImages): packed = PackedImages(packed)
     names = name_files(table, None if packed is None else list(packed.paths))
     how |= dict(packed=packed, names=names, missing=missing, record=checks)
-    return from_table(table, labels, patient, policy, **how)
+    return from_table(mark_lines(table, table['name'], 'image'), labels, patient, policy, **how)
 
 # %% ../nbs/01ha_adapters.ipynb #65d83c53
 def nih14(

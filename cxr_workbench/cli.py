@@ -115,13 +115,14 @@ def doctor(
     Exit status 0: nothing would train wrongly, or with --write nothing in the table that was written.
     1: something would, or the command was refused, which a line that begins with error: says."""
     from cxr_workbench import doctor as page
+    if show_images and card is None: raise ValueError('--show-images is for the data card: give --card FILE.html')
+    if (complete or force) and write is None:
+        raise ValueError('--complete and --force are for the table that --write names: give --write')
     if target[0] == 'overlap' and len(target) == 3:
         from cxr_workbench.overlaps import check_overlap, overlap
         check_overlap(root=root, path=path, sheet=sheet, patient=patient, labels=labels, option=option,
-                      each_image=each_image, leave_out=leave_out, write=write, card=card)
+                      each_image=each_image, leave_out=leave_out, write=write, card=card, look=look - 500)
         return print_checks(overlap(*target[1:], ids=ids), as_json)
-    if show_images and card is None: raise ValueError('--show-images is for the data card: give --card FILE.html')
-    if complete and write is None: raise ValueError('--complete fills in the table that --write names: give --write')
     if len(target) > 2: raise ValueError('doctor takes one target, a collection and its folder, or: overlap A B')
     names = None if labels is None else [name.strip() for name in labels.split(',') if name.strip()]
     place = root if len(target) == 1 else Path(target[1])

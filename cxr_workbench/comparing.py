@@ -231,7 +231,8 @@ def format_pair(
     precisions = dict(first=table.ap_a, second=table.ap_b, difference=table.ap_difference)
     precisions |= dict(interval=tell('ap_low', 'ap_high'))
     blocks = [fit_block(block, table.index, width) for block in (areas, precisions)]
-    return 'AUROC:\n{}\naverage precision:\n{}'.format(*blocks)
+    title = "AUROC (p: DeLong's test; q: false discovery rate over the labels):"
+    return '{}\n{}\naverage precision:\n{}'.format(title, *blocks)
 
 # %% ../nbs/79b2_comparing.ipynb #c1b00026
 def name_runs(

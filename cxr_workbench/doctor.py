@@ -23,7 +23,7 @@ from .finding_texts import findings_table
 from .homes import ask_quietly, choose_options, describe_home, detect_kind, find_by_files
 from .homes import take_for_files
 from .implied import check_implied, fill_table
-from .lines import name_row, renumber
+from .lines import mark_lines, name_row, renumber
 from .long_tables import find_long, widen
 from .pack_checks import check_pack
 from .places import check_files, check_masks, check_repeats, find_root, get_stem, locate_files
@@ -33,7 +33,7 @@ from .roles import find_header_patients, guess_labels, guess_roles, parse_states
 from .roles import read_texts, say_check, say_count, tabulate_states
 from .splits import make_spelling_key, patients_from_names
 from .study_files import take_study_files
-from .tables import find_labels, find_patients
+from .tables import GET_FILES, find_labels, find_patients
 from .writing import write_atomic
 
 # %% ../nbs/01i_doctor.ipynb #99d90747
@@ -409,13 +409,15 @@ def examine_layout(
             status = 'wrong' if isinstance(error, ValueError) else 'missing'
             table, checks = None, [('table', status, str(error), 0)]
     for check, status, detail, rows in [*checks, *(('table', 'note', str(each.message), 0) for each in caught)]:
+        detail, is_advised, _ = detail.partition(f'. {GET_FILES}')
+        advice = 'get them, or leave these rows out: fit has --missing skip' if is_advised else ''
         detail, _, rest = detail.partition(': ')
         status = 'note' if status == 'left out' else status
-        found.checks.append(Check(check, status, detail, int(rows or 0), [rest] if rest else []))
+        found.checks.append(Check(check, status, detail, int(rows or 0), [rest] if rest else [], advice))
     found.options += [f'--option {text}' for text in catalogue.spell_options(options)]
     if entry.hint: found.checks.append(Check('collection', 'note', entry.hint, 0))
     if table is None or not len(table): return
-    found.table = read_texts(table)
+    found.table = mark_lines(read_texts(table), table['name' if 'name' in table else 'path'], 'image')
     found.roles = guess_roles(found.table, path='path', patient='patient_id' if 'patient_id' in table else None)
     found.labels = [Role(name, 'of the layout') for name in labels]
     found.paths = found.table['path'].tolist()
@@ -454,7 +456,7 @@ def examine_annotated(
     for what, status, detail, rows in checks:
         status = 'note' if status == 'left out' else status
         found.checks.append(Check(what, status, detail, 0 if rows is None else int(rows)))
-    found.table, found.root = read_texts(table), str(root)
+    found.table, found.root = mark_lines(read_texts(table), table['path'], 'image'), str(root)
     found.roles = {'image files': Role('path', 'of the layout')}
     if 'patient_id' in table:
         found.roles['patients'] = Role('patient_id', 'names of the files')

@@ -19,7 +19,7 @@ def first_few(things, most=5)->str:
 def mark_lines(
     table,         # DataFrame
     numbers,       # where its rows stand, (n,)
-    what='line',   # 'line' of a text | "sheet 'Findings', row" | 'row', counted from 1 | 'index label'
+    what='line',   # 'line' of a text | "sheet 'Findings', row" | 'row', counted from 1 | 'index label' | 'image'
 ):                 # the same with them as its index
     "Let the index of a table say where its rows stand."
     import pandas as pd
@@ -31,7 +31,7 @@ def is_marked(
 )->bool:
     "Whether the index says where the rows stand."
     if not hasattr(table, 'iloc'): return False
-    return bool(re.fullmatch('line|row|index label|sheet .*, row', str(table.index.name)))
+    return bool(re.fullmatch('line|row|index label|image|sheet .*, row', str(table.index.name)))
 
 # %% ../nbs/01b3_lines.ipynb #3c79de0e
 def renumber(

@@ -278,7 +278,9 @@ def decide(
     method:Method,    # with thresholds, see `calibrate`
 ):                    # DataFrame of 1, 0 and, without a threshold or a score, NaN; one column per label
     "Present or absent, by the thresholds that were saved with a method."
-    thresholds = get_calibration(method)['thresholds']
+    calibration = get_calibration(method)
+    if small := describe_basis(calibration): warnings.warn(f'the thresholds were tuned on little: {small}')
+    thresholds = calibration['thresholds']
     def apply(name):
         scores, limit = table[name], thresholds.get(name)
         return (scores >= limit).astype(float).where(scores.notna()) if limit is not None else scores*np.nan

@@ -107,6 +107,10 @@ def list_can_variants(recipe, other):
         'one branch at equal compute': single(**BCE),
         'CAN, balance loss only': single(),
         'CAN, no attention loss': can(weights=dict(attention=0.)),
+        'CAN, product, cross-entropy': can(weights=dict(attention=0.), **BCE),
+        'CAN, attention loss, cross-entropy': can(**BCE),
+        'CAN, gate, cross-entropy': can(fuse='gate', weights=dict(attention=0.), **BCE),
+        'CAN, sum, cross-entropy': can(fuse='sum', weights=dict(attention=0.), **BCE),
         'CAN': can()}
 
 
@@ -139,6 +143,9 @@ PAIRS = [   # of `full`: what is compared with what, beside the baseline
     ('label decoder', 'LCC'), ('LCC, label features only', 'LCC, no contrast'), ('LCC, no contrast', 'LCC'),
     ('one branch at equal compute', 'CAN, no attention loss'), ('one branch at equal compute', 'CAN'),
     ('CAN, balance loss only', 'CAN, no attention loss'), ('CAN, no attention loss', 'CAN'),
+    ('CAN, sum, cross-entropy', 'CAN, product, cross-entropy'), ('CAN, sum, cross-entropy', 'CAN, gate, cross-entropy'),
+    ('CAN, product, cross-entropy', 'CAN, no attention loss'),
+    ('CAN, product, cross-entropy', 'CAN, attention loss, cross-entropy'),
     ('TRCGL base', 'TRCGL base, loss and sampler'), ('TRCGL base', 'TRCGL-Net'),
     ('TRCGL base, loss and sampler', 'TRCGL-Net')]
 

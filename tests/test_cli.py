@@ -656,7 +656,7 @@ def test_compare_prints_and_writes_paired_differences(run, clinics, tmp_path):
     for said in (printed, (tmp_path/'three.html').read_text()): assert not [text for text in words if text not in said]
     assert 'With --data, --uncertain and --blank both are read in one way.' in printed
     assert 'not a medical device' in (tmp_path/'three.html').read_text()
-    table = printed[printed.index('AUROC:'):printed.index('intervals from')].splitlines()[:-1]
+    table = printed[printed.index('AUROC (p: '):printed.index('intervals from')].splitlines()[:-1]
     assert len(table) > 30 and max(map(len, table)) <= 100
 
 

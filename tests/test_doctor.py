@@ -462,7 +462,10 @@ def test_a_card_says_that_blanks_train_as_absent(tmp_path):
 
 @pytest.mark.parametrize('arguments, words', [
     (('nowhere',), 'no such file or folder'), (('a', 'b', 'c'), 'overlap A B'),
-    (('overlap', 'nowhere', 'x'), 'nowhere'), (('cifar', '.'), "no collection 'cifar'")])
+    (('overlap', 'nowhere', 'x'), 'nowhere'), (('cifar', '.'), "no collection 'cifar'"),
+    (('overlap', 'a', 'b', '--look', '9'), 'does not use --look'), (('overlap', 'a', 'b', '--force'), 'give --write'),
+    (('overlap', 'a', 'b', '--complete'), 'give --write'), (('overlap', 'a', 'b', '--show-images'), 'give --card'),
+    (('a', '--force'), 'give --write')])
 def test_wrong_arguments_are_one_line(arguments, words): assert words in shell('doctor', *arguments, status=1)
 
 

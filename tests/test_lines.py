@@ -195,3 +195,41 @@ def test_dates_among_the_patients(home, entry, is_one):
         warnings.simplefilter('always')
         data.from_csv(home/'t.csv', size=16)
     assert any(f'1 patients are dates, such as {entry}' in str(each.message) for each in caught) == is_one
+
+
+# ---- public collections ----
+
+def write_chexpert(folder, wrong):
+    "Six images of CheXpert, the third without its file; after it Edema holds `wrong`. Names of the images."
+    from cxr_workbench.labels import CHEXPERT
+    names = [f'CheXpert-v1.0-small/train/patient{k:05d}/study1/view1_frontal.jpg' for k in range(6)]
+    table = pd.DataFrame(0., range(6), CHEXPERT)
+    table.loc[3, 'Edema'] = wrong
+    people = dict(Path=names, Sex='Male', Age=50, **{'Frontal/Lateral': 'Frontal', 'AP/PA': 'AP'})
+    for k in (0, 1, 3, 4, 5):
+        file = folder/names[k].partition('/')[2]
+        file.parent.mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (32, 32)).astype('u1')).save(file)
+    pd.concat([pd.DataFrame(people), table], axis=1).to_csv(folder/'train.csv', index=False)
+    return names
+
+
+def test_rows_of_a_collection_are_called_by_their_images(tmp_path):
+    "A row that was left out before does not move the name; the doctor and the reader say the same."
+    names = write_chexpert(tmp_path, 7)
+    found = doctor.examine_collection('chexpert', tmp_path)
+    wrong = [check for check in found.checks if check.status == 'wrong']
+    assert wrong[0].examples == [f"Edema '7' in image {names[3]!r}"]
+    missing, = [check for check in found.checks if check.status == 'missing']
+    assert names[2] in missing.examples[0] and missing.advice.endswith('fit has --missing skip')
+    with pytest.warns(UserWarning, match='view1_frontal.jpg; the 5 other rows are used'):
+        with pytest.raises(ValueError, match=f"^image {names[3]!r}, column 'Edema': 7.0 is none"):
+            data.chexpert(tmp_path, missing='skip')
+
+
+def test_names_of_a_collection_are_kept_once(tmp_path):
+    "They are in `paths`, as one block; rows are counted in the data set itself."
+    write_chexpert(tmp_path, 1)
+    with pytest.warns(UserWarning, match='5 other rows'): opened = data.chexpert(tmp_path, missing='skip')
+    assert opened.lines is None and [*opened.meta.index] == [0, 1, 2, 3, 4]
+    assert opened.y[:, opened.label_names.index('Edema')].tolist() == [0, 0, 1, 0, 0]
