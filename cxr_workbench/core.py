@@ -381,6 +381,7 @@ def create_method(
     plain = lambda start: str(start) if start and start is not True else bool(start)   # as JSON holds it
     pretrained = [*map(plain, pretrained)] if isinstance(pretrained, (list, tuple)) else plain(pretrained)
     method = factory(labels=labels, size=int(size), pretrained=pretrained, **kw)
+    if pretrained: kw = dict(kw, weights=dict(method.weights))   # what follows from it stays when the run goes on
     method.config = dict(method=name, labels=method.label_names, size=int(size), pretrained=pretrained,
                          arguments=kw, vocabulary=VOCABULARY)
     return method

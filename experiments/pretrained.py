@@ -108,9 +108,11 @@ def list_can_variants(recipe, other):
         'CAN, balance loss only': single(),
         'CAN, no attention loss': can(weights=dict(attention=0.)),
         'CAN, product, cross-entropy': can(weights=dict(attention=0.), **BCE),
-        'CAN, attention loss, cross-entropy': can(**BCE),
         'CAN, gate, cross-entropy': can(fuse='gate', weights=dict(attention=0.), **BCE),
         'CAN, sum, cross-entropy': can(fuse='sum', weights=dict(attention=0.), **BCE),
+        'CAN, attention weight .3, cross-entropy': can(weights=dict(attention=.3), **BCE),
+        'CAN, cross-entropy': can(**BCE),
+        'CAN, attention weight .3': can(weights=dict(attention=.3)),
         'CAN': can()}
 
 
@@ -142,10 +144,12 @@ CHOSEN = {'ends': ['baseline'], 'fraction': ['baseline', 'ACAA', 'ACAA, eps 1/25
 PAIRS = [   # of `full`: what is compared with what, beside the baseline
     ('label decoder', 'LCC'), ('LCC, label features only', 'LCC, no contrast'), ('LCC, no contrast', 'LCC'),
     ('one branch at equal compute', 'CAN, no attention loss'), ('one branch at equal compute', 'CAN'),
-    ('CAN, balance loss only', 'CAN, no attention loss'), ('CAN, no attention loss', 'CAN'),
+    ('one branch at equal compute', 'CAN, sum, cross-entropy'), ('one branch at equal compute', 'CAN, cross-entropy'),
     ('CAN, sum, cross-entropy', 'CAN, product, cross-entropy'), ('CAN, sum, cross-entropy', 'CAN, gate, cross-entropy'),
-    ('CAN, product, cross-entropy', 'CAN, no attention loss'),
-    ('CAN, product, cross-entropy', 'CAN, attention loss, cross-entropy'),
+    ('CAN, product, cross-entropy', 'CAN, attention weight .3, cross-entropy'),
+    ('CAN, product, cross-entropy', 'CAN, cross-entropy'), ('CAN, product, cross-entropy', 'CAN, no attention loss'),
+    ('CAN, balance loss only', 'CAN, no attention loss'),
+    ('CAN, no attention loss', 'CAN, attention weight .3'), ('CAN, no attention loss', 'CAN'),
     ('TRCGL base', 'TRCGL base, loss and sampler'), ('TRCGL base', 'TRCGL-Net'),
     ('TRCGL base, loss and sampler', 'TRCGL-Net')]
 

@@ -585,3 +585,20 @@ def test_the_defaults_are_those_of_the_paper():
     assert (stage.epochs, stage.optimizer, stage.schedule) == (20, 'Adam', 'cosine')
     assert method.weights == {'supervised': 1., 'attention': .3, 'aux': 0.} and method.compare == 'centred'
     assert seeded(compare='maps')[0].weights['attention'] == .5
+
+
+# ---- the weight of the attention loss ----
+
+def test_trained_branches_are_pulled_less(tmp_path):
+    "It stays so in a saved model, a weight that is given counts, and networks from nothing keep theirs."
+    from cxr_workbench.saving import load, save
+    for seed, name in enumerate('ab'):
+        torch.manual_seed(seed)
+        save(create_method('supervised', labels=3, size=64, backbone='test_resnet'), tmp_path/name)
+    def make(**kw): return create_method('can', labels=3, size=64, preset='tiny', branch_b='test_resnet', **kw)
+    files = [str(tmp_path/name) for name in 'ab']
+    method = make(pretrained=files)
+    assert method.weights['attention'] == .03 and make().weights['attention'] == .3
+    assert load(save(method, tmp_path/'can')).weights['attention'] == .03
+    assert make(pretrained=files, weights=dict(attention=.1)).weights['attention'] == .1
+    assert make(pretrained=files, compare='maps').weights['attention'] == .5

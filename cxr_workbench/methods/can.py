@@ -213,6 +213,7 @@ class CAN(Classifier):
         self.loss_settings = _merge_loss_settings(loss_settings or {})
         grid = dict(size=size, min_cells=min_cells, pool='mean')   # the product is pooled
         first, second = choose_starts(pretrained, fuse)
+        self.is_trained = bool(first or second)   # before the first step
         super().__init__(labels, backbone=backbone, pretrained=first, **grid, **network)
         if branch_b is None: branch_b = PARTNERS.get(backbone, backbone) if pretrained else backbone
         self.backbone_b = None if fuse == 'single' else Backbone(branch_b, pretrained=second, **grid)
@@ -233,7 +234,7 @@ class CAN(Classifier):
 
     def default_weights(self):
         if self.fuse == 'single': return {'supervised': 1.}
-        attention = .3 if self.agreement.get('bounded') else .5
+        attention = (.03 if self.is_trained else .3) if self.agreement.get('bounded') else .5
         return {'supervised': 1., 'attention': attention, 'aux': .5 if self.agreement['of'] == 'class' else 0.}
 
     def prepare(self, y, known):
