@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'Refusal', 'check_declared_size', 'choose_frame', 'read_png_chunks', 'open_png', 'choose_png_maximum',
-           'read_png_channels', 'read_stream_header', 'check_jpeg2000_tiles', 'check_jpeg2000', 'check_filled']
+           'read_png_channels', 'read_stream_header', 'check_jpeg2000_tiles', 'check_jpeg2000', 'check_filled',
+           'check_jpeg_pixels', 'open_jpeg']
 
 # %% ../nbs/01a0_formats.ipynb #7e2c39f5
-import io, struct, zlib
+import io, re, struct, zlib
 import numpy as np
 
 # %% ../nbs/01a0_formats.ipynb #0b6d95f2
@@ -272,3 +273,117 @@ def check_filled(
         raise Refusal(f'it declares {size} in {bits//8:,} bytes, which is too little: it is damaged, copy it again')
     if im.format == 'GIF' and im.tile and tuple(im.tile[0][1]) != (0, 0, *im.size):
         raise Refusal(f'it declares {size}, and its picture fills only {im.tile[0][1]} of them: write it as PNG')
+
+# %% ../nbs/01a0_formats.ipynb #5c1d0d02
+def find_scan(
+    data:bytes,   # a whole JPEG stream
+):                # places of its frame header and of its packed pixels, squares of 8 in a unit down and across; or None
+    "Where a sequential JPEG of one scan has its parts; None for every other."
+    at, frame = 2, None
+    while at + 10 <= len(data) and data[at] == 0xff:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
+        if marker in (0xc0, 0xc1): frame = at
+        if marker == 0xda:
+            if frame is None or data[at + 4] != data[frame + 9]: return None      # progressive, or more scans
+            factors = data[frame + 11:frame + 11 + 3*data[frame + 9]:3]
+            if len(factors) == 1: factors = b'\x11'
+            return frame, at + 2 + length, max(f & 15 for f in factors), max(f >> 4 for f in factors)
+        at += 1 if marker == 0xff else 2 + length
+    return None
+
+# %% ../nbs/01a0_formats.ipynb #5c1d0d03
+def cut_units(
+    pixels:np.ndarray,     # (H, W) or (H, W, channels)
+    down:int, across:int,  # size of a unit
+)->np.ndarray:             # (units, numbers), in the order in which they are packed
+    "The units of a JPEG one by one; what is missing at the edges is 128."
+    pixels = np.atleast_3d(pixels)
+    high, wide = -(-pixels.shape[0]//down), -(-pixels.shape[1]//across)
+    spare = (0, high*down - pixels.shape[0]), (0, wide*across - pixels.shape[1]), (0, 0)
+    whole = np.pad(pixels, spare, constant_values=128) if spare != ((0, 0),)*3 else pixels
+    return whole.reshape(high, down, wide, across, -1).swapaxes(1, 2).reshape(high*wide, -1)
+
+
+# %% ../nbs/01a0_formats.ipynb #5c1d0d08
+def declare_rows(
+    data:bytes,          # a whole JPEG stream
+    frame:int, rows:int, # from find_scan, and the rows to declare
+)->bytes:
+    "The same JPEG with another number of rows."
+    return b''.join([data[:frame + 5], rows.to_bytes(2, 'big'), memoryview(data)[frame + 7:]])
+
+# %% ../nbs/01a0_formats.ipynb #5c1d0d09
+def read_brightness(
+    data:bytes,  # a whole JPEG stream
+    side=8,      # pixels for a square of 8 x 8: 8, or 1, its mean
+)->np.ndarray:   # (H, W), or with the channels of CMYK
+    "A JPEG without its colours."
+    from PIL import Image
+    with Image.open(io.BytesIO(data), formats=['JPEG']) as im:
+        im.draft('L', (im.width*side//8, im.height*side//8))
+        return np.asarray(im)
+
+# %% ../nbs/01a0_formats.ipynb #5c1d0d05
+def find_border(
+    units:np.ndarray,   # from read_units
+)->int:                 # where the last units begin that are without a picture; their number where none are
+    "How many units of a JPEG come before those at its end that are exactly grey."
+    filled = np.flatnonzero(~np.isin(units, (127, 128)).all(1))      # 127: inverted, as in CMYK
+    return filled[-1] + 1 if len(filled) else 0
+
+
+# %% ../nbs/01a0_formats.ipynb #5c1d0d0a
+def has_no_bytes_left(
+    data:bytes,     # a whole JPEG stream
+    found:tuple,    # from find_scan
+    size:tuple,     # of a unit, pixels down and across
+)->bool:
+    "Whether the grey squares at the end of a JPEG are what libjpeg makes where the bytes end."
+    end = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]').search(data, found[1])
+    last = data[end.start() - 4:end.start()] if end else b''
+    altered = bytes(byte if byte in (0, 0xaa, 0xff) else byte ^ 0x55 for byte in last)
+    if altered == last: return False
+    other = b''.join([data[:end.start() - 4], altered, data[end.start():]])
+    before, after = (cut_units(read_brightness(each), *size) for each in (data, other))
+    return (before != after)[:find_border(before)].any()
+
+# %% ../nbs/01a0_formats.ipynb #5c1d0d06
+def check_jpeg_pixels(
+    data:bytes,   # a whole JPEG stream; bytes may follow it
+    taller=None,  # its pixels where it declares two rows of units more, if they are there already
+):
+    "Raises Refusal where the packed pixels of a sequential JPEG are too few or too many for its size."
+    found, slack = find_scan(data), 16                  # units that four bytes may hold, of two bits at least
+    if found is None: return
+    frame, _, down, across = found
+    rows, columns = struct.unpack('>HH', data[frame + 5:frame + 9])
+    lines, wide, side = -(-rows//(8*down)), -(-columns//(8*across)), 1 if taller is None else 8
+    if 8*down*(lines + 2) > 65500: return
+    if taller is None: taller = read_brightness(declare_rows(data, frame, 8*down*(lines + 2)), side)
+    first = max(lines - 1 - slack//wide, 0)             # enough of the last lines
+    units = cut_units(taller[first*down*side:], down*side, across*side)
+    inside, beyond = units[:-2*wide], units[-2*wide:]
+    what = 'more' if find_border(beyond) > slack//2 else ''
+    if not what and len(inside) - find_border(inside) > slack:
+        what = 'fewer' if has_no_bytes_left(data, found, (8*down, 8*across)) else ''
+    if what:
+        raise Refusal(f'it is damaged (its JPEG pixels are {what} than the {rows} x {columns} that it declares): '
+                      'copy it again, or leave it out')
+
+
+# %% ../nbs/01a0_formats.ipynb #5c1d0d0c
+def open_jpeg(
+    data:bytes,   # a whole JPEG file
+):                # PIL image
+    "A JPEG whose pixels fill it; raises Refusal where they do not."
+    from PIL import Image
+    found, open_image = find_scan(data), lambda data: Image.open(io.BytesIO(data), formats=['JPEG', 'MPO'])
+    if found is None or data[found[0] + 9] != 1:
+        check_jpeg_pixels(data)
+        return open_image(data)
+    rows, columns = struct.unpack('>HH', data[found[0] + 5:found[0] + 9])
+    with open_image(declare_rows(data, found[0], min(-(-rows//8)*8 + 16, 65500))) as im:
+        check_jpeg_pixels(data, np.asarray(im))
+        whole = im.crop((0, 0, columns, rows))
+        whole.format = im.format
+    return whole
