@@ -282,7 +282,8 @@ def check_patients(
     if kind in 'bcmM': raise ValueError(f'patient ids are numbers or texts, not {ids.dtype}: {AS_TEXT}')
     texts = ids.astype(str) if kind in 'iuf' else np.array(
         [id_text(value, patient_id, row) for row, value in enumerate(ids.tolist())], dtype=str)
-    missing = [row for row, text in enumerate(texts.tolist()) if text.lower() in BLANK_IDS or SHEET_ERROR.fullmatch(text)]
+    def is_none(text): return text.lower() in BLANK_IDS or SHEET_ERROR.fullmatch(text)
+    missing = [row for row, text in enumerate(texts.tolist()) if is_none(text)]
     if missing:
         first = missing[0]
         raise ValueError(f'{len(missing)} rows have no patient id: {name_rows(patient_id, missing)}; '

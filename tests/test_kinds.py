@@ -250,7 +250,7 @@ def test_an_argument_of_a_method_is_given_once():
     assert cli.merge_settings(dict(backbone='a', lr=1), backbone=None) == dict(backbone='a', lr=1)
 
 
-@pytest.mark.parametrize('wrong', ['#REF!', '#VALUE!', '#NAME?', '#DIV/0!', '#NUM!', '#BEZUG!', '#####', '###############'])
+@pytest.mark.parametrize('wrong', ['#REF!', '#VALUE!', '#NAME?', '#DIV/0!', '#NUM!', '#BEZUG!', '#####'])
 def test_what_a_spreadsheet_writes_for_no_value_is_no_patient(wrong):
     with pytest.raises(ValueError, match='2 rows have no patient id: rows 0, 2.*Fill them in'):
         L.check_patients([wrong, 'P1', wrong])
