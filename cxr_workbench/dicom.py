@@ -13,7 +13,7 @@ from .pictures import check_contrast_kept, resample_square, rgb_to_grey
 from .dicom_tags import check_bits, check_channels, count_frames, find_group, is_negative
 from .dicom_tags import read_frame_numbers, read_numbers, read_whole_number, spacing_ratio
 from .dicom_frames import DEFLATED_FRAMES, check_length, check_stream, decode_frame
-from .dicom_frames import get_frame_stream, inflate_frame, open_dicom
+from .dicom_frames import get_frame_stream, inflate_frame, keep_frame, open_dicom
 from .dicom_bits import check_range, check_sign, move_down, number_range
 from .dicom_bits import read_cell_values, read_stream_values
 
@@ -271,7 +271,10 @@ def read_dicom(
     if ds.file_meta.TransferSyntaxUID == DEFLATED_FRAMES:
         inflate_frame(ds, get_frame_stream(ds, frame))
         place = 0
-    if ds.file_meta.TransferSyntaxUID.is_encapsulated: facts = check_stream(ds, get_frame_stream(ds, frame))
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        stream, place = get_frame_stream(ds, frame), 0
+        facts = check_stream(ds, stream)
+        keep_frame(ds, stream)
     else: check_length(ds)
     cells = decode_frame(ds, place, facts, raw=kind == 'colour')
     if kind == 'colour':

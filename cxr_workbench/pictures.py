@@ -9,10 +9,12 @@ __all__ = ['choose_range', 'scale_to_unit', 'to_unit', 'check_contrast_kept', 'm
 # %% ../nbs/01a1_pictures.ipynb #9ba9c814
 import io, re
 import numpy as np
-from .formats import LARGEST, Refusal, check_declared_size, check_filled, check_jpeg2000
+from .formats import LARGEST, Refusal, check_declared_size, check_filled
+from .formats import check_jpeg2000
 from .formats import choose_frame, choose_png_maximum, open_png, read_png_channels, read_png_chunks
 from .formats import read_stream_header
-from .tiffs import check_tiff_strips, find_tiff_directories, is_numeric_tiff, read_tiff_tags
+from .tiffs import check_deflated_strips, check_tiff_strips, find_tiff_directories
+from .tiffs import is_numeric_tiff, read_tiff_tags
 from .tiffs import tiff_range, unpack_tiff, unpack_tiff_channels
 
 # %% ../nbs/01a1_pictures.ipynb #b29bddec
@@ -232,7 +234,7 @@ def read_tiff_values(
     channels = unpack_tiff_channels(data, tags) if several else unpack_tiff(data, tags)[..., None]
     values = channels_to_grey(channels, 0, alpha=False)
     if values.dtype == np.float16: values = values.astype(np.float32)
-    low, high = tiff_range(values.dtype.kind, tags[258][0], bits)
+    low, high = tiff_range(channels.dtype.kind, tags[258][0], bits)
     if tags.get(262, (1,))[0] == 0:   # white is zero
         values = (0. if low is None else float(low + high)) - values
     if channels.shape[2] in (2, 4) and tags.get(338, (0,))[0] == 2:       # alpha that is not multiplied yet
@@ -277,6 +279,7 @@ def read_tiff(
         raise Refusal('it is damaged (a TIFF without a directory): copy it again, or leave it out')
     tags = read_tiff_tags(data, places[frame])
     check_tiff_strips(data, tags)
+    check_deflated_strips(data, tags)
     if 262 not in tags:
         raise Refusal('it declares no PhotometricInterpretation, so black may be white: write it again with it')
     if is_numeric_tiff(tags, other=data[:4] == b'MM\0+'): return read_tiff_values(data, tags, bits)

@@ -248,3 +248,10 @@ def test_nothing_that_is_read_is_written_over(tmp_path):
 def test_an_argument_of_a_method_is_given_once():
     with pytest.raises(ValueError, match='backbone'): cli.merge_settings(dict(backbone='a'), backbone='b')
     assert cli.merge_settings(dict(backbone='a', lr=1), backbone=None) == dict(backbone='a', lr=1)
+
+
+@pytest.mark.parametrize('wrong', ['#REF!', '#VALUE!', '#NAME?', '#DIV/0!', '#NUM!', '#BEZUG!', '#####'])
+def test_what_a_spreadsheet_writes_for_no_value_is_no_patient(wrong):
+    with pytest.raises(ValueError, match='2 rows have no patient id: rows 0, 2.*Fill them in'):
+        L.check_patients([wrong, 'P1', wrong])
+    assert L.check_patients(['#12', '#13', 'P#1!']).tolist() == ['#12', '#13', 'P#1!']
