@@ -30,8 +30,7 @@ def methods(
         for factory in known.values():
             print_line(f'{factory.name:12s} {factory.summary}  presets: {", ".join(factory.presets) or "none"}')
         return
-    signatures.check_method(name)
-    factory = known[name]
+    factory = signatures.find_factory(name)
     print_line(f'{factory.summary}\npresets: {", ".join(factory.presets) or "none"}\n--set accepts:')
     print_line(signatures.format_settings(factory))
     if not factory.whole: print_line('and more, which the source does not name')

@@ -8,6 +8,7 @@ __all__ = ['WeakView', 'StrongView', 'pseudo_label', 'consistency_loss', 'has_un
 
 # %% ../nbs/05_consistency.ipynb #bbb9b0fd
 import math, warnings
+import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -168,12 +169,15 @@ class StrongView(nn.Module):
 
 # %% ../nbs/05_consistency.ipynb #ebefd5fc
 def pseudo_label(
-    probs:Tensor,            # predicted for the weak view, (B, C) in [0, 1]
+    probs,                   # predicted for the weak view, (B, C) in [0, 1]: a tensor, an array or a table of scores
     tau_pos=.8,              # at least this sure to call a finding present, float or (C,); above 1 never
     tau_neg=.1,              # at most this sure to call it absent, float or (C,); below 0 never
     y=None, known=None,      # annotated entries, (B, C); they override on both sides
 )->tuple[Tensor, Tensor]:    # labels in {0, 1} and which of them are trusted (bool), both (B, C)
     "Turn confident predictions into labels, on both sides; raises ValueError where the thresholds cross."
+    probs, y, known = (each if each is None or torch.is_tensor(each) else torch.tensor(np.asarray(each))
+                       for each in (probs, y, known))
+    if not probs.is_floating_point(): raise ValueError(f'probs are {probs.dtype}: give probabilities in [0, 1]')
     thresholds = dict(dtype=probs.dtype, device=probs.device)
     tau_pos, tau_neg = torch.as_tensor(tau_pos, **thresholds), torch.as_tensor(tau_neg, **thresholds)
     if not (tau_pos > tau_neg).all():

@@ -26,7 +26,8 @@ from .data import check_disjoint, check_no_synthetic, dataloaders
 from .metrics import auroc, average_precision, check_number, macro
 from .progress import Lines, can_draw
 from .prediction import Interrupted, calibrate, check_label_names, decide, predict
-from .saving import check_device, export, find_model, load, read_config, save, start_from
+from .saving import check_device, check_rebuildable
+from .saving import export, find_model, load, read_config, save, start_from
 from .stages import check_batches, make_average, make_schedule, group_parameters
 from .stages import scale_epochs, set_modes, set_trainable, warn_of_short_average, warn_of_short_reach
 
@@ -134,7 +135,7 @@ class Training(pl.LightningModule):
         if len(parts) > 1: torch.distributed.all_gather_object(parts, parts[0])
         return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
-    def on_train_epoch_end(self):
+    def close_epoch(self):
         place = dict(epoch=self.run_epoch + 1, stage=self.number, step=self.global_step)
         lr = float(self.optimizers().param_groups[-1]['lr'])
         row = dict(place, lr=lr, **self.gather_means(), **self.score_valid(), seconds=time.time() - self.start)
@@ -153,6 +154,11 @@ class Training(pl.LightningModule):
         for state in checkpoint['lr_schedulers']:   # OneCycleLR keeps its length, and the run may have more epochs
             for name in ('total_steps', '_schedule_phases'): state.pop(name, None)
         restore_rows(self.method, checkpoint['cxr_rows'])
+
+# %% ../nbs/09_learner.ipynb #d265764e
+class CloseEpoch(pl.Callback):
+    "The first callback of every run: those behind it find the epoch in `trainer.callback_metrics` and in the history."
+    def on_train_epoch_end(self, trainer, training): training.close_epoch()
 
 # %% ../nbs/09_learner.ipynb #21e07c01
 class Bar(TQDMProgressBar):
@@ -268,7 +274,7 @@ def make_trainer(stage, out, precision, device, processes, progress, validate, c
     "Lightning's Trainer for one stage; deterministic order, own checkpoints, own samplers."
     from lightning.pytorch.loggers import TensorBoardLogger
     shown = [Bar() if can_draw(sys.stdout) else EpochLines()] if progress else []
-    callbacks = [*callbacks, *([KeepLast(out)] if out else []), *shown]
+    callbacks = [CloseEpoch(), *callbacks, *([KeepLast(out)] if out else []), *shown]
     return pl.Trainer(
         accelerator={'cuda': 'gpu'}.get(device, device), precision=precision,
         devices=processes.devices, num_nodes=processes.nodes, strategy=make_strategy(processes, device),
@@ -325,13 +331,24 @@ def run_stage(
     if processes.strategy == 'fsdp': join_shards(training.method, Path(out)/'last.ckpt')
     if training.average is not None: training.method.load_state_dict(training.average.module.state_dict())
 
+# %% ../nbs/09_learner.ipynb #4bb6f7f0
+def check_data_set(
+    part,       # what `fit` was given as data
+    name:str,   # what to call it in the message
+):
+    "Refuse what is no data set of ours, such as a torch Dataset or a DataLoader; ValueError says how it becomes one."
+    if all(hasattr(part, each) for each in ('y', 'known', 'label_names', 'batch', 'fingerprint')): return
+    raise ValueError(f'{name} is a {type(part).__name__}, no CXRDataset: give from_arrays(images, y, patient_id=..., '
+                     'label_names=...) of cxr_workbench.data, or from_csv(...) for files')
+
 # %% ../nbs/09_learner.ipynb #8077ebda
 def check_training_data(
     method, data, valid,   # as in `fit`
 ):
     "Refuse parts that do not fit the method or each other; ValueError names the difference."
     for part, name in ((data, 'the training part'), (valid, 'the held-out part')):
-        if part is None: continue
+        if part is None and part is not data: continue
+        check_data_set(part, name)
         check_label_names(method, part, name)
         check_size(method, part, name)
     if valid is None: return
@@ -354,6 +371,18 @@ def count_processes(
     if number > there: raise ValueError(f'devices={number}: torch sees {there} here; give devices={there}')
     return number*nodes
 
+# %% ../nbs/09_learner.ipynb #9780ab7a
+def describe_strange(
+    callback,   # what is none of Lightning's
+)->str:
+    "Why it is never called, and what to change."
+    kind = callback if isinstance(callback, type) else type(callback)
+    said = f'the callback {kind.__name__} is no lightning.pytorch.Callback'
+    if any(each.__module__.startswith('pytorch_lightning.') for each in kind.__mro__):
+        return f"{said} but one of pytorch_lightning, another package: write 'import lightning.pytorch as pl'"
+    if kind is callback: return f'{said} but a class: give an object, {kind.__name__}()'
+    return f'{said}: derive its class from lightning.pytorch.Callback'
+
 # %% ../nbs/09_learner.ipynb #380dd67b
 def make_callbacks(
     best, patience, callbacks,   # as in `fit`
@@ -361,8 +390,9 @@ def make_callbacks(
 ):                               # a KeepBest or None, and all callbacks
     "What Lightning calls beside its own; ValueError for a score or a callback that there is not."
     if patience is not None: best = best or 'valid/auroc'
-    strange = [type(each).__name__ for each in callbacks if not isinstance(each, pl.Callback)]
-    if strange: raise ValueError(f'callbacks={strange}: give objects of lightning.pytorch.callbacks')
+    if isinstance(callbacks, pl.Callback): callbacks = [callbacks]
+    strange = [each for each in callbacks if not isinstance(each, pl.Callback)]
+    if strange: raise ValueError(describe_strange(strange[0]))
     if best is None: return None, list(callbacks)
     scores = ('valid/auroc', 'valid/ap', 'loss')
     if best not in scores and not best.startswith('term/'):
@@ -419,6 +449,7 @@ def fit(
     world = count_processes(processes.devices, device, processes.nodes)
     keep, callbacks = make_callbacks(best, patience, callbacks, valid, out, len(recipe))
     check_training_data(method, data, valid)
+    if out is not None: check_rebuildable(method)
     method.prepare(data.y, data.known)
     for number, stage in enumerate(recipe):
         check_batches(method, stage, number, data, batch_size, labelled, world)

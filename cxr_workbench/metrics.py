@@ -191,6 +191,13 @@ def select_scores(
             'or give the numbers alone, scores[data.label_names].to_numpy()')
     return scores[names].reset_index(drop=True) if 'row' in scores else scores[names]
 
+# %% ../nbs/08_metrics.ipynb #b2c9b85c
+def open_data_set(scores, data, known=None, patient_id=None, label_names=None):
+    "What `predict` gives and a data set, as (scores, y, known, patient_id, label_names); what is given goes before."
+    given = (known, patient_id, label_names)
+    own = (data.known, data.patient_id, data.label_names)
+    return select_scores(scores, data), data.y, *(a if a is not None else b for a, b in zip(given, own))
+
 # %% ../nbs/08_metrics.ipynb #efb8a89b
 def report(
     scores, y, known=None,   # probabilities in [0, 1], labels, mask, (n, C); or what `predict` gives, a data set
@@ -207,10 +214,7 @@ def report(
     check_number(0, n_boot=n_boot)
     check_level(level)
     if hasattr(y, 'known') and hasattr(y, 'label_names'):
-        scores, data, y = select_scores(scores, y), y, y.y
-        known = data.known if known is None else known
-        patient_id = data.patient_id if patient_id is None else patient_id
-        label_names = data.label_names if label_names is None else label_names
+        scores, y, known, patient_id, label_names = open_data_set(scores, y, known, patient_id, label_names)
     names = choose_names(label_names, np.shape(y)[-1], scores, y)
     threshold = expand_thresholds(threshold, len(names), names)
     check_same_order(y, patient_id, ('labels', 'patients'))
@@ -288,15 +292,18 @@ def report_decisions(
 
 # %% ../nbs/08_metrics.ipynb #d6719a66
 def paired_bootstrap(
-    a, b, y, known=None,   # scores of two models for the same rows, labels and mask, (n, C) each
-    patient_id=None,       # (n,): resampled together; None resamples rows and warns
-    label_names=None,      # (C,); None: the columns of a DataFrame, else 'label 0' ...
+    a, b, y, known=None,   # scores of two models for the same rows, labels and mask, (n, C); or as in `report`
+    patient_id=None,       # (n,): resampled together; None: those of a data set; rows are resampled, with a warning
+    label_names=None,      # (C,); None: of a data set, the columns of a DataFrame, else 'label 0' ...
     groups=None,           # as in `report`
     n_boot=1000, seed=0,   # resamples, the same for both models
     level=.95,             # of the intervals
 ):                         # DataFrame by label name, then macro and groups: auroc and ap, each with _low and _high
     "AUROC and AP of model a minus those of model b on the same images."
     check_number(1, n_boot=n_boot)
+    if hasattr(y, 'known') and hasattr(y, 'label_names'):
+        b = select_scores(b, y)
+        a, y, known, patient_id, label_names = open_data_set(a, y, known, patient_id, label_names)
     names = choose_names(label_names, np.shape(y)[-1], a, y)
     check_same_order(y, patient_id, ('labels', 'patients'))
     check_same_order(a, b, ('scores of a', 'scores of b'))

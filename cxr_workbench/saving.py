@@ -27,6 +27,20 @@ def find_model(
     names = sorted(file.parent.name for file in home.glob('*/model.json'))
     raise FileNotFoundError(f'no model {name!r} comes with the package; there are {names}')
 
+# %% ../nbs/08d_saving.ipynb #6e642619
+def check_rebuildable(
+    method,   # about to be trained or saved
+):
+    "Refuse a method that no file can rebuild; ValueError names the argument and what to do."
+    if method.config is None:
+        raise ValueError('only a method made by create_method can be saved: its record is what rebuilds it')
+    for name, value in method.config['arguments'].items():
+        try: json.dumps(value)
+        except TypeError as error:
+            raise ValueError(
+                f'{method.config["method"]} cannot be saved: its argument {name} is a {type(value).__name__}, no plain '
+                'value. Build it in a function under @register_method and create the method by that name') from error
+
 # %% ../nbs/08d_saving.ipynb #0a0b7567
 def save(
     method:Method,  # made by create_method
@@ -37,18 +51,14 @@ def save(
     "Save weights and configuration, each whole or not at all; ValueError for a method that cannot be rebuilt."
     from safetensors.torch import save as to_bytes
     from cxr_workbench import __version__
-    if method.config is None:
-        raise ValueError('only a method made by create_method can be saved: its record is what rebuilds it')
+    check_rebuildable(method)
     folder, reading = Path(folder), getattr(method, 'reading', None)
     folder.mkdir(parents=True, exist_ok=True)
     reading = None if reading is None else reading.to_dict()
     content = dict(version=__version__, config=method.config, reading=reading, **extra)
     if is_assumed(method): del content['reading']   # the training data did not say it
     if getattr(method, 'calibration', None): content['calibration'] = method.calibration
-    try: text = json.dumps(content, indent=1)
-    except TypeError as error:
-        raise ValueError(f'an argument of {method.config["method"]} is no plain value ({error}); '
-                         'register a factory that builds it') from error
+    text = json.dumps(content, indent=1)
     def convert(t):
         fits = dtype and t.is_floating_point() and bool((t.abs() < torch.finfo(dtype).max).all())
         return t.detach().cpu().to(dtype if fits else t.dtype).contiguous().clone()

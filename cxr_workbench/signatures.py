@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Setting', 'Source', 'read_source', 'read_signature', 'Factory', 'list_factories', 'format_settings', 'check_settings',
-           'check_method']
+           'check_method', 'find_factory']
 
 # %% ../nbs/00e_signatures.ipynb #78715472
 import ast, functools, importlib.util, io, pkgutil, re, sys, tokenize
@@ -321,3 +321,12 @@ def check_method(
     close = find_close(name, known)
     offer = f'did you mean {", ".join(close)}? ' if close else ''
     raise ValueError(f'no method {name!r}: {offer}there are {", ".join(known)}')
+
+# %% ../nbs/00e_signatures.ipynb #20cd630e
+def find_factory(
+    name:str,   # of a method
+)->Factory:
+    "What the source of a method says; ValueError where there is no method, or no source."
+    if check_method(name): return list_factories()[name]
+    raise ValueError(f'{name!r} is registered in this process alone: name its module under the entry point '
+                     f"'cxr_workbench.methods' of a package, or read help(get_factory({name!r})) of cxr_workbench.core")

@@ -32,6 +32,19 @@ def check_pixels(
     raise ValueError(f'values outside [0, 1] in {len(bad)} images, rows {first_few(names)} ({span}): '
                      'give uint8, or floats divided by the largest value of their bit depth')
 
+# %% ../nbs/01e_sources.ipynb #6f31e3a2
+def advise_on_channels(
+    shape,   # of an array that has not the axes (n, size, size)
+)->str:      # empty where no axis is one of colours
+    "How an array with an axis of channels becomes grey."
+    if len(shape) != 4: return ''
+    axis = next((axis for axis in (1, 3) if shape[axis] in (1, 3, 4)), None)
+    if axis is None: return ''
+    if shape[axis] == 1: return f': give images.squeeze({axis})'
+    chosen = 'images[:, :3]' if axis == 1 else 'images[..., :3]'
+    grey = f'{chosen if shape[axis] == 4 else "images"}.mean({axis})'
+    return f': axis {axis} holds colours, make them grey with {grey}, divided by the largest value of the bit depth'
+
 # %% ../nbs/01e_sources.ipynb #c4d70a1f
 def check_array(
     images,     # (n, size, size) uint8 or float
@@ -40,9 +53,12 @@ def check_array(
     if isinstance(images, np.ma.MaskedArray):
         raise ValueError('images in a masked array: fill what is masked, or leave these rows out')
     if images.ndim != 3 or images.shape[1] != images.shape[2] or not images.shape[1]:
-        raise ValueError(f'images must be (n, size, size), one grey channel, but have shape {images.shape}')
+        raise ValueError(f'images must be (n, size, size), one grey channel, but have shape {images.shape}'
+                         f'{advise_on_channels(images.shape)}')
     if images.dtype != np.uint8 and images.dtype.kind != 'f':
-        raise ValueError(f'images must be uint8, or float in [0, 1], but are {images.dtype}')
+        most = f': give (images/{np.iinfo(images.dtype).max}).astype("float32") where {images.dtype} is the bit depth'
+        raise ValueError(f'images must be uint8, or float in [0, 1], but are {images.dtype}'
+                         f'{most if images.dtype.kind == "u" else ""}')
     if images.dtype.kind == 'f' and not isinstance(images, np.memmap): check_pixels(images)
     return images
 

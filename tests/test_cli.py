@@ -748,3 +748,11 @@ def test_scores_are_not_written_as_what_they_are_not(tmp_path, name):
     from cxr_workbench.reports import check_place
     with pytest.raises(ValueError, match='ends in .csv'): check_place(tmp_path/name)
     assert check_place(tmp_path/'scores.csv') == tmp_path/'scores.csv'
+
+
+def test_settings_of_a_method_of_this_process_are_refused_with_a_reason(monkeypatch):
+    from cxr_workbench import core
+    def of_one_process(labels, size=64, pretrained=False): "Registered here alone."
+    monkeypatch.setitem(core._factories, 'of_one_process', of_one_process)
+    answer = CliRunner().invoke(app, ['methods', 'of_one_process'])
+    assert answer.exit_code == 1 and "'of_one_process' is registered in this process alone" in answer.output

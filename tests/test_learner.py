@@ -272,12 +272,72 @@ def test_callbacks_of_lightning_watch_the_history(data):
 
 
 @pytest.mark.parametrize('bad, match', [
-    (dict(best='auroc'), "best='auroc': give 'valid/auroc'"), (dict(callbacks=['stop']), "callbacks=\\['str'\\]"),
+    (dict(best='auroc'), "best='auroc': give 'valid/auroc'"),
+    (dict(callbacks=['stop']), 'the callback str is no light'),
     (dict(patience=0), 'patience'), (dict(best='term/other'), "no column 'term/other'")])
 def test_a_score_that_is_none_is_refused(data, tmp_path, bad, match):
     with pytest.raises(ValueError, match=match): train(data, out=tmp_path, **bad)
     with pytest.raises(ValueError, match='held-out part'):
         learner.fit(make(), data, best='valid/ap', **QUIET)
+
+
+def test_a_callback_of_ones_own_sees_the_epoch_that_ends(data):
+    "Lightning calls a plain callback before the module, so the numbers were those of the epoch before, or none."
+    import lightning.pytorch as pl
+    class Notes(pl.Callback):
+        def __init__(self): self.seen, self.lengths = [], []
+        def on_train_epoch_end(self, trainer, training):
+            self.seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+            self.lengths.append(len(training.history))
+    notes = Notes()
+    _, history = train(data, callbacks=notes)
+    assert notes.lengths == [1, 2, 3, 4, 5]
+    for name in ('loss', 'lr', 'valid/auroc', 'valid/ap', 'term/supervised'):
+        np.testing.assert_allclose([row[name] for row in notes.seen], history[name], rtol=1e-6, err_msg=name)
+
+
+def test_a_callback_that_is_none_is_told_why(data):
+    import lightning.pytorch as pl
+    class Other:
+        "As a class of the package pytorch_lightning looks."
+    Other.__module__ = 'pytorch_lightning.callbacks.callback'
+    class Mine(Other): pass
+    class Plain(pl.Callback): pass
+    for bad, match in ((Mine(), "Mine .* one of pytorch_lightning, another package: write 'import lightning.pytorch"),
+                       (Plain, r'Plain .* but a class: give an object, Plain\(\)'),
+                       (print, 'derive its class from lightning.pytorch.Callback')):
+        with pytest.raises(ValueError, match=match): train(data, callbacks=[bad])
+
+
+def test_what_is_no_data_set_is_told_how_it_becomes_one(data):
+    class Own(torch.utils.data.Dataset):
+        def __len__(self): return 4
+        def __getitem__(self, i): return torch.zeros(1, 32, 32), torch.zeros(3)
+    for bad in (Own(), torch.utils.data.DataLoader(Own()), 'table.csv', None):
+        with pytest.raises(ValueError, match=rf'the training part is a {type(bad).__name__}, .* from_arrays\(images'):
+            learner.fit(make(), bad, None, **QUIET)
+    with pytest.raises(ValueError, match='the held-out part is a Own'): learner.fit(make(), data, Own(), **QUIET)
+
+
+@register_method
+def supervised_on_a_net(labels, size=32, pretrained=False, **kw):
+    return create_method('supervised', labels=labels, size=size, backbone=small_net(), **kw)
+
+
+def test_what_cannot_be_saved_is_refused_before_it_trains(data, tmp_path):
+    method, before = make('supervised', backbone=small_net()), None
+    before = [p.clone() for p in method.parameters()]
+    match = 'supervised cannot be saved: its argument backbone is a Sequential.*register_method'
+    with pytest.raises(ValueError, match=match): train(data, out=tmp_path/'run', method=method, epochs=1)
+    with pytest.raises(ValueError, match=match): saving.save(method, tmp_path/'run')
+    assert not (tmp_path/'run').exists() and all(torch.equal(p, q) for p, q in zip(before, method.parameters()))
+    loose = TwoStages(NAMES)
+    with pytest.raises(ValueError, match='only a method made by create_method'):
+        train(data, out=tmp_path/'run', method=loose)
+    assert len(train(data, method=method, epochs=1)[1]) == 1, 'without a folder it trains'
+    mine = make('supervised_on_a_net')
+    train(data, out=tmp_path/'mine', method=mine, epochs=1)
+    assert same_state(learner.load(tmp_path/'mine'), mine)
 
 
 def one_positive(data):

@@ -624,6 +624,22 @@ def test_paired_bootstrap_is_that_of_copied_rows():
     assert table.attrs['resampled'] == 'patients' and list(table.index) == ['x', 'y', 'z', 'macro', 'head', 'tail']
 
 
+def test_paired_bootstrap_takes_what_predict_gives_and_a_data_set():
+    "As `report` does: the label columns, and known entries, patients and names of the data set."
+    from cxr_workbench.data import from_arrays
+    (a, b), y, patient = two_models()
+    known = np.random.default_rng(1).random(y.shape) < .8
+    data = from_arrays(np.zeros((len(y), 8, 8), np.uint8), y, known, patient_id=patient, label_names=list('xyz'))
+    def as_predicted(scores):
+        return pd.DataFrame({'row': range(len(y)), 'path': '', **dict(zip('xyz', scores.T))})
+    found = M.paired_bootstrap(as_predicted(a), as_predicted(b), data, n_boot=20)
+    wanted = M.paired_bootstrap(a, b, y, known, patient, list('xyz'), n_boot=20)
+    pd.testing.assert_frame_equal(found, wanted)
+    assert found.attrs['resampled'] == 'patients'
+    with pytest.raises(ValueError, match='place 0 of the scores'):
+        M.paired_bootstrap(as_predicted(a), as_predicted(b)[::-1], data, n_boot=20)
+
+
 def test_paired_bootstrap_leaves_out_what_cannot_be_measured():
     (a, b), y, patient = two_models()
     full = M.paired_bootstrap(a[:, :2], b[:, :2], y[:, :2], patient_id=patient, n_boot=50)

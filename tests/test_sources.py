@@ -185,3 +185,24 @@ def test_two_rows_of_a_table_do_not_share_a_packed_image(scans):
     with pytest.raises(ValueError, match='more than one row of the table means: .*1.png'):
         from_csv(table, scans/'elsewhere', packed=packed)
     assert len(from_csv(table[1:], scans/'elsewhere', packed=packed)) == 2
+
+
+@pytest.mark.parametrize('shape, advice', [
+    ((5, 8, 8, 3), r'images\.mean\(3\)'), ((5, 3, 8, 8), r'images\.mean\(1\)'), ((5, 1, 8, 8), r'images\.squeeze\(1\)'),
+    ((5, 8, 8, 4), r'images\[\.\.\., :3\]\.mean\(3\)'), ((5, 4, 8, 8), r'images\[:, :3\]\.mean\(1\)')])
+def test_colours_are_told_how_they_become_grey(shape, advice):
+    "What the message says makes a data set."
+    images = rng.random(shape).astype(np.float32)
+    with pytest.raises(ValueError, match=advice) as caught: from_arrays(images, empty_labels(5))
+    said = advice.replace('\\', '')
+    assert said in str(caught.value)
+    grey = eval(said, dict(images=images))
+    assert from_arrays(grey, empty_labels(5)).batch([2]).x[0, 0].numpy() == pytest.approx(grey[2])
+
+
+def test_sixteen_bits_are_told_what_to_divide_by():
+    images = np.full((2, 8, 8), 65535, np.uint16)
+    with pytest.raises(ValueError, match=r'give \(images/65535\)\.astype\("float32"\)'):
+        from_arrays(images, empty_labels(2))
+    assert from_arrays((images/65535).astype('float32'), empty_labels(2)).batch([0]).x.max() == 1
+    with pytest.raises(ValueError, match='but are int32$'): from_arrays(images.astype(np.int32), empty_labels(2))

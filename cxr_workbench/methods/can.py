@@ -68,7 +68,7 @@ def check_branches(
         raise ValueError('both branches start with the same weights and would stay equal: '
                          'their product is then a square. '
                          "Give branch_b another checkpoint ('densenet121.tv_in1k' beside 'densenet121.ra_in1k'), "
-                         'another network, or train from scratch')
+                         'another network or module, or train from scratch')
     warn_of_few_cells(map(max, a.cells, b.cells), size, 'cross attention')
 
 # %% ../../nbs/20_can.ipynb #690f51ef
