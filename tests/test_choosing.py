@@ -130,7 +130,8 @@ def test_what_the_commands_write_is_no_data(tmp_path, text):
     'row,path,Edema,ratio\n0,a.png,1,0.43\n', 'row,path,ratio,Edema\n0,a.png,0.48731402,1\n1,b.png,0.5,0\n',
     'row,path,Edema,Mass\n1,a.png,0.21482577,0.70114523\n', 'row,path,Edema,error\n0,a.png,1,\n',
     'row,path,patient_id,Edema\n0,a.png,7,0.48731402\n', 'row,path,Edema,present: Mass\n0,a.png,0.21482577,1\n',
-    'row,path,Edema\n0,a.png,0.5\n', 'row,path,error,Edema\n0,a.png,,0.21482577\n', 'row,path\n0,a.png\n', 'path,AP,Edema\na.png,1,0\n',
+    'row,path,Edema\n0,a.png,0.5\n', 'row,path,error,Edema\n0,a.png,,0.21482577\n', 'row,path\n0,a.png\n',
+    'path,AP,Edema\na.png,1,0\n',
     'name,Edema\na.png,1\n',
     'path,error,Edema\na.png,none,1\n', ''])
 def test_a_table_of_labels_is_listed(tmp_path, text):

@@ -242,9 +242,10 @@ def test_a_run_goes_on_with_weights_settings_and_history_and_the_folder_stays(pa
     import pandas as pd
     import torch
     files = {file: file.read_bytes() for file in earlier.rglob('*') if file.is_file()}
-    shown = live.LiveWidget(*parts, runs={'mine': earlier, 'a method': None}, source='a phantom', draw=lambda methods: [])
+    runs, how = {'mine': earlier, 'a method': None}, dict(source='a phantom', draw=lambda methods: [])
+    shown = live.LiveWidget(*parts, runs=runs, **how)
     menu = shown.controls['start']
-    assert [each[1] for each in menu.options] == ['', 'mine'] and shown.about.value == live.KEPT
+    assert menu.options == (('nothing (new network)', ''), 'mine') and shown.about.value == live.KEPT
     menu.value = 'mine'
     assert shown.controls['method'].value == 'lcc' and shown.controls['method'].disabled
     assert 'after 3 epochs' in shown.about.value and 'choose the data' in shown.about.value
