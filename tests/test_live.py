@@ -245,7 +245,7 @@ def test_a_run_goes_on_with_weights_settings_and_history_and_the_folder_stays(pa
     runs, how = {'mine': earlier, 'a method': None}, dict(source='a phantom', draw=lambda methods: [])
     shown = live.LiveWidget(*parts, runs=runs, **how)
     menu = shown.controls['start']
-    assert menu.options == (('nothing (new network)', ''), 'mine') and shown.about.value == live.KEPT
+    assert menu.options == (('nothing (new network)', ''), ('mine', 'mine')) and shown.about.value == live.KEPT
     menu.value = 'mine'
     assert shown.controls['method'].value == 'lcc' and shown.controls['method'].disabled
     assert 'after 3 epochs' in shown.about.value and 'choose the data' in shown.about.value
