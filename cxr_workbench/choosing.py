@@ -78,6 +78,35 @@ def is_passed(
     if name == 'trained' and '__init__.py' in beside: return True   # the models of the package
     return any(os.path.exists(os.path.join(folder, sign)) for sign in ('pyvenv.cfg', 'conda-meta'))
 
+# %% ../nbs/81b_choosing.ipynb #a7c10014
+def is_score(
+    text:str,
+)->bool:
+    "Whether a text is a probability as `predict` writes it: between 0 and 1, a float32 with all its digits."
+    try: value = float(text)
+    except ValueError: return False
+    digits = text.lower().partition('e')[0].replace('.', '').lstrip('0')
+    return 0 <= value <= 1 and (len(digits) >= 5 or text in ('0.0', '1.0'))
+
+
+# %% ../nbs/81b_choosing.ipynb #a7c10015
+def is_predicted(
+    names,   # of the columns, of which the first are row and path
+    rows,    # texts of the first rows
+)->bool:
+    "Whether a table is one of `predict`, by all its columns and what stands in them."
+    decided = [name.removeprefix('present: ') for name in names if name.startswith('present: ')]
+    plain = names[2:len(names) - len(decided)]
+    labels = [name for name in plain if name != 'error']
+    if not labels or plain not in (labels, [*labels, 'error']) or decided not in ([], labels): return False
+    if not rows or any(len(row) != len(names) or row[0] != str(k) for k, row in enumerate(rows)): return False
+    cells = [row[2:2 + len(labels)] for row in rows]
+    failed = [plain != labels and not any(scores) and row[2 + len(labels)] != '' for row, scores in zip(rows, cells)]
+    if not all(bad or all(map(is_score, scores)) for bad, scores in zip(failed, cells)): return False
+    digits = [text for scores in cells for text in scores if text not in ('', '0.0', '1.0')]
+    return bool(digits) or all(failed)
+
+
 # %% ../nbs/81b_choosing.ipynb #a7c10003
 METRIC = re.compile(r'(^|[ ,/_])auroc($|[ _])')
 COURSES = {'epoch', 'loss'}, {'run', 'state', 'reason'}   # columns of history.csv and of runs.csv
@@ -85,14 +114,12 @@ GROUPS = ['by', 'group', 'rows', 'patients']   # the first columns of scores by 
 
 def is_result(
     names,    # of the columns
-    first=(), # texts of the first row
+    rows=(),  # texts of the first rows
 )->bool:
     "Whether a table is one that the commands write: scores of files or rows, metrics, the course of a training."
     names = [str(name) for name in names]
     if any(METRIC.search(name) for name in names) or any(those <= {*names} for those in COURSES): return True
-    if names[:2] == ['row', 'path']:   # of predict
-        has_fraction = any(re.fullmatch(r'0?\.\d*[1-9]\d*(e-\d+)?|[1-9]\.?\d*e-\d+', text) for text in first[2:])
-        return has_fraction or 'error' in names or any(name.startswith('present: ') for name in names)
+    if names[:2] == ['row', 'path']: return is_predicted(names, rows)
     if names[:1] == ['name']: return any(f'{name} (label)' in names for name in names)
     return names in (['row', 'name', 'reason'], ['row', 'reason']) or names[:4] == GROUPS
 
@@ -100,13 +127,13 @@ def is_result(
 def is_result_file(
     path,   # of a table
 )->bool:
-    "The same of a file, by its first two lines; what is no plain CSV is none."
+    "The same of a file, by its first lines; what is no plain CSV is none."
     if not str(path).lower().endswith('.csv'): return False
     try:
         with open(path, newline='', encoding='utf-8-sig') as file:
-            lines = list(csv.reader(itertools.islice(file, 2)))
+            lines = list(csv.reader(itertools.islice(file, 6)))
     except (OSError, ValueError, csv.Error): return False
-    return bool(lines) and is_result(lines[0], lines[1] if len(lines) > 1 else ())
+    return bool(lines) and is_result(lines[0], lines[1:])
 
 # %% ../nbs/81b_choosing.ipynb #e0874ccb
 class Found(NamedTuple):

@@ -677,7 +677,7 @@ class LiveTab:
         except ValueError as error:
             self.note.value, self.box.children = format_error(error), [self.note]
             return
-        self.live = LiveWidget(train, valid, draw=self.draw)
+        self.live = LiveWidget(train, valid, draw=self.draw, runs=self.bench.runs, source=self.bench.source)
         self.box.children = [self.note, self.pictures, self.live.widget]
 
     def describe(self)->str:

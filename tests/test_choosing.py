@@ -109,8 +109,10 @@ def test_environments_and_parts_of_a_package_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize('text', [
-    'row,path,Edema,Mass,error\n0,a.png,0.2,0.7,\n', 'row,path,Edema,error\n0,a.png,,it is damaged\n',
-    'row,path,Edema\n0,a.png,1.5e-05\n', 'row,path,Edema,error,present: Edema\n0,a.png,0.2,,1\n',
+    'row,path,Edema,Mass,error\n0,a.png,0.21482577,0.70114523,\n', 'row,path,Edema,error\n0,a.png,,it is damaged\n',
+    'row,path,Edema\n0,a.png,1.5328442e-05\n1,b.png,1.0\n',
+    'row,path,Edema,error,present: Edema\n0,a.png,0.21482577,,1\n',
+    'row,path,Edema,present: Edema\n0,,0.21482577,1\n',
     'label,n,n_pos,auroc,auroc_low,auroc_high\nEdema,9,3,0.7,0.5,0.9\n', 'label,auroc a,auroc b\nEdema,0.7,0.8\n',
     'by,group,rows,patients,label\nsex,F,9,4,shared\n', 'epoch,stage,step,lr,loss\n1,0,1,0.1,0.7\n',
     'run,seed,state,reason\na,0,failed,no memory\n', 'row,name,reason\n3,a.png,image\n',
@@ -124,9 +126,27 @@ def test_what_the_commands_write_is_no_data(tmp_path, text):
 
 
 @pytest.mark.parametrize('text', [
-    'row,path,Edema\n0,a.png,1\n', 'row,path,Edema\n0,a.png,0.0\n', 'path,AP,Edema\na.png,1,0\n',
+    'row,path,Edema\n0,a.png,1\n', 'row,path,Edema\n0,a.png,0.0\n',
+    'row,path,Edema,ratio\n0,a.png,1,0.43\n', 'row,path,ratio,Edema\n0,a.png,0.48731402,1\n1,b.png,0.5,0\n',
+    'row,path,Edema,Mass\n1,a.png,0.21482577,0.70114523\n', 'row,path,Edema,error\n0,a.png,1,\n',
+    'row,path,patient_id,Edema\n0,a.png,7,0.48731402\n', 'row,path,Edema,present: Mass\n0,a.png,0.21482577,1\n',
+    'row,path,Edema\n0,a.png,0.5\n', 'row,path,error,Edema\n0,a.png,,0.21482577\n', 'row,path\n0,a.png\n',
+    'path,AP,Edema\na.png,1,0\n',
     'name,Edema\na.png,1\n',
     'path,error,Edema\na.png,none,1\n', ''])
 def test_a_table_of_labels_is_listed(tmp_path, text):
     (tmp_path/'data.csv').write_text(text)
     assert choosing.list_below(tmp_path) == choosing.Found([], ['data.csv'], True)
+
+
+def test_what_predict_writes_is_known_and_labels_beside_a_fraction_are_data(tmp_path):
+    from cxr_workbench.prediction import make_table
+    from types import SimpleNamespace
+    method = SimpleNamespace(labels=2, label_names=['Edema', 'Mass'])
+    scores = np.random.default_rng(0).random((8, 2))
+    for name, errors in (('rows.csv', None), ('files.csv', ['']*8)):
+        table = make_table(method, scores, [f'{k}.png' for k in range(8)], errors)
+        table.to_csv(tmp_path/name, index=False)
+        assert choosing.is_result_file(tmp_path/name)
+    table.assign(Mass=1).to_csv(tmp_path/'labels.csv', index=False)
+    assert not choosing.is_result_file(tmp_path/'labels.csv')

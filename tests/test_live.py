@@ -226,3 +226,99 @@ def test_a_term_that_was_switched_off_stays_in_the_picture():
     drawn = [trace for trace in live.show_progress(watch, before).data if trace.name and trace.y is not None]
     lines = {trace.name: list(trace.y) for trace in drawn}
     assert lines['b'] == [1.] and lines['c before'] == [2.] and lines['loss'] == [2., 1.5] and lines['c'] == []
+
+
+@pytest.fixture(scope='module')
+def earlier(parts, tmp_path_factory):
+    "A folder of fit, with three epochs of 14 labels."
+    from cxr_workbench.learner import fit
+    folder = tmp_path_factory.mktemp('earlier')/'run'
+    method = live.create_method('lcc', labels=parts[0].label_names, size=parts[0].size, preset='tiny')
+    fit(method, *parts, out=folder, epochs=3, batch_size=16, progress=False)
+    return folder
+
+
+def test_a_run_goes_on_with_weights_settings_and_history_and_the_folder_stays(parts, earlier):
+    import pandas as pd
+    import torch
+    files = {file: file.read_bytes() for file in earlier.rglob('*') if file.is_file()}
+    runs, how = {'mine': earlier, 'a method': None}, dict(source='a phantom', draw=lambda methods: [])
+    shown = live.LiveWidget(*parts, runs=runs, **how)
+    menu = shown.controls['start']
+    assert menu.options == (('nothing (new network)', ''), ('mine', 'mine')) and shown.about.value == live.KEPT
+    menu.value = 'mine'
+    assert shown.controls['method'].value == 'lcc' and shown.controls['method'].disabled
+    assert 'after 3 epochs' in shown.about.value and 'choose the data' in shown.about.value
+    assert {name: slider.value for name, slider in shown.weights.items()} == shown.start.method.weights
+    at_first = []
+    class Look:
+        def __call__(self, watch):
+            if len(watch.steps) == 1: at_first.append(watch.steps[0]['loss'])
+    shown.show_steps = Look()
+    shown.controls['epochs'].value = 2
+    shown.press_start()
+    wait_for(shown)
+    history = pd.read_csv(earlier/'history.csv')
+    run, before = shown.run, shown.before
+    assert run.fit['batch_size'] == 16 and run.watch.done == (history['step'].iloc[-1], 3)
+    assert [row['loss'] for row in before.steps] == pytest.approx(list(history['loss']), rel=1e-6)
+    assert at_first[0] < history['loss'].iloc[0]   # not a new network
+    told = {trace.name: trace for trace in live.show_progress(run.watch, before).data if trace.name}
+    assert list(told['AUROC'].x) == [4, 5] and list(told['AUROC before'].x) == [1, 2, 3] and 'mine' in told
+    assert min(told['contrast'].x) == history['step'].iloc[-1] + 1
+    assert list(shown.seen) == ['epoch 5'] and list(shown.seen_before) == ['mine']
+    again = run.make()
+    saved = shown.start.method.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in again.state_dict().items()) and again.training
+    assert files == {file: file.read_bytes() for file in earlier.rglob('*') if file.is_file()}
+
+
+def test_a_run_that_goes_on_stops_takes_another_weight_and_the_new_network_comes_back(parts, earlier):
+    shown = live.LiveWidget(*parts, runs={'mine': earlier}, source='held out of mine', draw=lambda methods: [])
+    shown.controls['start'].value = 'mine'
+    assert 'has not been trained on these images' in shown.about.value
+    shown.controls['epochs'].value = 3
+    shown.press_start()
+    shown.press_stop()
+    wait_for(shown)
+    assert len(shown.run.watch.epochs) == 1 and not shown.buttons['more'].disabled
+    shown.weights['contrast'].value = .25
+    assert shown.run.weights['contrast'] == .25 and shown.run.watch.changes[-1][1] == 'contrast 0.25'
+    shown.press_more()
+    wait_for(shown)
+    assert len(shown.run.watch.epochs) == 3
+    shown.controls['start'].value = ''
+    assert shown.start is None and not shown.controls['method'].disabled
+    assert shown.weights['contrast'].value == live.create_method(
+        'lcc', labels=parts[0].label_names, size=parts[0].size, preset='tiny').weights['contrast']
+
+
+def test_data_unlike_those_of_a_run_are_refused_in_one_line_or_brought_into_its_order(parts, earlier):
+    start, data = live.EarlierRun('mine', earlier), parts[0]
+    names = list(data.label_names)
+    turned = data.copy_with(label_names=names[::-1], y=data.y.flip(1), known=data.known.flip(1), states=None)
+    matched = live.match_data(start, turned)
+    assert list(matched.label_names) == names and (matched.y == data.y).all()
+    other = data.copy_with(label_names=['Wheeze', *names[1:]], states=data.states)
+    with pytest.raises(ValueError, match=f'no label {names[0]}, which mine was trained on: choose the data'):
+        live.match_data(start, other)
+    shown = live.LiveWidget(other, other, runs={'mine': earlier}, draw=lambda methods: [])
+    shown.controls['start'].value = 'mine'
+    assert 'no label' in shown.about.value and shown.start is None
+    shown.press_start()
+    assert shown.run is None and 'nothing is trained' in shown.note.value
+    start.method.config['size'] = 2*data.size
+    with pytest.raises(ValueError, match=f'{2*data.size} px, these have {data.size} px: choose'):
+        live.match_data(start, data)
+
+
+def test_steps_of_a_run_of_two_stages_are_counted_on(parts, tmp_path, monkeypatch):
+    rows = [dict(epoch=1, stage=0, step=5, loss=2.), dict(epoch=2, stage=1, step=4, loss=1.),
+            dict(epoch=3, stage=1, step=8, loss=.5, **{'valid/auroc': float('nan')})]
+    monkeypatch.setattr(live, 'load', lambda folder: None)
+    monkeypatch.setattr(live, 'open_checkpoint', lambda file: dict(history=rows, record=dict(labelled=None)))
+    start = live.EarlierRun('mine', tmp_path)
+    assert [row['step'] for row in start.steps] == [5, 9, 13] and start.settings == {}
+    assert 'valid/auroc' not in start.epochs[-1]
+    rows.clear()
+    with pytest.raises(ValueError, match='no whole epoch'): live.EarlierRun('mine', tmp_path)

@@ -92,6 +92,24 @@ def test_positives_that_are_named_by_frequency_are_fewer_where_rare():
     assert counts == {'Consolidation': (30, 7, 1), 'Pneumonia': (24, 10, 5)}
 
 
+def test_one_label_of_all_images_is_ahead_of_all_labels_of_a_quarter():
+    from cxr_workbench.labels import frequency_groups, keep_fraction
+    from cxr_workbench.metrics import report
+    names = run_cells('one_positive.ipynb', '2cef2d08', '76ab80f8')
+    cells = json.loads((TUTORIALS/'one_positive.ipynb').read_text())['cells']
+    code = next(''.join(cell['source']) for cell in cells if cell['id'] == 'e4cca059')
+    exec(code.split('scores =')[0], names)   # train_one
+    train, test, labels = names['train'], names['test'], names['names']
+    quarter = train.with_labels(*keep_fraction(train.y, train.patient_id, .25, 0, train.known))
+    assert (int(quarter.known.any(1).sum()), len(train)) == (118, 498)
+    scores = names['train_one'](names['one'], unknown='negative'), names['train_one'](quarter)
+    groups = frequency_groups(train.y, train.known, names=labels)
+    one, few = (report(each, test, groups=groups, n_boot=0).loc['head', 'auroc'] for each in scores)
+    assert one == pytest.approx(.550, abs=.02) and few == pytest.approx(.509, abs=.02) and one > few
+    sums = [each[labels].mean().sum() for each in scores]
+    assert sums == pytest.approx([1.5, 5.0], abs=.3) and float(test.y.mean(0).sum()) == pytest.approx(2.36, abs=.01)
+
+
 def test_the_largest_batch_by_the_formula():
     planned = run_cells('many_gpus.ipynb', '304fee63', 'a61494fd')['plan']('densenet121', 224)
     outputs = 4*planned['outputs']   # at 448 pixels
