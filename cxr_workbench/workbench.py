@@ -79,7 +79,7 @@ class BenchData:
         for name in self.listing.data: self.sources[name] = open_below(self, name)
         self.source, self.data, self.own = next(iter(self.sources)), None, None
         if runs is None: self.put_own_first()
-        if self.data is None: self.open(self.source)
+        if self.data is None: self.open(self.source, self.own and (self.read(self.own).config or {}).get('size'))
 
     def put_own_first(self):
         "Runs below the root before the packaged models; the newest that can be loaded, and what was held out of it."
@@ -101,12 +101,20 @@ class BenchData:
         kind = choosing.detect_below(path)
         if kind == 'run':
             choosing.check_below(self.root, path.iterdir())
+            if name in self.packaged: self.rename_packaged(name)
             self.runs.setdefault(name, path)
             if (path/'run.json').is_file(): self.sources[f'held out of {name}'] = open_below(self, name)
         elif kind in (None, 'image'): raise ValueError(f'{name} is no run, no data set and no image')
         else:
             self.sources[name] = open_below(self, name)
             if name not in self.listing.data: self.listing.data.append(name)
+
+    def rename_packaged(self, name):
+        "Leave a name to a run of the user's."
+        other = f'cxr_workbench/{name}'
+        self.runs[other] = self.runs.pop(name)
+        self.packaged[self.packaged.index(name)] = other
+        self._methods.pop(name, None)
 
     def open(self, source, size=None, label_names=()):
         "Take up a source of data; what was there before stays where this fails."

@@ -69,6 +69,7 @@ COMMANDS = {  # table -> experiment and its options
     'pretrained-fraction-real':
         f"{PRETRAINED.format('fraction')} --folds 0 1 2 3 4 --draws 2 --variants baseline {TRUSTED}",
     'pretrained-fraction-50-real': f"{PRETRAINED.format('fraction')} --fraction .5 --folds 0 1 2 3 4 --variants {HALF}",
+    'pretrained-full-phantom': 'pretrained full --steps 200 --folds 0 1 2',
     'pretrained-full-real': f"{PRETRAINED.format('full')} --folds 0 1 2 3 4 --draws 2",
     'label_graph-phantom': 'label_graph',
     'lcc_folds-real': f'lcc_folds {REAL} {SMALL}',

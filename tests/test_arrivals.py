@@ -181,3 +181,15 @@ def test_a_pack_opens_without_questions(root, tmp_path):
     board.menus['data'].value = 'packed'   # of other labels than the model
     assert board.menus['data'].value == board.bench.source == 'packed' and board.bench.data.label_names == LABELS
     assert board.columns.widget.layout.display == 'none' and 'columns' not in board.note.value
+
+
+def test_a_run_with_the_name_of_a_packaged_model(tmp_path):
+    "The user's has the name, and the packaged one is there under another."
+    seed_all(0)
+    save(create_method('supervised', labels=LABELS, size=32, preset='tiny'), tmp_path/'lcc')
+    bench = workbench.Bench(root=tmp_path, most=12, n_boot=0)
+    assert bench.read('lcc').config['method'] == 'supervised' and bench.own == 'lcc'
+    assert bench.read('cxr_workbench/lcc').config['method'] == 'lcc'
+    board = workbench.Workbench(bench)
+    offered = dict(board.menus['first'].options)
+    assert offered['lcc'] == 'lcc' and offered['cxr_workbench/lcc (packaged)'] == 'cxr_workbench/lcc'
