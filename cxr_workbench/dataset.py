@@ -131,8 +131,7 @@ class CXRDataset(Dataset):
         if paths is None and isinstance(self.images, FileImages): paths = self.images.paths[self.rows]
         self.paths = None if paths is None else TextRows(map(str, paths))   # one block, whatever n is
         self.synthetic = None if synthetic is None else torch.from_numpy(as_truth(synthetic, 'synthetic'))
-        marked = is_marked(meta) and meta.index.name != 'image'   # names are in paths
-        self.lines = meta.index if marked else None               # where the rows stand in their file
+        self.lines = meta.index if is_marked(meta) and meta.index.name != 'image' else None   # of their file
         self.meta, self.record = None if meta is None else meta.reset_index(drop=True), record or Checks()
         self.states = None if states is None else label_states(states).astype(np.float16)
         self.check_lengths()

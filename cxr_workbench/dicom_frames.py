@@ -170,7 +170,8 @@ def check_rle(
 ):
     "Raises Refusal where run-length encoded pixels do not unpack to as many bytes as the tags declare."
     sizes = (read_whole_number(ds, key, 1) for key in ('Rows', 'Columns'))
-    need, head = int(np.prod([*sizes], dtype=np.int64)), np.frombuffer(stream[:64].ljust(64, b'\0'), '<u4').tolist()
+    need = int(np.prod([*sizes], dtype=np.int64))
+    head = np.frombuffer(stream[:64].ljust(64, b'\0'), '<u4').tolist()
     segments = read_whole_number(ds, 'SamplesPerPixel', 1)*read_whole_number(ds, 'BitsAllocated')//8
     ends = [*head[1:segments + 1], len(stream)]
     if ends != sorted(ends) or ends[0] < 64:

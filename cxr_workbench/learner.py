@@ -449,7 +449,7 @@ def fit(
     world = count_processes(processes.devices, device, processes.nodes)
     keep, callbacks = make_callbacks(best, patience, callbacks, valid, out, len(recipe))
     check_training_data(method, data, valid)
-    if out is not None: check_rebuildable(method)
+    if out is not None and method.config is not None: check_rebuildable(method)   # else no model is saved
     method.prepare(data.y, data.known)
     for number, stage in enumerate(recipe):
         check_batches(method, stage, number, data, batch_size, labelled, world)

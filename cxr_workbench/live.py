@@ -70,7 +70,8 @@ def add_term(fig, watch, name, line, window, marker=None):
         pale = dict(opacity=.4, hoverinfo='skip', showlegend=False)
         fig.add_scatter(x=x, y=y, line=thin, mode='lines', row=1, col=1, **pale)
     look = dict(line=line, mode='lines+markers', marker=marker, showlegend=own)   # told apart by more than colour
-    fig.add_scatter(x=x, y=smooth_steps(y, watch.window or window) if rows else [], name=title, row=1, col=1, **look)
+    y = smooth_steps(y, watch.window or window) if rows else []
+    fig.add_scatter(x=x, y=y, name=title, row=1, col=1, **look)
 
 # %% ../nbs/83_live.ipynb #11fe0041
 def add_changes(fig, watch):
@@ -187,6 +188,27 @@ def list_starts(
         return isinstance(run, (str, Path)) and all((Path(run)/file).is_file() for file in files)
     return [name for name, run in runs.items() if is_whole(run)]
 
+
+# %% ../nbs/83_live.ipynb #11fe0082
+def offer_starts(
+    runs:dict,   # as in list_starts
+)->list[tuple[str, str]]:
+    "What a run can start from, as a menu has it: its text and its value."
+    return [('nothing (new network)', ''), *((name, name) for name in list_starts(runs))]
+
+# %% ../nbs/83_live.ipynb #11fe0084
+def renew_menu(
+    menu,      # of ipywidgets
+    options,   # its choices, or pairs of text and value
+    heard,     # who listens to its value
+)->bool:       # whether what was chosen is still there, and chosen
+    "Give a menu other choices; where the chosen one has gone, the first is."
+    if list(menu.options) == list(options): return True
+    chosen, values = menu.value, [each[1] if isinstance(each, tuple) else each for each in options]
+    menu.unobserve(heard, 'value')
+    menu.options, menu.value = options, chosen if chosen in values else values[0]
+    menu.observe(heard, 'value')
+    return menu.value == chosen
 
 # %% ../nbs/83_live.ipynb #11fe0067
 KEPT = 'what is trained here is kept until this page is closed; to keep a run, train it with cxr-workbench fit'
@@ -305,7 +327,7 @@ def make_run_controls(data, runs=None):
     "What a live run can be told."
     import ipywidgets as w
     wide = {'description_width': 'initial'}
-    names, starts = list_methods(), [('nothing (new network)', ''), *((name, name) for name in list_starts(runs or {}))]
+    names, starts = list_methods(), offer_starts(runs or {})
     start, finding = cases.choose_start(data, list(data.label_names))
     return dict(
         method=w.Dropdown(options=names, value='supervised' if 'supervised' in names else names[0],
@@ -385,22 +407,9 @@ class LiveView:
 
     def offer_methods(self):
         "What is registered by now, and the runs of now; what was chosen stays."
-        if self.runs is not None: self.offer_starts()
-        menu, names = self.controls['method'], tuple(list_methods())
-        if tuple(menu.options) == names: return
-        chosen = menu.value
-        menu.unobserve(self.offer_weights, 'value')
-        menu.options, menu.value = names, chosen
-        menu.observe(self.offer_weights, 'value')
-
-    def offer_starts(self):
-        menu, names = self.controls['start'], list_starts(self.runs)
-        offered, chosen = (menu.options[0], *((name, name) for name in names)), menu.value
-        if [value for _, value in menu.options[1:]] == names: return
-        menu.unobserve(self.change_start, 'value')
-        menu.options, menu.value = offered, chosen if chosen in names else ''
-        menu.observe(self.change_start, 'value')
-        if menu.value != chosen: self.change_start()
+        renew_menu(self.controls['method'], list_methods(), self.offer_weights)
+        if self.runs is None: return
+        if not renew_menu(self.controls['start'], offer_starts(self.runs), self.change_start): self.change_start()
 
     def change_start(self, change=None):
         "What the next run begins with: its method, weights and data; a run that does not fit the data says why."

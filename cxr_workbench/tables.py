@@ -207,6 +207,8 @@ def join_paths(
     return list(rows)
 
 # %% ../nbs/01c_tables.ipynb #3ba5ec0d
+GET_FILES = "Get them, or leave these rows out with missing='skip'"
+
 class Checks(list):
     "A record of checks, each (check, status, detail, rows); status is ok, note, left out, missing or wrong."
     def __init__(self, lines=()):
@@ -266,8 +268,6 @@ class Checks(list):
             warnings.warn(f'{found}; the {rows} other rows are used')
 
 # %% ../nbs/01c_tables.ipynb #dd076fa9
-GET_FILES = "Get them, or leave these rows out with missing='skip'"
-
 def keep_files(
     table,          # DataFrame with a column path
     checks:Checks,  # gets one line

@@ -82,7 +82,8 @@ def check_deflated_strips(
 ):
     "Raises Refusal where a strip or tile that Deflate has packed was altered or cut off."
     if tags.get(259, (1,))[0] not in (8, 32946): return
-    starts, lengths = ((tags.get(strips) or tags.get(tiles) or ()) for strips, tiles in ((273, 324), (279, 325)))
+    starts = tags.get(273) or tags.get(324) or ()    # of strips, or of tiles
+    lengths = tags.get(279) or tags.get(325) or ()
     left_to_count = 8*LARGEST
     for start, length in zip(starts, lengths):
         stream, left = zlib.decompressobj(), data[start:start + length]

@@ -72,14 +72,15 @@ class BenchData:
         self.packaged = list(self.runs) if runs is None else []   # names
         self.sources = {} if data is None else {'the data': lambda size, names: data}
         self.sources['a phantom'] = make_phantom
-        self.columns, self.told = {}, ''   # name of a table -> its columns; what is to be said of the data
+        self.columns, self.told = {}, ''   # of a table, by its name; what is to be said of the data
         self.listing = choosing.Found([], [], True) if root is None else choosing.list_below(root)
         for name in self.listing.runs:
             with contextlib.suppress(ValueError): self.add(name)   # a link among its files
         for name in self.listing.data: self.sources[name] = open_below(self, name)
         self.source, self.data, self.own = next(iter(self.sources)), None, None
         if runs is None: self.put_own_first()
-        if self.data is None: self.open(self.source, self.own and (self.read(self.own).config or {}).get('size'))
+        config = self.read(self.own).config if self.own else None
+        if self.data is None: self.open(self.source, (config or {}).get('size'))
 
     def put_own_first(self):
         "Runs below the root before the packaged models; the newest that can be loaded, and what was held out of it."
@@ -111,10 +112,8 @@ class BenchData:
 
     def rename_packaged(self, name):
         "Leave a name to a run of the user's."
-        other = f'cxr_workbench/{name}'
-        self.runs[other] = self.runs.pop(name)
-        self.packaged[self.packaged.index(name)] = other
-        self._methods.pop(name, None)
+        other, _ = f'cxr_workbench/{name}', self._methods.pop(name, None)
+        self.runs[other], self.packaged[self.packaged.index(name)] = self.runs.pop(name), other
 
     def open(self, source, size=None, label_names=()):
         "Take up a source of data; what was there before stays where this fails."
@@ -122,8 +121,8 @@ class BenchData:
         from cxr_workbench.phantom import SyntheticCXR
         data = self.sources[source](size, label_names)
         is_phantom = isinstance(data, SyntheticCXR)
-        told = ''
-        if not is_phantom and source != 'the data':
+        told, is_opened = '', not is_phantom and source != 'the data'
+        if is_opened:
             data, unread, looked = choosing.leave_unreadable(data)
             told = arrivals.tell_unread(unread, looked, len(data) + len(unread))
         self.told, self.phantom = told, data if is_phantom else None

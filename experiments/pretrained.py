@@ -144,6 +144,7 @@ CHOSEN = {'ends': ['baseline'], 'fraction': ['baseline', 'ACAA', 'ACAA, eps 1/25
 PAIRS = [   # of `full`: what is compared with what, beside the baseline
     ('label decoder', 'LCC'), ('LCC, label features only', 'LCC, no contrast'), ('LCC, no contrast', 'LCC'),
     ('one branch at equal compute', 'CAN, no attention loss'), ('one branch at equal compute', 'CAN'),
+    ('one branch at equal compute', 'CAN, attention weight .3'),
     ('one branch at equal compute', 'CAN, sum, cross-entropy'), ('one branch at equal compute', 'CAN, cross-entropy'),
     ('CAN, sum, cross-entropy', 'CAN, product, cross-entropy'), ('CAN, sum, cross-entropy', 'CAN, gate, cross-entropy'),
     ('CAN, product, cross-entropy', 'CAN, attention weight .3, cross-entropy'),

@@ -45,10 +45,12 @@ def test_asymmetric_loss_is_finite_never_above_bce_and_its_gradient_too(case, ga
 def test_pseudo_labels_of_a_table_and_of_an_array_are_those_of_a_tensor():
     import pandas as pd
     scores = np.array([[.9, .5, .05], [.2, .85, .1]], np.float32)
-    y, known = np.zeros((2, 3), np.float32), np.array([[1, 0, 0], [0, 0, 0]], bool)
+    y = np.zeros((2, 3), np.float32)
+    known = np.array([[1, 0, 0], [0, 0, 0]], bool)
     for probs in (scores, pd.DataFrame(scores, columns=list('abc')), torch.tensor(scores)):
         pseudo, mask = pseudo_label(probs, .8, .1, y, known)
-        assert pseudo.tolist() == [[0, 0, 0], [0, 1, 0]] and mask.tolist() == [[True, False, True], [False, True, True]]
+        assert pseudo.tolist() == [[0, 0, 0], [0, 1, 0]]
+        assert mask.tolist() == [[True, False, True], [False, True, True]]
     with pytest.raises(ValueError, match='give probabilities'): pseudo_label(np.ones((2, 3), int))
 
 

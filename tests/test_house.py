@@ -154,7 +154,7 @@ BESIDE = {
     'exporting': {*BELOW, 'style', 'views', 'opening'},
     'workbench': {*SHARED, 'views', 'widget', 'saving', 'prediction', 'explain', 'cases', 'outcomes', 'choosing',
                   'arrivals', 'exporting', 'live'},
-    'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases'},
+    'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases', 'checkpoints', 'opening', 'saving'},
     'app': {'writing', 'workbench'},
     'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
             'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'commands', 'reproduce', 'sweeps', 'app'},

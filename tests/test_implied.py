@@ -70,7 +70,7 @@ def test_the_written_table_is_complete(table, tmp_path):
     assert full['Lung Opacity'].tolist()[:5] == [1, 1, 0, 0, -1]
     assert 'by the tree of CheXpert: Lung' not in shell('doctor', tmp_path/'full.csv', '--look', 0)
     refused = shell('doctor', tmp_path/'t.csv', '--complete', status=1)
-    assert '--complete fills in the table that --write names' in refused
+    assert '--complete and --force are for the table that --write names: give --write' in refused
 
 
 def test_chexpert(label_tables):

@@ -30,8 +30,9 @@ def write_frames(path, syntax, offsets=None, fragments=None, **tags):
 
 @pytest.mark.parametrize('syntax', PACKED)
 @pytest.mark.parametrize('offsets', [
-    list, lambda there: [0, 0, 0], lambda there: [at + 8 for at in there], lambda there: [0, 10**6, 2*10**6],
-    lambda there: [0, there[1], there[1]], lambda there: [at//2 for at in there], lambda there: [0, 2, 4],
+    list, lambda there: [0, 0, 0], lambda there: [at + 8 for at in there],
+    lambda there: [0, 10**6, 2*10**6], lambda there: [0, there[1], there[1]],
+    lambda there: [at//2 for at in there], lambda there: [0, 2, 4],
     lambda there: [2**32 - 1]*3])
 def test_frames_do_not_depend_on_a_wrong_table_of_offsets(tmp_path, syntax, offsets):
     path = write_frames(tmp_path/'x.dcm', syntax, offsets)
@@ -87,12 +88,14 @@ def test_runs_that_do_not_make_the_declared_pixels(tmp_path):
     second = struct.unpack('<L', right[8:12])[0]
     how = dict(values=values, syntax=uid.RLELossless)
     assert_reads(write(tmp_path/'x.dcm', pixels=[right], **how), values/4095)
-    for at, code in ((64, 126), (64, 0), (second, 129), (second + 129, 255), (second + 129*3, 1)):
+    altered = (64, 126), (64, 0), (second, 129), (second + 129, 255), (second + 129*3, 1)
+    for at, code in altered:
         bad = bytearray(right)
         assert bad[at] == 127                                 # 128 bytes that follow
         bad[at] = code
         assert 'does not unpack to 1920' in get_refusal(write(tmp_path/'x.dcm', pixels=[bytes(bad)], **how)), (at, code)
-    for head in (struct.pack('<3L', 2, second, 64), struct.pack('<3L', 2, 64, 10**6), struct.pack('<3L', 2, 0, second)):
+    for starts in ((second, 64), (64, 10**6), (0, second)):
+        head = struct.pack('<3L', 2, *starts)
         path = write(tmp_path/'x.dcm', pixels=[head + right[12:]], **how)
         assert 'its RLE segments do not follow each other' in get_refusal(path)
 

@@ -296,7 +296,8 @@ def test_a_run_that_goes_on_stops_takes_another_weight_and_the_new_network_comes
 def test_data_unlike_those_of_a_run_are_refused_in_one_line_or_brought_into_its_order(parts, earlier):
     start, data = live.EarlierRun('mine', earlier), parts[0]
     names = list(data.label_names)
-    turned = data.copy_with(label_names=names[::-1], y=data.y.flip(1), known=data.known.flip(1), states=None)
+    flipped = dict(y=data.y.flip(1), known=data.known.flip(1), states=None)
+    turned = data.copy_with(label_names=names[::-1], **flipped)
     matched = live.match_data(start, turned)
     assert list(matched.label_names) == names and (matched.y == data.y).all()
     other = data.copy_with(label_names=['Wheeze', *names[1:]], states=data.states)
@@ -313,7 +314,8 @@ def test_data_unlike_those_of_a_run_are_refused_in_one_line_or_brought_into_its_
 
 
 def test_steps_of_a_run_of_two_stages_are_counted_on(parts, tmp_path, monkeypatch):
-    rows = [dict(epoch=1, stage=0, step=5, loss=2.), dict(epoch=2, stage=1, step=4, loss=1.),
+    rows = [dict(epoch=1, stage=0, step=5, loss=2.),
+            dict(epoch=2, stage=1, step=4, loss=1.),
             dict(epoch=3, stage=1, step=8, loss=.5, **{'valid/auroc': float('nan')})]
     monkeypatch.setattr(live, 'load', lambda folder: None)
     monkeypatch.setattr(live, 'open_checkpoint', lambda file: dict(history=rows, record=dict(labelled=None)))

@@ -188,7 +188,8 @@ def test_two_rows_of_a_table_do_not_share_a_packed_image(scans):
 
 
 @pytest.mark.parametrize('shape, advice', [
-    ((5, 8, 8, 3), r'images\.mean\(3\)'), ((5, 3, 8, 8), r'images\.mean\(1\)'), ((5, 1, 8, 8), r'images\.squeeze\(1\)'),
+    ((5, 8, 8, 3), r'images\.mean\(3\)'), ((5, 3, 8, 8), r'images\.mean\(1\)'),
+    ((5, 1, 8, 8), r'images\.squeeze\(1\)'),
     ((5, 8, 8, 4), r'images\[\.\.\., :3\]\.mean\(3\)'), ((5, 4, 8, 8), r'images\[:, :3\]\.mean\(1\)')])
 def test_colours_are_told_how_they_become_grey(shape, advice):
     "What the message says makes a data set."

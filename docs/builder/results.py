@@ -9,7 +9,7 @@ TOPICS = {   # how the README calls it -> page, files whose names begin so
     'Few labels': ('few_labels', ('few_labels', 'confident_entries', 'rivals-single-positive')),
     'Correlations and places': ('correlations', ('correlations', 'lcc_folds', 'agreement', 'where_it_looks')),
     'The long tail': ('long_tail', ('long_tail', 'label_graph', 'rivals-tail')),
-    'Networks that start from photographs': ('pretrained', ('pretrained',)),
+    'Networks that start from photographs': ('pretrained', ('pretrained', 'gradients')),
 }
 FURTHER = 'further'
 NUMBER = r'[+-]?(?:\d+\.?\d*|\.\d+)'
