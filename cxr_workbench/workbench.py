@@ -98,8 +98,7 @@ class BenchData:
 
     def add(self, name):
         "One more run or data set below the root, by its name; ValueError where it is neither."
-        path = choosing.resolve_below(self.root, name)
-        kind = choosing.detect_below(path)
+        kind = choosing.detect_below(path := choosing.resolve_below(self.root, name))
         if kind == 'run':
             choosing.check_below(self.root, path.iterdir())
             if name in self.packaged: self.rename_packaged(name)
