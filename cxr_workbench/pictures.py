@@ -9,8 +9,7 @@ __all__ = ['choose_range', 'scale_to_unit', 'to_unit', 'check_contrast_kept', 'm
 # %% ../nbs/01a1_pictures.ipynb #9ba9c814
 import io, re
 import numpy as np
-from .formats import LARGEST, Refusal, check_declared_size, check_filled
-from .formats import check_jpeg2000
+from .formats import LARGEST, Refusal, check_declared_size, check_filled, check_jpeg2000
 from .formats import choose_frame, choose_png_maximum, open_png, read_png_channels, read_png_chunks
 from .formats import read_stream_header
 from .tiffs import check_deflated_strips, check_tiff_strips, find_tiff_directories

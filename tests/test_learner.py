@@ -333,7 +333,7 @@ def test_what_cannot_be_saved_is_refused_before_it_trains(data, tmp_path):
     assert not (tmp_path/'run').exists() and all(torch.equal(p, q) for p, q in zip(before, method.parameters()))
     loose = TwoStages(NAMES)
     with pytest.raises(ValueError, match='only a method made by create_method'):
-        train(data, out=tmp_path/'run', method=loose)
+        saving.save(loose, tmp_path/'loose')
     assert len(train(data, method=method, epochs=1)[1]) == 1, 'without a folder it trains'
     mine = make('supervised_on_a_net')
     train(data, out=tmp_path/'mine', method=mine, epochs=1)
