@@ -72,13 +72,15 @@ SETTINGS = 'CXR_APP'   # variable of the environment
 
 def open_bench():
     "The bench of this kernel, an ipywidgets VBox; KeyError outside of the app."
+    import ipywidgets as widgets
+    from cxr_workbench.remembering import Remembering
     from cxr_workbench.workbench import Bench, Workbench
     settings = Settings(**json.loads(os.environ[SETTINGS]))
     limit_memory(settings.memory)
     os.chdir(settings.root)   # records of runs name their data from here
     shown = Workbench(Bench(most=settings.reference, root=settings.root))
     shown.downloads, shown.menus['file'].most = True, int(settings.upload*1e6)
-    return shown.widget
+    return widgets.VBox([Remembering(shown).widget, shown.widget])
 
 # %% ../nbs/85_app.ipynb #93620602
 STYLE = """
@@ -114,8 +116,8 @@ SCRIPT = """
 # %% ../nbs/85_app.ipynb #e9a878ca
 TOP = f"""
 <header id="top"><b>cxr-workbench</b>. {RESEARCH}
-<span id="anew" role="status" hidden><br>This page begins anew: what was chosen, dropped in or trained here before it
-was loaded again is gone. What was saved is in the downloads.</span></header>
+<span id="anew" role="status" hidden><br>This page was loaded again: models, data, image and controls are set as
+they were. A dropped file and a run that was not kept are gone. What was saved is in the downloads.</span></header>
 <div id="ended" role="alert" hidden>This page has ended: it was not used for a while, it needed more memory than it may
 have, or the server stopped. <b>Reload the page to begin again.</b></div>
 """

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from . import arrivals, cases, choosing, exporting, outcomes, views
-from .arrivals import PHANTOM, RADIOGRAPHS, ColumnChoice, find_origin, offer_models, read_dropped
+from .arrivals import (
+    PHANTOM, RADIOGRAPHS, ColumnChoice, find_origin, list_runs, offer_models, read_dropped)
 from .cases import choose_start, find_own_way
 from .vocabulary import find_synonyms
 from cxr_workbench.widget import (
@@ -30,20 +31,6 @@ class Choice(NamedTuple):
     x: Tensor        # the image, (1, 1, H, W) in [0, 1]
     row: int | None  # of the data; None: a file
     label: str
-
-# %% ../nbs/82_workbench.ipynb #be5c0009
-PACKAGED = 'supervised', 'lcc', 'can', 'mpc', 'acaa', 'trcgl'
-
-def list_runs(
-    runs=None,   # dict name -> method or folder; a list of folders; None: what comes with the package
-)->dict:         # name -> method or folder
-    "The models to choose from, by name; ValueError where there is none."
-    from cxr_workbench.saving import find_model
-    if runs is None: return {name: find_model(name) for name in PACKAGED}
-    if isinstance(runs, (str, os.PathLike)): runs = [runs]
-    if not isinstance(runs, dict): runs = {Path(run).name: run for run in runs}
-    if not runs: raise ValueError('there is no run to look at: give methods or folders of `fit`, or None')
-    return dict(runs)
 
 # %% ../nbs/82_workbench.ipynb #be5c0011
 def make_phantom(size=None, label_names=()):   # of a source: side in pixels; names, which a phantom has itself
@@ -108,6 +95,12 @@ class BenchData:
         else:
             self.sources[name] = open_below(self, name)
             if name not in self.listing.data: self.listing.data.append(name)
+
+    def take_run(self, folder, valid)->str:   # of a run; the images that were held out of it
+        "One more run and its data, and the name that they get."
+        name = (Path(folder).relative_to(self.root) if self.root else Path(folder)).as_posix()
+        self.runs[name], self.sources[f'held out of {name}'] = folder, lambda size, names: valid
+        return name
 
     def rename_packaged(self, name):
         "Leave a name to a run of the user's."
@@ -556,9 +549,8 @@ def make_menus(bench):
                        tooltip='the finding that is asked for')
     file = make_file_widget()(hint='PNG, JPEG, DICOM, TIFF ...: choose it, or drop it on the bench')
     menus = dict(first=first, second=second, row=row, label=label, file=file)
-    if len(bench.sources) > 1 or bench.root is not None:
-        menus['data'] = w.Dropdown(options=list(bench.sources), value=bench.source, description='data', style=wide,
-                                   tooltip='the images, and the reference that scores are compared with')
+    menus['data'] = w.Dropdown(options=list(bench.sources), value=bench.source, description='data', style=wide,
+                               tooltip='the images, and the reference that scores are compared with')
     if bench.root is not None:
         menus['place'] = w.Text(description='open', continuous_update=False, style=wide,
                                 placeholder='name of a run, of data or of an image', layout={'width': '280px'},
@@ -629,29 +621,15 @@ def write_run(
     "One model, its curves and its scores on the reference images, as one HTML file."
     return exporting.write_page(path, *make_run(bench, name, paths))
 
-# %% ../nbs/82_workbench.ipynb #be5c0071
-def split_live(
-    data,           # CXRDataset
-    most=600,       # images in all, drawn at random
-    fraction=.3,    # of them that is held out
-)->tuple:           # training part, held-out part
-    "Two parts without a common patient; ValueError where too few images have a known label."
-    from cxr_workbench.data import patient_split
-    rows = np.flatnonzero(data.known.any(1).numpy())
-    if len(rows) < 20: raise ValueError(f'{len(rows)} of these images have a known label: to train takes 20 at least')
-    part = data.subset(np.sort(np.random.default_rng(0).permutation(rows)[:most]))
-    patients = np.arange(len(part)) if part.patient_id is None else part.patient_id
-    return tuple(part.subset(rows) for rows in patient_split(patients, part.y, fraction, seed=0))
-
 # %% ../nbs/82_workbench.ipynb #be5c0073
 LIVE = 'where it looks', 'attack', 'thresholds', 'relations'   # panels that follow a run
 
 class LiveTab:
     "The tab that trains: made when it is first turned to, of the data that are chosen then; `.live` has the run."
     fresh = False    # it is asked each time it is turned to
-    def __init__(self, bench, choose, panels):   # choose: () -> Choice; panels: those of the bench, by name
+    def __init__(self, bench, choose, panels, offer):   # () -> Choice; panels by name; called when a run is kept
         import ipywidgets as w
-        self.bench, self.choose, self.panels = bench, choose, panels
+        self.bench, self.choose, self.panels, self.offer = bench, choose, panels, offer
         self.live = self.data = self.phantom = self.choice = None
         self.note = w.HTML('getting ready ...')
         self.pictures = w.Dropdown(options=['all four', *LIVE], description='pictures', tooltip='what follows the run',
@@ -677,14 +655,24 @@ class LiveTab:
 
     def take_data(self):
         "Controls and pictures for a run on the data of the bench, or the reason why not."
-        from cxr_workbench.live import LiveWidget
+        from cxr_workbench.live import LiveWidget, split_live
         self.live, self.data, self.phantom = None, self.bench.data, self.bench.phantom
+        self.origin = self.bench.origin
         try: train, valid = split_live(self.data)
         except ValueError as error:
             self.note.value, self.box.children = format_error(error), [self.note]
             return
-        self.live = LiveWidget(train, valid, draw=self.draw, runs=self.bench.runs, source=self.bench.source)
+        self.live = LiveWidget(train, valid, draw=self.draw, runs=self.bench.runs, source=self.bench.source,
+                               keep=self.keep)
         self.box.children = [self.note, self.pictures, self.live.widget]
+
+    def keep(self, run)->str:
+        "Copy a run below the root, and offer it as a model, what was held out of it as data."
+        from cxr_workbench.live import keep_run
+        folder = keep_run(run, Path(self.bench.root or '.')/'runs', self.origin)
+        name = self.bench.take_run(folder, run.valid)
+        self.offer()
+        return f'kept as {name}: it can be chosen as a model, and as data what was held out of it'
 
     def describe(self)->str:
         "What is trained on, what is held out, and on which side the image of the pictures stands."
@@ -725,14 +713,20 @@ class Menus:
         try: yield
         finally: self.quiet = False
 
+    @contextlib.contextmanager
+    def at_once(self):   # several menus are set, then one picture is drawn
+        self.waiting = True
+        try: yield
+        finally: self.waiting = False
+        self.change()
+
     def set_quietly(self, **values):   # name of a menu -> what it gets
         with self.quietly():
             for name, value in values.items(): self.menus[name].value = value
 
     def refuse(self, error, said):
         "Menus back to what the pictures show, and why."
-        self.set_quietly(first=self.chosen[0], second=self.chosen[1])
-        if 'data' in self.menus: self.set_quietly(data=self.bench.source)
+        self.set_quietly(first=self.chosen[0], second=self.chosen[1], data=self.bench.source)
         self.note.value = self.bench.hide_root(f'{format_error(error)}<br>{said}')
 
 # %% ../nbs/82_workbench.ipynb #be5c0091
@@ -743,10 +737,10 @@ class Board(Menus):
     "Menus over panels: what is chosen, and what is drawn of it."
     def __init__(self, bench:Bench):
         import ipywidgets as w
-        self.bench, self.file, self.quiet, self.menus = bench, None, False, make_menus(bench)
+        self.bench, self.file, self.quiet, self.waiting, self.menus = bench, None, False, False, make_menus(bench)
         self.chosen = self.menus['first'].value, self.menus['second'].value
         self.panels = {name: PanelWidget(name, bench, self.choose, self.listen) for name in PANELS}
-        self.parts = {**self.panels, 'training': LiveTab(bench, self.choose, self.panels)}
+        self.parts = {**self.panels, 'training': LiveTab(bench, self.choose, self.panels, self.offer_runs)}
         self.tabs = w.Tab([part.box for part in self.parts.values()], titles=list(self.parts))
         plain = {'layout': {'width': 'auto'}}
         self.note, self.buttons = w.HTML(), {name: w.Button(description=name, **plain) for name in BUTTONS}
@@ -776,12 +770,13 @@ class Board(Menus):
 
     def turn(self, change=None):
         "Draw the panel in sight, where it is not what is chosen."
+        if self.waiting: return
         part = list(self.parts.values())[self.tabs.selected_index or 0]
         if not part.fresh: part.refresh()
 
     def change(self, change=None):
         "Another image or label: every panel is out of date."
-        if self.quiet: return
+        if self.quiet or self.waiting: return
         if change is not None and change['owner'] is self.menus['row']: self.file = None
         for panel in self.panels.values():
             panel.fresh = False
@@ -798,6 +793,15 @@ class Board(Menus):
             self.menus['label'].value = kept if kept in labels else other
             self.menus['row'].value = min(row, last)
             self.menus['row'].max, self.menus['row'].tooltip = last, f'row of the data, 0 to {last}'
+
+    def offer_runs(self):
+        "Models and data as the bench has them by now; what was chosen stays."
+        models, (first, second) = offer_models(self.bench.runs, self.bench.packaged), self.chosen
+        with self.quietly():
+            self.menus['first'].options, self.menus['first'].value = models, first
+            self.menus['second'].options = [('none', ''), *models]
+            self.menus['second'].value = second
+            self.menus['data'].options, self.menus['data'].value = list(self.bench.sources), self.bench.source
 
     def take_models(self, first, second):
         "Data in the size of the first model, the labels that both have; what fails leaves all as it was."
@@ -901,12 +905,7 @@ class Workbench(Board):
                 return self.take(path.name, path.read_bytes())
             self.bench.add(name)
         except Exception as error: return self.refuse(error, '')
-        offered, (first, second) = offer_models(self.bench.runs, self.bench.packaged), self.chosen
-        with self.quietly():
-            self.menus['first'].options, self.menus['first'].value = offered, first
-            self.menus['second'].options = [('none', ''), *offered]
-            self.menus['second'].value = second
-            self.menus['data'].options, self.menus['data'].value = list(self.bench.sources), self.bench.source
+        self.offer_runs()
         self.menus['first' if kind == 'run' else 'data'].value = name
 
     def take(self, name:str, content:bytes):

@@ -78,8 +78,7 @@ def test_memory_beyond_the_bound_is_an_error_and_not_the_end():
 def test_a_kernel_opens_the_bench_with_its_bounds(tmp_path):
     settings = app.Settings(str(tmp_path), upload=5, memory=8., reference=12)
     code = ('from cxr_workbench.app import open_bench; import os; shown = open_bench()\n'
-            'from cxr_workbench.workbench import Workbench\n'
-            'print(os.getcwd(), "cxr-workbench" in shown._dom_classes)')
+            'print(os.getcwd(), "cxr-workbench" in shown.children[1]._dom_classes)')
     env = {**os.environ, app.SETTINGS: json.dumps(settings._asdict())}
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300, env=env)
     assert done.stdout.split() == [str(Path(tmp_path).resolve()), 'True'], done.stderr[-800:]

@@ -114,7 +114,7 @@ def test_the_bench_opens_on_the_newest_own_run_and_what_was_held_out(board):
     assert board.menus['first'].value == 'runs/mine'
     offered = board.menus['first'].options
     assert offered[:2] == (('runs/mine', 'runs/mine'), ('runs/broken', 'runs/broken'))
-    assert offered[2:] == tuple((f'{name} (packaged)', name) for name in workbench.PACKAGED)
+    assert offered[2:] == tuple((f'{name} (packaged)', name) for name in arrivals.PACKAGED)
     assert board.menus['second'].options == (('none', ''), *offered)
     assert board.menus['data'].value == 'held out of runs/mine' and board.menus['second'].label == 'none'
     assert board.note.value.startswith('image ') and ', held out of runs/mine' in board.note.value

@@ -3,7 +3,7 @@ import io
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
-from cxr_workbench import cases, outcomes, workbench
+from cxr_workbench import arrivals, cases, outcomes, workbench
 from cxr_workbench.core import create_method, seed_all
 from cxr_workbench.data import from_phantom
 from cxr_workbench.learner import find_model, load
@@ -217,8 +217,8 @@ def test_runs_come_as_folders_methods_and_names(tmp_path, phantom):
     own = create_method('supervised', labels=phantom.label_names, size=64, preset='tiny')
     bench = workbench.Bench(phantom, {'own': own})
     assert bench.load('own') is own and bench.list_labels('own') == list(own.label_names)
-    assert list(workbench.list_runs([tmp_path/'one', tmp_path/'two'])) == ['one', 'two']
-    with pytest.raises(ValueError, match='no run'): workbench.list_runs([])
+    assert list(arrivals.list_runs([tmp_path/'one', tmp_path/'two'])) == ['one', 'two']
+    with pytest.raises(ValueError, match='no run'): arrivals.list_runs([])
     small = create_method('supervised', labels=phantom.label_names, size=32, preset='tiny')
     with pytest.raises(ValueError, match='open the data with size=32'): workbench.Bench(phantom, {'s': small}).load('s')
 

@@ -155,7 +155,8 @@ BESIDE = {
     'workbench': {*SHARED, 'views', 'widget', 'saving', 'prediction', 'explain', 'cases', 'outcomes', 'choosing',
                   'arrivals', 'exporting', 'live'},
     'live': {*SHARED, 'style', 'views', 'widget', 'learner', 'cases', 'checkpoints', 'opening', 'saving'},
-    'app': {'writing', 'workbench'},
+    'remembering': set(),
+    'app': {'writing', 'workbench', 'remembering'},
     'cli': {*BELOW, 'views', 'metrics', 'learner', 'explain', 'doctor', 'overlaps', 'opening', 'reports',
             'evaluating', 'comparing', 'launcher', 'cards', 'settings', 'commands', 'reproduce', 'sweeps', 'app'},
 }

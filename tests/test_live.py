@@ -313,6 +313,40 @@ def test_data_unlike_those_of_a_run_are_refused_in_one_line_or_brought_into_its_
         live.match_data(start, data)
 
 
+def test_a_run_is_kept_once_it_stands_and_again_when_it_has_gone_on(parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = live.LiveRun('supervised', *parts, epochs=2, preset='tiny')
+    with pytest.raises(ValueError, match='no epoch'): live.keep_run(run, 'runs')
+    assert not (tmp_path/'runs').exists()
+    run.start()
+    with pytest.raises(RuntimeError, match='stop it first'): live.keep_run(run, 'runs')
+    run.stop()
+    run.wait()
+    shown = live.LiveWidget(*parts, draw=lambda methods: [])
+    shown.run = run
+    shown.press_keep()
+    first = next((tmp_path/'runs').iterdir())
+    assert shown.note.value == f'kept in runs/{first.name}' and run.is_kept
+    run.start()
+    run.wait()
+    assert not run.is_kept   # one epoch more than the copy
+    time.sleep(1.1)          # folders are named by the second
+    shown.press_keep()
+    second = max((tmp_path/'runs').iterdir())
+    counts = [len(live.EarlierRun('kept', folder).epochs) for folder in (first, second)]
+    assert counts == [1, 2] and run.is_kept
+
+
+def test_a_copy_that_fails_leaves_nothing_half(parts, tmp_path, monkeypatch):
+    run = live.LiveRun('supervised', *parts, epochs=1, preset='tiny')
+    run.start()
+    run.wait()
+    def fail(*where): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(live, 'write_atomic', fail)
+    with pytest.raises(OSError, match='No space'): live.keep_run(run, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_steps_of_a_run_of_two_stages_are_counted_on(parts, tmp_path, monkeypatch):
     rows = [dict(epoch=1, stage=0, step=5, loss=2.),
             dict(epoch=2, stage=1, step=4, loss=1.),

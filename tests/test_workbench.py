@@ -3,7 +3,7 @@ import io, time
 from functools import partial
 import numpy as np, pytest
 from PIL import Image
-from cxr_workbench import cases, workbench
+from cxr_workbench import cases, live as running, workbench
 from cxr_workbench.core import create_method, seed_all
 from cxr_workbench.data import from_phantom
 from cxr_workbench.phantom import SyntheticCXR
@@ -234,12 +234,53 @@ def test_a_run_keeps_its_data_while_it_trains(board):
     assert board.training.live is None
 
 
+def test_a_kept_run_becomes_a_model_and_what_was_held_out_of_it_data(board, tmp_path):
+    board.bench.root, live = tmp_path, turn_to_training(board)
+    assert live.buttons['keep'].disabled
+    live.controls['epochs'].value = 1
+    live.press_start()
+    assert live.buttons['keep'].disabled   # while it trains
+    wait(live)
+    live.press_keep()
+    assert live.run.is_kept and live.buttons['keep'].disabled and live.note.value.startswith('kept as runs/supervised_')
+    name = f'runs/{next((tmp_path/"runs").iterdir()).name}'
+    assert name in dict(board.menus['first'].options).values() and board.menus['first'].value == 'supervised'
+    board.menus['data'].value = f'held out of {name}'
+    board.menus['first'].value = name
+    assert board.chosen[0] == name and len(board.bench.data) == len(live.valid)
+    assert board.bench.origin == 'phantom' and not board.bench.told and board.note.value.startswith('image')
+    board.tabs.selected_index = 0
+    assert not board.panels['scores'].message.value
+
+
+def test_a_run_that_cannot_be_kept_says_why_and_leaves_nothing(board, tmp_path):
+    (tmp_path/'runs').write_text('a file, where a folder has to be')
+    board.bench.root, live = tmp_path, turn_to_training(board)
+    live.controls['epochs'].value = 1
+    live.press_start()
+    wait(live)
+    live.press_keep()
+    assert '<b' in live.note.value and 'runs' in live.note.value and not live.buttons['keep'].disabled
+    assert [file.name for file in tmp_path.iterdir()] == ['runs'] and not live.run.is_kept
+
+
+def test_several_menus_are_set_and_one_picture_is_drawn(board, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(board.panels['scores'], 'draw', lambda bench, choice: drawn.append(choice.row) or [])
+    with board.at_once():
+        board.menus['row'].value = 5
+        board.menus['row'].value = 6
+        board.menus['second'].value = 'lcc'
+        assert not drawn
+    assert drawn == [6]
+
+
 def test_parts_for_training_are_whole_patients(runs):
     data = from_phantom(SyntheticCXR(300, size=32, seed=1))
-    train, valid = workbench.split_live(data, most=200)
+    train, valid = running.split_live(data, most=200)
     assert len(train) + len(valid) == 200 and not set(train.patient_id) & set(valid.patient_id)
     assert .2 < len(valid)/200 < .4
-    with pytest.raises(ValueError, match='to train takes 20'): workbench.split_live(data.subset(range(10)))
+    with pytest.raises(ValueError, match='to train takes 20'): running.split_live(data.subset(range(10)))
 
 
 def turn_to(board, name):

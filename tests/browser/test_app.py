@@ -273,6 +273,67 @@ def test_a_tab_trains_stops_takes_another_weight_and_goes_on(page):
     page.locator('.cxr-workbench .lm-TabBar-tab', has_text='scores').first.click()
 
 
+CHOSEN = """() => ({
+    menus: [...document.querySelectorAll('.cxr-workbench > .widget-box:first-child :is(select, input[type=number])')]
+        .map(menu => menu.value),
+    tab: document.querySelector('.cxr-workbench .lm-TabBar-tab[aria-selected=true]').innerText,
+})"""
+
+
+def test_a_run_is_kept_the_page_is_loaded_again_as_it_was_and_another_run_goes_on_from_it(page, home):
+    asked = []
+    page.once('dialog', lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.evaluate('location.reload()')
+    for _ in range(50):
+        if asked: break
+        page.wait_for_timeout(100)
+    assert asked == ['beforeunload']   # a run would be lost
+    page.locator('.cxr-workbench .lm-TabBar-tab', has_text='training').first.click()
+    press(page, 'keep')
+    page.wait_for_function(f"{LIVE}.includes('kept as runs/lcc_')", timeout=60_000)
+    name = next(folder.name for folder in (home/'runs').iterdir() if folder.name.startswith('lcc_'))
+    page.locator('.cxr-workbench select').first.select_option(f'runs/{name}')
+    page.locator('.cxr-workbench select').nth(3).select_option(f'held out of runs/{name}')
+    say(page, f'held out of runs/{name}')
+    page.locator('.cxr-workbench select').nth(3).select_option('a phantom')
+    page.locator('.cxr-workbench select').nth(1).select_option('supervised (packaged)')
+    page.locator('.cxr-workbench select').nth(2).select_option('Edema')
+    page.locator(ROW).fill('17')
+    page.locator(ROW).press('Enter')
+    say(page, 'image 17 of')
+    eps = turn(page, 'attack').locator('.widget-hslider', has_text='eps')
+    eps.locator('.noUi-handle').press('End')
+    page.wait_for_function("![...document.querySelectorAll('.cxr-working')].some(sign => sign.textContent)")
+    before, most = page.evaluate(CHOSEN), eps.locator('.widget-readout').inner_text()
+    page.reload(wait_until='commit')
+    wait_for_picture(page)
+    say(page, 'image 17 of')
+    page.wait_for_function("![...document.querySelectorAll('.cxr-working')].some(sign => sign.textContent)")
+    assert page.locator('#anew').is_visible() and page.evaluate(CHOSEN) == before
+    assert before['tab'] == 'attack' and before['menus'][:2] == [f'runs/{name}', 'supervised (packaged)']
+    assert page.locator('.widget-hslider', has_text='eps').locator('.widget-readout').inner_text() == most
+    page.screenshot(path=SHOTS/'loaded_again.png')
+    page.locator('.cxr-workbench .lm-TabBar-tab', has_text='training').first.click()
+    live = page.locator('.cxr-live')
+    live.locator('.js-plotly-plot .main-svg').first.wait_for(timeout=120_000)
+    live.locator('select').nth(1).select_option(f'runs/{name}')
+    page.wait_for_function(f"{LIVE}.includes('goes on from runs/{name} after 1 epoch')", timeout=60_000)
+    assert live.locator('select').first.is_disabled()
+    live.locator('input[type=number]').first.fill('1')
+    live.locator('input[type=number]').first.press('Enter')
+    press(page, 'start')
+    page.wait_for_function(f"{LIVE}.includes('epoch 2: held-out AUROC')", timeout=120_000)
+    page.wait_for_function(f"{LIVE}.includes('it is over')", timeout=120_000)
+    told = page.evaluate("document.querySelector('.cxr-live .js-plotly-plot').data.map(trace => trace.name).join()")
+    assert f'runs/{name}' in told and 'contrast before' in told
+    page.wait_for_function("![...document.querySelectorAll('.cxr-working')].some(sign => sign.textContent)")
+    page.wait_for_timeout(1500)
+    live.screenshot(path=SHOTS/'training_goes_on_from_a_run.png')
+    press(page, 'keep')
+    page.wait_for_function(f"{LIVE}.includes('kept as runs/lcc_')", timeout=60_000)
+    page.locator('.cxr-workbench .lm-TabBar-tab', has_text='scores').first.click()
+
+
 REACH = """() => {
     const bench = document.querySelector('.cxr-workbench'), seen = element => element.offsetParent !== null;
     const inputs = [...bench.querySelectorAll('select, input, button, .noUi-handle')].filter(seen);
@@ -364,6 +425,7 @@ def test_two_pages_work_a_third_is_told_and_a_closed_one_makes_room(browser, app
     second.reload(wait_until='commit')   # refused at first, while its old kernel is there; it asks again by itself
     wait_for_picture(second)
     assert second.locator('#anew').is_visible()
+    say(second, 'image 11 of')   # as it was
     second.close(run_before_unload=True)
     again = None
     for _ in range(20):
@@ -378,7 +440,7 @@ def test_two_pages_work_a_third_is_told_and_a_closed_one_makes_room(browser, app
     again.close()
 
 
-def test_a_page_that_is_loaded_again_says_that_it_begins_anew(browser):
+def test_a_page_that_is_loaded_again_says_so(browser):
     "The top of the page and its script, without a kernel: a new tab says nothing, the same tab loaded again does."
     from cxr_workbench.app import SCRIPT, STYLE, TOP
     address, tab = 'http://127.0.0.1:9/', browser.new_page()
@@ -388,7 +450,7 @@ def test_a_page_that_is_loaded_again_says_that_it_begins_anew(browser):
     tab.goto(address)
     assert tab.locator('#anew').is_hidden()
     tab.reload()
-    assert 'begins anew' in tab.locator('#anew').inner_text() and tab.locator('#anew').is_visible()
+    assert 'loaded again' in tab.locator('#anew').inner_text() and tab.locator('#anew').is_visible()
     tab.close()
 
 
