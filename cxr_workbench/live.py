@@ -221,8 +221,8 @@ def tell_start(
     "What a run begins with, whether its held-out images are new to it, and where it is kept."
     if start is None: return KEPT
     name, count = start.name, len(start.epochs)
-    seen = (f'{name} may have been trained on images that are held out here: for scores that count, '
-            f'choose the data "held out of {name}"')
+    seen = f'{name} may have been trained on images that are held out here, so its scores may be too high'
+    if (start.folder/'run.json').is_file(): seen += f': for scores that count, choose the data "held out of {name}"'
     if source == f'held out of {name}': seen = f'{name} has not been trained on these images'
     epochs = '1 epoch' if count == 1 else f'{count} epochs'
     return f'goes on from {name} after {epochs}, which stays as it is; the learning rate begins anew; {seen}; {KEPT}'

@@ -72,16 +72,13 @@ _MEMORY = """
       render({model, el}) {
         el.style.display = 'none';
         const keep = () => { try { sessionStorage.setItem(KEY, model.get('choices')); } catch { /* no store */ } };
-        const ask = event => {
-          const ended = document.getElementById('ended');
-          if (model.get('unsaved') && (!ended || ended.hidden)) event.preventDefault();
-        };
+        const tell = () => { window.cxrUnsaved = model.get('unsaved'); };   // heard by the page around the bench
         let kept = null;
         try { kept = sessionStorage.getItem(KEY); } catch { /* no store */ }
         model.on('change:choices', keep);
-        addEventListener('beforeunload', ask);
+        model.on('change:unsaved', tell);
         model.send({remembered: kept});
-        return () => { model.off('change:choices', keep); removeEventListener('beforeunload', ask); };
+        return () => { model.off('change:choices', keep); model.off('change:unsaved', tell); };
       }
     }
 """
