@@ -1,9 +1,11 @@
 """All benchmarks, a table each. Ratios are taken within one run; seconds belong to the machine that is named.
 
+Each has a process of its own, so that none measures the memory or the threads that another one left.
+
     python benchmarks/run.py                  # all of them, into benchmarks/results.md
     python benchmarks/run.py importing scan   # these anew; the others stay as they are
 """
-import importlib, os, platform, sys
+import importlib, json, os, platform, subprocess, sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -47,13 +49,19 @@ def read_others(names):
     return {name: part for name, part in found.items() if name not in names}
 
 
+def measure_alone(name):
+    "The rows of a benchmark, from a process of its own; CalledProcessError where it fails."
+    command = [sys.executable, __file__, '--rows', name]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(said.splitlines()[-1])
+
+
 def main(names):
     machine, parts = f'On {describe_machine()}.', read_others(names)
     for name in names:
         print(f'{name} ...', file=sys.stderr, flush=True)
-        module = importlib.import_module(name)
-        title = module.__doc__.strip().splitlines()[0]
-        parts[name] = '\n\n'.join([f'## {name}', title, machine, format_table(list(module.measure_rows()))])
+        title = importlib.import_module(name).__doc__.strip().splitlines()[0]
+        parts[name] = '\n\n'.join([f'## {name}', title, machine, format_table(measure_alone(name))])
         print(parts[name], flush=True)
         lines = [HEAD, *(parts[name] for name in NAMES if name in parts)]
         (HERE/'results.md').write_text('\n\n'.join(lines) + '\n')
@@ -61,4 +69,5 @@ def main(names):
 
 if __name__ == '__main__':
     sys.path.insert(0, str(HERE))
-    main(sys.argv[1:] or NAMES)
+    if sys.argv[1:2] == ['--rows']: print(json.dumps(list(importlib.import_module(sys.argv[2]).measure_rows())))
+    else: main(sys.argv[1:] or NAMES)
