@@ -159,5 +159,5 @@ def test_no_weight_of_a_node_is_subnormal(sigma):
     "Such numbers make a product many times slower on some processors; left out, they change nothing."
     weights = E.smoothing_matrix(224, torch.tensor([sigma]))
     present = weights[weights > 0]
-    assert present.min() > torch.finfo(torch.float32).tiny and (weights == 0).any() == (sigma < 17)
+    assert present.min() > torch.finfo(torch.float32).tiny
     assert torch.allclose(weights.norm(dim=-1), torch.ones(1, 224))
