@@ -296,7 +296,8 @@ def main(command=None):
     o = p.parse_args(command)
     if o.regime == 'preflight': return check_preflight(o)
     share = '' if o.regime != 'fraction' or o.fraction == .1 else f'-{100*o.fraction:.0f}'
-    run_experiment(o, list_jobs, format_tables, TRAIN.get(o.regime, train_and_score), o.regime + share)
+    steps = '' if o.steps == 200 else f'-{o.steps}'
+    run_experiment(o, list_jobs, format_tables, TRAIN.get(o.regime, train_and_score), o.regime + share + steps)
 
 
 if __name__ == '__main__': main()
