@@ -69,5 +69,6 @@ def main(names):
 
 if __name__ == '__main__':
     sys.path.insert(0, str(HERE))
-    if sys.argv[1:2] == ['--rows']: print(json.dumps(list(importlib.import_module(sys.argv[2]).measure_rows())))
+    is_asked = sys.argv[1:2] == ['--rows']   # by measure_alone
+    if is_asked: print(json.dumps(list(importlib.import_module(sys.argv[2]).measure_rows())))
     else: main(sys.argv[1:] or NAMES)

@@ -155,15 +155,27 @@ def name_rows(
 # %% ../nbs/81_cases.ipynb #ca5e0067
 STATE_WORDS = dict(absent='without it', present='with it')   # in the legend
 
-def add_state(fig, ranks, y, state, is_first, column):   # ranks of the images (k,); height; in the legend or not
-    "A bar over the middle nine tenths of some ranks; few are drawn one by one."
+def add_state(
+    fig,               # changed in place
+    found:list,        # of each label: ranks of the images in this state (k,), and a height
+    state:str,         # 'absent' or 'present'
+    column:int,        # of the figure, from 1; the first has the legend
+):
+    "Bars over the middle nine tenths of the ranks of each label, as one line with gaps; few are drawn one by one."
     from cxr_workbench.style import STATES
     colour = STATES[state] if state == 'present' else '#999999'
-    look = dict(mode='lines', x=np.quantile(ranks, (.05, .95)), y=[y]*2)
-    if len(ranks) < FEW: look = dict(mode='markers', x=ranks, y=[y]*len(ranks))
-    mark = dict(symbol='line-ns', size=8, line=dict(width=2, color=colour))
-    fig.add_scatter(**look, line=dict(width=6, color=colour), marker=mark, name=STATE_WORDS[state], legendgroup=state,
-                    opacity=.55 if len(ranks) >= FEW else .9, hoverinfo='skip', showlegend=is_first, row=1, col=column)
+    kind = dict(name=STATE_WORDS[state], legendgroup=state, hoverinfo='skip', row=1, col=column)
+    bars, few = [[each for each in found if (len(each[0]) < FEW) == is_few] for is_few in (False, True)]
+    if bars:
+        x = [place for ranks, y in bars for place in (*np.quantile(ranks, (.05, .95)), None)]
+        fig.add_scatter(x=x, y=[height for ranks, y in bars for height in (y, y, None)], mode='lines', opacity=.55,
+                        line=dict(width=6, color=colour), showlegend=column == 1, **kind)
+    if few:
+        mark = dict(symbol='line-ns', size=8, line=dict(width=2, color=colour))
+        y = [y for ranks, y in few for _ in ranks]
+        fig.add_scatter(x=np.concatenate([ranks for ranks, y in few]), y=y, mode='markers', opacity=.9, marker=mark,
+                        showlegend=column == 1 and not bars, **kind)
+
 
 # %% ../nbs/81_cases.ipynb #ca5e0018
 def add_standing(
@@ -174,15 +186,14 @@ def add_standing(
 ):
     "The bars of the reference and the diamonds of one image, with its probabilities and ranks, label by label."
     names, places, words = list(reference.data.label_names), np.full(len(table), np.nan), []
-    shown, n = set() if column == 1 else {'absent', 'present'}, len(reference.scores)
+    found, n = dict(absent=[], present=[]), len(reference.scores)
     for c, row in enumerate(table.itertuples()):   # the table may lack labels of the reference
         ranks, places[c] = find_ranks(reference, names.index(row.Index), row.score)
-        for state, mine in ranks.items():
-            add_state(fig, mine, c + (-.17 if state == 'absent' else .17), state, state not in shown, column)
-            shown.add(state)
+        for state, mine in ranks.items(): found[state].append((mine, c + (-.17 if state == 'absent' else .17)))
         words.append(f'{row.Index}: probability {row.score:.3f}<br>above {row.above_absent:.0%} of those without'
                      f'<br>above {row.above_present:.0%} of those with<br>AUROC {row.auroc:.2f} '
                      f'[{row.auroc_low:.2f}, {row.auroc_high:.2f}], {row.n_pos:.0f} with it')
+    for state, each in found.items(): add_state(fig, each, state, column)
     mark = dict(symbol='diamond', size=10, color='#222', line=dict(width=1, color='white'))
     fig.add_scatter(x=places, y=np.arange(len(table)), mode='markers', marker=mark, name='this image',
                     showlegend=column == 1, hovertext=words, hoverinfo='text', row=1, col=column)

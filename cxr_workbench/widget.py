@@ -9,8 +9,9 @@ __all__ = ['as_control', 'describe_frame', 'make_picture_widget', 'NothingToShow
 # %% ../nbs/06c_widget.ipynb #d96f8d85
 import ast, contextlib, functools, html, inspect, re, textwrap, time
 import plotly.graph_objects as go
+from plotly.io.json import to_json_plotly
 from .signatures import Source, read_comments, read_signature
-from .style import INKS, describe_figure, keep_private
+from .style import INKS, UPLOAD, describe_figure, keep_private
 
 # %% ../nbs/06c_widget.ipynb #06c00001
 def read_hints(
@@ -213,8 +214,10 @@ def make_picture_widget():
             self.on_msg(lambda picture, content, buffers: 'clicked' in content and act(*content['clicked']))
 
         def show(self, fig):
-            fig = keep_private(go.Figure(fig)).update_layout(uirevision=describe_frame(fig))
-            self.spec, self.words = fig.to_json(), describe_figure(fig)
+            if UPLOAD not in (fig.layout.modebar.remove or ()): fig = keep_private(go.Figure(fig))
+            spec = fig.to_dict()   # not a second figure, whose values would all be checked again
+            spec['layout']['uirevision'] = describe_frame(fig)
+            self.spec, self.words = to_json_plotly(spec), describe_figure(fig)
     return Picture
 
 # %% ../nbs/06c_widget.ipynb #06c00004

@@ -156,12 +156,6 @@ class BenchData:
                              f'open the data with size={size}, or choose a model of {self.data.size} px')
         return method
 
-    def hide_root(self, text):
-        "A message without the place of the root on this machine."
-        if self.root is None: return text
-        home = str(Path(self.root).resolve())
-        return text.replace(home + os.sep, '').replace(home, 'the root')
-
 # %% ../nbs/82_workbench.ipynb #c274988d
 class Bench(BenchData):
     "Data, models, and what was computed from them."
@@ -214,6 +208,12 @@ class Bench(BenchData):
         if x is None: x = self.data.batch([row]).x
         else: row = None
         return Choice(methods, x, row, label if label in labels else labels[0])
+
+    def hide_root(self, text):
+        "A message without the place of the root on this machine."
+        if self.root is None: return text
+        home = str(Path(self.root).resolve())
+        return text.replace(home + os.sep, '').replace(home, 'the root')
 
 # %% ../nbs/82_workbench.ipynb #be5c00a1
 def show_image(choice):
@@ -729,6 +729,15 @@ class Menus:
         self.set_quietly(first=self.chosen[0], second=self.chosen[1], data=self.bench.source)
         self.note.value = self.bench.hide_root(f'{format_error(error)}<br>{said}')
 
+    def offer_runs(self):
+        "Models and data as the bench has them by now; what was chosen stays."
+        models, (first, second) = offer_models(self.bench.runs, self.bench.packaged), self.chosen
+        with self.quietly():
+            self.menus['first'].options, self.menus['first'].value = models, first
+            self.menus['second'].options = [('none', ''), *models]
+            self.menus['second'].value = second
+            self.menus['data'].options, self.menus['data'].value = list(self.bench.sources), self.bench.source
+
 # %% ../nbs/82_workbench.ipynb #be5c0091
 BUTTONS = 'back to the data', 'save the case', 'save the run'
 WARNING = 'background:#FFF3CD; color:#5C4300; border-left:4px solid #E69F00; padding:2px 8px; margin:2px 0'
@@ -793,15 +802,6 @@ class Board(Menus):
             self.menus['label'].value = kept if kept in labels else other
             self.menus['row'].value = min(row, last)
             self.menus['row'].max, self.menus['row'].tooltip = last, f'row of the data, 0 to {last}'
-
-    def offer_runs(self):
-        "Models and data as the bench has them by now; what was chosen stays."
-        models, (first, second) = offer_models(self.bench.runs, self.bench.packaged), self.chosen
-        with self.quietly():
-            self.menus['first'].options, self.menus['first'].value = models, first
-            self.menus['second'].options = [('none', ''), *models]
-            self.menus['second'].value = second
-            self.menus['data'].options, self.menus['data'].value = list(self.bench.sources), self.bench.source
 
     def take_models(self, first, second):
         "Data in the size of the first model, the labels that both have; what fails leaves all as it was."

@@ -64,8 +64,9 @@ def test_a_text_that_is_no_record_of_a_bench_changes_nothing(text):
 
 
 @pytest.mark.parametrize('change', [
-    dict(tab=99), dict(tab=-1), dict(tab='x'), dict(row='x'), dict(row=None), dict(columns=[]), dict(label=7),
-    dict(panels={'attack': {'eps': 'x', 'nothing': 1}, 'gone': {}}), dict(first='../secret'), dict(panels=3)])
+    dict(tab=99), dict(tab=-1), dict(tab='x'), dict(row='x'), dict(row=None),
+    dict(columns=[]), dict(label=7), dict(first='../secret'), dict(panels=3),
+    dict(panels={'attack': {'eps': 'x', 'nothing': 1}, 'gone': {}})])
 def test_values_of_another_kind_are_passed_over(change):
     shown = open_bench()
     before = describe_choices(shown)

@@ -1,5 +1,5 @@
 "Scripts and benchmarks: what is kept of an executed page, and what the benchmarks count."
-import importlib.util, json, shutil, subprocess, sys
+import importlib.util, json, os, shutil, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 import nbformat, numpy as np, pandas as pd, pytest, torch
@@ -332,11 +332,24 @@ def test_a_model_packaged_from_few_labels_ranks_new_images_and_trusts_what_is_ri
     assert hidden.min() > .95*hidden.max()
 
 
+def test_a_benchmark_has_a_process_of_its_own(benchmark, tmp_path, monkeypatch, capfd):
+    run = benchmark('run')
+    shutil.copy(run.__file__, tmp_path/'run.py')
+    (tmp_path/'tiny.py').write_text("import os\nprint('on the way')\n"
+                                    "def measure_rows(): yield dict(what='process', number=os.getpid())\n")
+    monkeypatch.setattr(run, '__file__', str(tmp_path/'run.py'))
+    row, = run.measure_alone('tiny')
+    assert row['what'] == 'process' and row['number'] != os.getpid()
+    (tmp_path/'tiny.py').write_text("def measure_rows(): raise ValueError('no such thing')")
+    with pytest.raises(subprocess.CalledProcessError): run.measure_alone('tiny')
+    assert 'no such thing' in capfd.readouterr().err
+
+
 def test_run_keeps_the_tables_that_are_not_measured_anew(benchmark, tmp_path, monkeypatch):
     run = benchmark('run')
     monkeypatch.setattr(run, 'HERE', tmp_path)
-    monkeypatch.setattr(run.importlib, 'import_module', lambda name: SimpleNamespace(
-        __doc__='A title.', measure_rows=lambda: [dict(what='new', ratio=2.)]))
+    monkeypatch.setattr(run.importlib, 'import_module', lambda name: SimpleNamespace(__doc__='A title.'))
+    monkeypatch.setattr(run, 'measure_alone', lambda name: [dict(what='new', ratio=2.)])
     assert run.read_others([]) == {}
     old = '# Benchmarks\n\n## attack\n\nOn another machine.\n\nold\n\n## scan\n\nold\n'
     (tmp_path/'results.md').write_text(old)
