@@ -180,13 +180,13 @@ def align_rows(
     def is_empty(k): return not any(field.strip() for _, fields in rows for field in fields[k:k + 1])
     while len(names) > 1 and is_empty(len(names) - 1): names = names[:-1]   # a separator at the end of the names
     width = len(names)
+    def count(line, fields): return f'{what} {line} has {len(fields)} fields and {what} {first} names {width} columns'
     for line, fields in rest:
-        count = f'{what} {line} has {len(fields)} fields and {what} {first} names {width} columns'
         extra = [field for field in fields[width:] if field.strip()]
         if extra:
-            raise ValueError(f'{count}: {extra[0]!r} has no name. '
+            raise ValueError(f'{count(line, fields)}: {extra[0]!r} has no name. '
                              'Name every column (row numbers too), and quote fields that hold a separator')
-        if len(fields) < width: raise ValueError(f'{count}: it is cut off, or a remark')
+        if len(fields) < width: raise ValueError(f'{count(line, fields)}: it is cut off, or a remark')
         if fields[:width] == names:
             raise ValueError(f'{what} {line} repeats the names of {what} {first}: two tables were joined, delete it')
     return [names, *(fields[:width] for _, fields in rest)]

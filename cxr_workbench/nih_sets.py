@@ -30,7 +30,8 @@ def attach_nih_files(
     first = join_paths(names[0], root)   # refuses a name that is blank or stands twice
     if not files: return table.assign(path=first).reset_index(drop=True)
     found = find_nih14_files(Path(root), checks)
-    paths = [found.get(name) or os.path.join(root, 'images', name) for name in table['name']]
+    images = os.path.join(root, 'images')
+    paths = [found.get(name) or os.path.join(images, name) for name in table['name'].tolist()]
     paths = move_files(paths, root, names, checks)
     table = keep_files(table.assign(path=paths), checks, f' under {root}/images or {root}/images_*/images')
     return table.reset_index(drop=True)

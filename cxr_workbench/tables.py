@@ -195,8 +195,8 @@ def join_paths(
     root,   # folder that relative names start from
 )->list[str]:
     "Paths of the files of a table; ValueError where a row has none or two rows have the same."
-    rows = {}
-    for row, name in enumerate(names):
+    rows, root = {}, os.fspath(root)
+    for row, name in enumerate(names.tolist() if hasattr(names, 'tolist') else names):   # at once, as plain values
         if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
             raise ValueError(f'{name_row(names, row)} names no image file, but {name!r}: '
                              'give it one, or delete the row')
@@ -274,7 +274,7 @@ def keep_files(
     where='',       # where the files were looked for, in words
 ):                  # the rows whose file exists
     "The rows whose image file is there."
-    there = np.array([isinstance(path, str) and os.path.isfile(path) for path in table.path], dtype=bool)
+    there = np.array([isinstance(path, str) and os.path.isfile(path) for path in table.path.tolist()], dtype=bool)
     names = table['name'] if 'name' in table else table.path
     absent = names[~there]
     lines = f' ({name_rows(table, np.flatnonzero(~there), 3)})' if is_marked(table) and len(absent) else ''
@@ -294,7 +294,7 @@ def keep_named(
 ):                  # the rows that name one
     "The rows that name an image file."
     def is_name(entry): return isinstance(entry, (str, os.PathLike)) and bool(str(entry).strip())
-    named = np.array([is_name(entry) for entry in table[column]], dtype=bool)
+    named = np.array([is_name(entry) for entry in table[column].tolist()], dtype=bool)
     if named.all(): return table
     rows = [int(row) for row in np.flatnonzero(~named)]
     detail = (f'{len(rows)} of {len(table)} rows name no image file in {column!r}: {name_rows(table, rows, 3)}. '
@@ -418,7 +418,8 @@ def nih14_table(
     table = table.join(split_findings(table['Finding Labels']))
     join_paths(table.name, root)   # refuses a name that is blank or stands twice
     paths = find_nih14_files(root, checks) if files else {}
-    table['path'] = [paths.get(name) or os.path.join(root, 'images', name) for name in table.name]
+    images = os.path.join(root, 'images')
+    table['path'] = [paths.get(name) or os.path.join(images, name) for name in table.name.tolist()]
     table = mark_official_split(table, root, split, checks)
     if not files: return table.reset_index(drop=True), checks
     return keep_files(table, checks, f' under {root}/images or {root}/images_*/images').reset_index(drop=True), checks
