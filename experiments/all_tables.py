@@ -60,8 +60,6 @@ COMMANDS = {  # table -> experiment and its options
     'rivals-tail-phantom': f'rivals tail --folds 0 1 2 {ONCE}',
     'pretrained-single-positive-phantom':
         "pretrained single-positive --steps 200 --folds 0 1 2 --variants AN LL-R 'MPC, tau_neg .2'",
-    'pretrained-single-positive-800-phantom':
-        "pretrained single-positive --steps 800 --folds 0 1 2 --variants AN 'MPC, tau_neg .2'",
     'pretrained-fraction-phantom':
         "pretrained fraction --steps 200 --folds 0 1 2 --variants baseline 'ACAA, no image attack, prior thresholds'",
     'pretrained-ends-real':
