@@ -90,12 +90,14 @@ def place_names(
     angles:np.ndarray,    # of each name on the circle, radians
 ):
     "Names around a circle of radius 1."
+    notes = []
     for name, angle in zip(wrap_names(names, 20), angles):
         across, up = np.cos(angle), np.sin(angle)
         side = 'center' if abs(across) < .2 else 'left' if across > 0 else 'right'
         level = 'middle' if side != 'center' else 'bottom' if up > 0 else 'top'
-        fig.add_annotation(x=1.07*across, y=1.07*up, text=name, showarrow=False, font_size=12,
-                           xanchor=side, yanchor=level, align=side)
+        notes.append(dict(x=1.07*across, y=1.07*up, text=name, showarrow=False, font_size=12,
+                          xanchor=side, yanchor=level, align=side))
+    fig.update_layout(annotations=notes)   # at once: one that is added alone has all of them checked again
 
 # %% ../nbs/06h_relations.ipynb #06h00014
 def show_label_graph(
