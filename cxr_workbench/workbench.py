@@ -717,8 +717,9 @@ class Menus:
     def at_once(self):   # several menus are set, then one picture is drawn
         self.waiting = True
         try: yield
-        finally: self.waiting = False
-        self.change()
+        finally:
+            self.waiting = False
+            self.change()   # after an error too: what the menus say is what the pictures show
 
     def set_quietly(self, **values):   # name of a menu -> what it gets
         with self.quietly():

@@ -74,8 +74,9 @@ def test_values_of_another_kind_are_passed_over(change):
     now = describe_choices(shown)
     assert {key: now[key] for key in ('data', 'first', 'second', 'label', 'panels')} == {
         key: before[key] for key in ('data', 'first', 'second', 'label', 'panels')}
+    assert shown.panels['scores'].fresh   # an error on the way leaves no old picture
     shown.menus['row'].value = 3
-    assert shown.panels['scores'].fresh or shown.tabs.selected_index
+    assert shown.tabs.selected_index == 0 and shown.panels['scores'].fresh   # it draws as before
 
 
 def test_the_tab_is_asked_once_and_told_of_every_change():
@@ -104,3 +105,9 @@ def test_a_run_that_would_be_lost_is_told_until_it_is_kept(tmp_path, monkeypatch
     assert page.widget.unsaved
     live.press_keep()
     assert not page.widget.unsaved and list((tmp_path/'runs').iterdir())
+    live.press_start()   # another run, which goes with its data
+    live.run.wait()
+    live.set_buttons(running=False)
+    assert page.widget.unsaved
+    shown.training.live, shown.training.box.children = None, [shown.training.note]
+    assert not page.widget.unsaved
